@@ -1,0 +1,57 @@
+"""Every error specd raises on purpose. No imports, so that any layer can raise them.
+
+SpecdError
+├── ConfigError        a setting is unknown, out of bounds or impossible together with another
+├── RequestError       a client's request is wrong; carries the HTTP status and the field
+├── CheckpointError    model files are missing, broken or of a kind we do not read
+├── ShapeError         an array or tensor does not have the shape its contract names
+├── EngineError
+│   └── OutOfBlocks    the KV pool cannot hold what was asked
+└── QueueError         Redis is out of reach or answered what it should not
+    └── LeaseLost      another worker owns the job now; our writes were refused
+"""
+
+
+class SpecdError(Exception):
+    """Base of every deliberate error."""
+
+
+class ConfigError(SpecdError):
+    """A setting is unknown, out of bounds or impossible together with another."""
+
+
+class RequestError(SpecdError):
+    """A client's request is wrong: `status` is the HTTP status, `param` the field, `code` a stable word."""
+
+    def __init__(
+        self, message: str, *, status: int = 400, param: str | None = None, code: str = "invalid_value"
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.param = param
+        self.code = code
+
+
+class CheckpointError(SpecdError):
+    """Model files are missing, broken or of a kind we do not read."""
+
+
+class ShapeError(SpecdError):
+    """An array or tensor does not have the shape its contract names."""
+
+
+class EngineError(SpecdError):
+    """The engine cannot go on with what it was given."""
+
+
+class OutOfBlocks(EngineError):
+    """The KV pool cannot hold what was asked."""
+
+
+class QueueError(SpecdError):
+    """Redis is out of reach or answered what it should not."""
+
+
+class LeaseLost(QueueError):
+    """Another worker owns the job now; our writes were refused."""

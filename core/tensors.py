@@ -1,0 +1,132 @@
+"""Device-side nouns of specd: what the engine, drafters and kernels hand each other as tensors.
+
+Shapes use B sequences in the step, G most drafts, V vocabulary, F feature width, N rows. All are complete at birth
+and never changed; the KV tensors they point to are owned by the engine.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PagedKV:
+    """A view of one group's KV cache for the sequences of one call.
+
+    keys, values   per layer [num_blocks, block_size, Hkv, D]; written in place by whoever the call allows to
+    block_tables   i64 [B, max_blocks]; row b lists the blocks of sequence b in order, padded with block 0
+    block_size     rows per block
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    block_tables: Tensor
+    block_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Processing:
+    """How logits become a law, per sequence [B]: temperature (0 is greedy), top_k (0 is off), top_p (1 is off).
+
+    is_plain and truncates are host facts that let whole kernels be skipped: every temperature is 1 and nothing
+    truncates; some row uses top-k or top-p.
+    """
+
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    is_plain: bool
+    truncates: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Rows that became final, ragged over sequences, for `Drafter.extend`.
+
+    slots        i64 [B]
+    cu_rows      i64 [B + 1]; rows of sequence b are cu_rows[b]..cu_rows[b + 1] - 1
+    positions    i64 [N]; absolute
+    tokens       i64 [N]; the row's own input token
+    next_tokens  i64 [N]; the committed token at position + 1
+    features     [N, F], or None for drafters without feature_layers
+    kv           the drafter's own group, or None if it has no KV
+    """
+
+    slots: Tensor
+    cu_rows: Tensor
+    positions: Tensor
+    tokens: Tensor
+    next_tokens: Tensor
+    features: Tensor | None
+    kv: PagedKV | None
+
+
+@dataclass(frozen=True, slots=True)
+class DraftAsk:
+    """What the engine asks of a drafter for one step.
+
+    slots, anchors, positions  i64 [B]; the anchor's token id and absolute position
+    lengths                    i32 [B], 1..G; more need not be drafted
+    processing                 the requests' logit processing, for q
+    noise                      f32 [B, G] uniform in [0, 1); the only randomness a drafter gets
+    kv                         the drafter's own group, or None
+    """
+
+    slots: Tensor
+    anchors: Tensor
+    positions: Tensor
+    lengths: Tensor
+    processing: Processing
+    noise: Tensor
+    kv: PagedKV | None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Proposed tokens and the law they were drawn from.
+
+    tokens      i64 [B, G]
+    lengths     i32 [B], 0..G; drafts that exist
+    point_mass  bool [B]; the draft is deterministic, q is one at the token
+    q_logits    f32 [B, G, V] after all processing, the very numbers sampled from; None if all are point masses
+    evidence    f32 [B, G]; logit of conditional acceptance. lengths[b] = k and evidence[:, k] never depend on
+                tokens[:, k:]
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    point_mass: Tensor
+    q_logits: Tensor | None
+    evidence: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyRows:
+    """The ragged rows of one target forward, in batch order.
+
+    tokens, positions  i64 [N]
+    cu_rows            i64 [B + 1]
+    block_tables       i64 [B, max_blocks]
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    cu_rows: Tensor
+    block_tables: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What verification decided.
+
+    accepted     i32 [B]; drafts kept, accepted <= verified <= drafted
+    next_token   i64 [B]; the residual draw after a rejection, else the bonus token from the target's own law
+    verified     i32 [B]
+    soft_labels  f32 [B, G]; sum over the vocabulary of min(p, q) at each verified draft, 0 past them: the chance,
+                 before the token was drawn, that the draft would be accepted
+    """
+
+    accepted: Tensor
+    next_token: Tensor
+    verified: Tensor
+    soft_labels: Tensor

@@ -1,0 +1,130 @@
+"""The DFlash draft network and the DSpark heads on top of it (DSpark paper, section 3; DeepSpec checkpoints).
+
+A parallel backbone reads the target's captured features as context and a block of G slots, the anchor and G - 1
+masks, and predicts the next G tokens at once. DSpark adds a low-rank Markov bias that makes the choice sequential
+and a confidence head. The network holds no cache: attention is injected, context keys and values are returned.
+"""
+
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from core.errors import CheckpointError
+from models.layers import Attend, RMSNorm, Rotation
+from models.qwen3 import Qwen3Config
+
+
+class DFlashConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What a DeepSpec config.json says beyond the backbone's shape (markov_rank 0 is plain DFlash)."""
+
+    backbone: Qwen3Config
+    target_layer_ids: tuple[int, ...]
+    block_size: int
+    mask_token_id: int
+    num_target_layers: int
+    markov_rank: int = 0
+    enable_confidence_head: bool = False
+    confidence_head_with_markov: bool = True
+
+    @classmethod
+    def from_json(cls, config: dict[str, Any]) -> "DFlashConfig":
+        """Read a DeepSpec config.json; raises CheckpointError naming the key that cannot be served."""
+        rank = config.get("markov_rank", 0)
+        head = config.get("markov_head_type", "vanilla")
+        if rank and head != "vanilla":
+            raise CheckpointError(f"markov_head_type {head!r} is not supported yet; 'vanilla' is")
+        sliding = [kind for kind in config.get("layer_types", ()) if kind != "full_attention"]
+        if sliding:
+            raise CheckpointError(f"layer_types must all be 'full_attention', got {sliding[0]!r}")
+        fields = {name: config[name] for name in cls.__struct_fields__ if name in config}
+        fields["backbone"] = Qwen3Config.from_json(config)
+        try:
+            made = msgspec.convert(fields, cls)
+        except msgspec.ValidationError as error:
+            raise CheckpointError(f"config.json does not describe a drafter: {error}") from error
+        ids = made.target_layer_ids
+        if list(ids) != sorted(set(ids)) or ids[0] < -1 or ids[-1] >= made.num_target_layers - 1:
+            raise CheckpointError(
+                f"target_layer_ids must ascend within -1..{made.num_target_layers - 2} "
+                f"(the last layer has no raw state), got {list(ids)}"
+            )
+        return made
+
+
+class MarkovHead(nn.Module):
+    """Low-rank first-order bias over the vocabulary: W2 W1[x] (paper section 3.2, vanilla)."""
+
+    def __init__(self, vocab_size: int, rank: int) -> None:
+        super().__init__()
+        self.markov_w1 = nn.Embedding(vocab_size, rank)
+        self.markov_w2 = nn.Linear(rank, vocab_size, bias=False)
+
+    def forward(self, previous: Tensor) -> Tensor:
+        """Return the bias [..., V] given previous tokens [...]."""
+        return self.markov_w2(self.markov_w1(previous))
+
+
+class ConfidenceHead(nn.Module):
+    """Logit of P(draft k accepted | drafts before it accepted), from h_k and the previous token's embedding."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(size, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map [..., size] to logits [...]."""
+        return self.proj(features).squeeze(-1)
+
+
+class DFlashNet(nn.Module):
+    """Backbone, Markov head and confidence head; embeddings and output head are the target's, passed in."""
+
+    def __init__(self, config: DFlashConfig) -> None:
+        super().__init__()
+        self.config = config
+        shape = config.backbone
+        self.fc = nn.Linear(
+            len(config.target_layer_ids) * shape.hidden_size, shape.hidden_size, bias=False
+        )
+        self.hidden_norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.layers = nn.ModuleList(shape.layer() for _ in range(shape.num_hidden_layers))
+        self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        if config.markov_rank:
+            self.markov_head = MarkovHead(shape.vocab_size, config.markov_rank)
+        if config.enable_confidence_head:
+            with_markov = config.confidence_head_with_markov and config.markov_rank
+            self.confidence_head = ConfidenceHead(
+                shape.hidden_size + (config.markov_rank if with_markov else 0)
+            )
+        self.rotation = Rotation(shape.head_dim, shape.rope_theta, shape.max_position_embeddings)
+
+    def context(self, features: Tensor) -> Tensor:
+        """Fuse target features [..., m*H] into the context state [..., H] that every layer projects."""
+        return self.hidden_norm(self.fc(features))
+
+    def context_keys_values(
+        self, context: Tensor, positions: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return per layer the roped keys and values [..., Hkv, D] of context rows at their positions.
+
+        They never change once made, so they can be cached per token.
+        """
+        rotation = self.rotation.at(positions, context.dtype)
+        return [layer.self_attn.keys_values(context, rotation) for layer in self.layers]
+
+    def block(self, embedded: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Run block slots [..., H] (embedded anchor, then masks) and return the final-normed states [..., H]."""
+        x = embedded
+        rotation = self.rotation.at(positions, x.dtype)
+        for index, layer in enumerate(self.layers):
+            x = layer(index, x, rotation, attend)
+        return self.norm(x)
+
+    def confidence(self, hidden: Tensor, previous: Tensor) -> Tensor:
+        """Return confidence logits [...] in float32 from block states [..., H] and previous tokens [...]."""
+        features = hidden
+        if self.config.markov_rank and self.config.confidence_head_with_markov:
+            features = torch.cat((hidden, self.markov_head.markov_w1(previous)), -1)
+        return self.confidence_head(features.float())

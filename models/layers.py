@@ -1,0 +1,127 @@
+"""The layers that target and draft networks are made of. Attention itself is injected.
+
+A network computes queries, keys and values and hands them to an `Attend` callable, so that one forward serves
+training (dense, causal), serving (paged, ragged) and drafting (a bidirectional block over a paged context). Nothing
+here knows of caches, batches or sequences: leading shapes are free, [N] for ragged rows, [B, S] for training.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attend(Protocol):
+    """Attention of one layer: takes q [..., Hq, D], roped k and v [..., Hkv, D], returns [..., Hq, D]."""
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend with the new rows of `layer`; whoever supplies it also stores k and v."""
+        ...
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis; the weight is plain, not 1 + w."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x [..., size]."""
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Rotation:
+    """Rotary position embedding, half-split (not interleaved): tables of cosines and sines by position."""
+
+    def __init__(self, head_dim: int, theta: float, max_positions: int) -> None:
+        exponent = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+        angles = torch.arange(max_positions, dtype=torch.float32)[:, None] / theta**exponent
+        self.cos = torch.cat((angles.cos(), angles.cos()), -1)
+        # The sign of rotate_half is folded into the sine table, which saves a negation per call.
+        self.sin = torch.cat((-angles.sin(), angles.sin()), -1)
+
+    def at(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return cos and signed sin [..., 1, D] for positions [...], broadcast over heads."""
+        return (
+            self.cos[positions].unsqueeze(-2).to(dtype),
+            self.sin[positions].unsqueeze(-2).to(dtype),
+        )
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply rotary position embedding to x [..., heads, D]."""
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+
+
+class Attention(nn.Module):
+    """Grouped-query attention of the Qwen3 kind: per-head RMSNorm of q and k before the rotation, no biases."""
+
+    def __init__(
+        self, hidden_size: int, num_heads: int, num_kv_heads: int, head_dim: int, eps: float
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
+        self.qkv_proj = nn.Linear(hidden_size, (num_heads + 2 * num_kv_heads) * head_dim, bias=False)
+        self.o_proj = nn.Linear(num_heads * head_dim, hidden_size, bias=False)
+        self.q_norm = RMSNorm(head_dim, eps)
+        self.k_norm = RMSNorm(head_dim, eps)
+
+    def forward(
+        self, layer: int, x: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend
+    ) -> Tensor:
+        """Attend from x [..., H]; rotation is `Rotation.at` of the rows' positions."""
+        qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
+        q, k, v = qkv.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), -2)
+        q = rotate(self.q_norm(q), *rotation)
+        k = rotate(self.k_norm(k), *rotation)
+        return self.o_proj(attend(layer, q, k, v).flatten(-2))
+
+    def keys_values(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Project x [..., H] to roped keys and values [..., Hkv, D], without queries (drafter context)."""
+        weight = self.qkv_proj.weight[self.num_heads * self.head_dim :]
+        kv = F.linear(x, weight).unflatten(-1, (-1, self.head_dim))
+        k, v = kv.chunk(2, -2)
+        return rotate(self.k_norm(k), *rotation), v
+
+
+class MLP(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Linear(hidden_size, 2 * intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [..., H] to [..., H]."""
+        gate, up = self.gate_up_proj(x).chunk(2, -1)
+        return self.down_proj(F.silu(gate) * up)
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm attention and MLP, each added to the residual stream."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        eps: float,
+    ) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(hidden_size, eps)
+        self.self_attn = Attention(hidden_size, num_heads, num_kv_heads, head_dim, eps)
+        self.post_attention_layernorm = RMSNorm(hidden_size, eps)
+        self.mlp = MLP(hidden_size, intermediate_size)
+
+    def forward(
+        self, layer: int, x: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend
+    ) -> Tensor:
+        """Advance the residual stream x [..., H] by one layer."""
+        x = x + self.self_attn(layer, self.input_layernorm(x), rotation, attend)
+        return x + self.mlp(self.post_attention_layernorm(x))

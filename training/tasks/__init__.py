@@ -1,0 +1,1 @@
+"""Seeded, unlimited task generators: math, code and chat."""
