@@ -59,9 +59,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_into(
-    network: nn.Module, tensors: dict[str, Tensor], *, source: str, skip: Iterable[str] = ()
-) -> None:
+def load_into(network: nn.Module, tensors: dict[str, Tensor], *, source: str, skip: Iterable[str] = ()) -> None:
     """Copy file tensors into `network`, fusing where it fuses; `skip` names tensors that belong to others.
 
     Raises CheckpointError naming the first tensor that is missing, left over or of another shape.

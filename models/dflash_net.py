@@ -85,9 +85,7 @@ class DFlashNet(nn.Module):
         super().__init__()
         self.config = config
         shape = config.backbone
-        self.fc = nn.Linear(
-            len(config.target_layer_ids) * shape.hidden_size, shape.hidden_size, bias=False
-        )
+        self.fc = nn.Linear(len(config.target_layer_ids) * shape.hidden_size, shape.hidden_size, bias=False)
         self.hidden_norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
         self.layers = nn.ModuleList(shape.layer() for _ in range(shape.num_hidden_layers))
         self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
@@ -95,18 +93,15 @@ class DFlashNet(nn.Module):
             self.markov_head = MarkovHead(shape.vocab_size, config.markov_rank)
         if config.enable_confidence_head:
             with_markov = config.confidence_head_with_markov and config.markov_rank
-            self.confidence_head = ConfidenceHead(
-                shape.hidden_size + (config.markov_rank if with_markov else 0)
-            )
-        self.rotation = Rotation(shape.head_dim, shape.rope_theta, shape.max_position_embeddings)
+            self.confidence_head = ConfidenceHead(shape.hidden_size + (config.markov_rank if with_markov else 0))
+        # A block may stand at the very end of the context: its masks reach block_size positions further.
+        self.rotation = Rotation(shape.head_dim, shape.rope_theta, shape.max_position_embeddings + config.block_size)
 
     def context(self, features: Tensor) -> Tensor:
         """Fuse target features [..., m*H] into the context state [..., H] that every layer projects."""
         return self.hidden_norm(self.fc(features))
 
-    def context_keys_values(
-        self, context: Tensor, positions: Tensor
-    ) -> list[tuple[Tensor, Tensor]]:
+    def context_keys_values(self, context: Tensor, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return per layer the roped keys and values [..., Hkv, D] of context rows at their positions.
 
         They never change once made, so they can be cached per token.

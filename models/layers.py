@@ -33,15 +33,19 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
-class Rotation:
+class Rotation(nn.Module):
     """Rotary position embedding, half-split (not interleaved): tables of cosines and sines by position."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, head_dim: int, theta: float, max_positions: int) -> None:
+        super().__init__()
         exponent = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
         angles = torch.arange(max_positions, dtype=torch.float32)[:, None] / theta**exponent
-        self.cos = torch.cat((angles.cos(), angles.cos()), -1)
+        self.register_buffer("cos", torch.cat((angles.cos(), angles.cos()), -1), persistent=False)
         # The sign of rotate_half is folded into the sine table, which saves a negation per call.
-        self.sin = torch.cat((-angles.sin(), angles.sin()), -1)
+        self.register_buffer("sin", torch.cat((-angles.sin(), angles.sin()), -1), persistent=False)
 
     def at(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return cos and signed sin [..., 1, D] for positions [...], broadcast over heads."""
@@ -59,9 +63,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Grouped-query attention of the Qwen3 kind: per-head RMSNorm of q and k before the rotation, no biases."""
 
-    def __init__(
-        self, hidden_size: int, num_heads: int, num_kv_heads: int, head_dim: int, eps: float
-    ) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, num_kv_heads: int, head_dim: int, eps: float) -> None:
         super().__init__()
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.qkv_proj = nn.Linear(hidden_size, (num_heads + 2 * num_kv_heads) * head_dim, bias=False)
@@ -69,9 +71,7 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(head_dim, eps)
         self.k_norm = RMSNorm(head_dim, eps)
 
-    def forward(
-        self, layer: int, x: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend
-    ) -> Tensor:
+    def forward(self, layer: int, x: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         """Attend from x [..., H]; rotation is `Rotation.at` of the rows' positions."""
         qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
         q, k, v = qkv.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), -2)
@@ -119,9 +119,7 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(hidden_size, eps)
         self.mlp = MLP(hidden_size, intermediate_size)
 
-    def forward(
-        self, layer: int, x: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend
-    ) -> Tensor:
+    def forward(self, layer: int, x: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         """Advance the residual stream x [..., H] by one layer."""
         x = x + self.self_attn(layer, self.input_layernorm(x), rotation, attend)
         return x + self.mlp(self.post_attention_layernorm(x))

@@ -1,0 +1,81 @@
+"""Names to classes and functions: our own table, plus entry points of installed packages.
+
+This is the one place that imports late: a name is imported when it is asked for, so that a command that needs
+no torch never loads it. An entry point is "name = module:attribute" in the group of its registry.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from core.config import nearest
+from core.errors import ConfigError
+
+
+class Registry:
+    """One kind of thing by name. `group` names the entry points that may add to it; None closes the table."""
+
+    def __init__(self, kind: str, table: Mapping[str, str], group: str | None = None) -> None:
+        self.kind = kind
+        self.group = group
+        self._table = dict(table)
+
+    def targets(self) -> dict[str, str]:
+        """Return name -> "module:attribute"; raises ConfigError if two packages claim one name."""
+        targets = dict(self._table)
+        for entry in entry_points(group=self.group) if self.group else ():
+            if targets.setdefault(entry.name, entry.value) != entry.value:
+                raise ConfigError(
+                    f"{self.kind} {entry.name!r} is claimed twice, by {targets[entry.name]} and {entry.value}; "
+                    "uninstall or rename one"
+                )
+        return targets
+
+    def names(self) -> list[str]:
+        """Return the known names, sorted."""
+        return sorted(self.targets())
+
+    def load(self, name: str) -> Any:
+        """Import and return what `name` stands for; raises ConfigError if it is unknown or not importable."""
+        targets = self.targets()
+        if name not in targets:
+            raise ConfigError(f"unknown {self.kind} {name!r}; {nearest(name, list(targets))}")
+        module_name, separator, attribute = targets[name].partition(":")
+        if not (module_name and separator and attribute):
+            raise ConfigError(f"{self.kind} {name!r} must be 'module:attribute', got {targets[name]!r}")
+        try:
+            return getattr(import_module(module_name), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"{self.kind} {name!r} ({targets[name]}) cannot be loaded: {error}") from error
+
+
+DRAFTERS = Registry(
+    "drafter",
+    {"dspark": "drafters.dspark:DSpark", "ngram": "drafters.ngram:NGram"},
+    "specd.drafters",
+)
+
+POLICIES = Registry(
+    "policy",
+    {
+        "off": "policies.fixed:Off",
+        "fixed": "policies.fixed:Fixed",
+        "confidence": "policies.confidence:Confidence",
+    },
+    "specd.policies",
+)
+
+# Each takes the parsed command line and returns the exit status.
+COMMANDS = Registry(
+    "command",
+    {
+        "serve": "cli.serve:run",
+        "submit": "cli.submit:run",
+        "complete": "cli.complete:run",
+        "train": "cli.train:run",
+        "inspect": "cli.inspect:run",
+        "config": "cli.configuration:run",
+        "demo": "cli.demo:run",
+    },
+)

@@ -1,0 +1,55 @@
+"""The drafter contract: what the engine may know of a drafter, and what a drafter may rely on."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from core.tensors import Commit, Draft, DraftAsk
+
+
+class DrafterSpec(Struct, frozen=True, kw_only=True):
+    """All that the engine may know of a drafter; it never asks for a name or a type.
+
+    max_drafts         G, the most tokens one proposal holds
+    feature_layers     target layers whose residual streams `Commit.features` must carry, ascending; () for none
+    kv_layers          (layers, kv heads, head_dim) of the KV group the engine keeps for it; None for none
+    lookahead          committed tokens past a row that `extend` needs (Eagle3: 1)
+    point_mass         proposals are deterministic, q is one at the proposed token
+    needs_host_tokens  reads token values on the host, which forces the synchronous loop
+    """
+
+    name: str
+    max_drafts: int
+    feature_layers: tuple[int, ...] = ()
+    kv_layers: tuple[int, int, int] | None = None
+    lookahead: int = 0
+    point_mass: bool = False
+    needs_host_tokens: bool = False
+
+
+class Drafter(Protocol):
+    """Proposes tokens for the target to verify.
+
+    Calls come from the engine's one thread. `propose` must leave nothing that a rejection has to undo: what it writes
+    past the committed length is overwritten later. Tokens drawn from a law must be drawn from the very q_logits that
+    are returned, with `DraftAsk.noise` as the only randomness.
+    """
+
+    spec: DrafterSpec
+
+    def open(self, slot: int, tokens: Sequence[int], num_cached: int) -> None:
+        """Begin a new, resumed or preempted sequence; its first num_cached rows are in the drafter's KV already."""
+        ...
+
+    def extend(self, commit: Commit) -> None:
+        """Take in rows that became final; a prefill chunk is just an extend."""
+        ...
+
+    def propose(self, ask: DraftAsk) -> Draft:
+        """Draft up to ask.lengths tokens after each anchor."""
+        ...
+
+    def release(self, slot: int) -> None:
+        """Forget a sequence."""
+        ...

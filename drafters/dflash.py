@@ -1,0 +1,117 @@
+"""DFlash: one parallel pass of a small network over the target's features drafts a whole block (DeepSpec convention).
+
+Committed rows become context keys and values once (`extend`); a proposal runs the anchor and G - 1 masks through the
+draft layers, bidirectional inside the block, and slot j predicts the token at anchor + j + 1. How slots become tokens
+is `_choose`, which DSpark replaces.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from kernels.process import process
+from kernels.reference import draw
+from torch import Tensor
+
+from core.errors import CheckpointError
+from core.tensors import Commit, Draft, DraftAsk, PagedKV, Processing
+from drafters.base import DrafterSpec
+from kernels.attention import paged_attention, plan_attention
+from models.dflash_net import DFlashNet
+from models.qwen3 import Qwen3
+
+
+class DFlash:
+    """Drafts G tokens in parallel; embeddings and output head are the target's own tensors."""
+
+    def __init__(self, name: str, network: DFlashNet, target: Qwen3) -> None:
+        shape = network.config.backbone
+        if shape.hidden_size != target.config.hidden_size or shape.vocab_size != target.config.vocab_size:
+            raise CheckpointError(
+                f"drafter {name!r} was made for a target of hidden size {shape.hidden_size} and vocabulary "
+                f"{shape.vocab_size}; this target has {target.config.hidden_size} and {target.config.vocab_size}"
+            )
+        if network.config.num_target_layers != target.config.num_hidden_layers:
+            raise CheckpointError(
+                f"drafter {name!r} was made for a target of {network.config.num_target_layers} layers; "
+                f"this one has {target.config.num_hidden_layers}"
+            )
+        self.network, self.target = network, target
+        self.spec = DrafterSpec(
+            name=name,
+            max_drafts=network.config.block_size,
+            feature_layers=network.config.target_layer_ids,
+            kv_layers=(shape.num_hidden_layers, shape.num_key_value_heads, shape.head_dim),
+        )
+
+    def open(self, slot: int, tokens: Sequence[int], num_cached: int) -> None:
+        """Do nothing: all state is in the KV rows the engine keeps."""
+
+    def release(self, slot: int) -> None:
+        """Do nothing: all state is in the KV rows the engine keeps."""
+
+    def extend(self, commit: Commit) -> None:
+        """Store the context keys and values of committed rows, read straight from the target's features."""
+        assert commit.features is not None
+        assert commit.kv is not None
+        context = self.network.context(commit.features)
+        rows = cache_rows(commit.kv, torch.repeat_interleave(commit.cu_rows.diff()), commit.positions)
+        for layer, (k, v) in enumerate(self.network.context_keys_values(context, commit.positions)):
+            commit.kv.keys[layer].view(-1, *k.shape[1:]).index_copy_(0, rows, k)
+            commit.kv.values[layer].view(-1, *v.shape[1:]).index_copy_(0, rows, v)
+
+    def propose(self, ask: DraftAsk) -> Draft:
+        """Draft a block after each anchor; always at the trained width G, then cut to ask.lengths."""
+        hidden = self._block(ask)
+        logits = self.target.logits(hidden)
+        tokens, q_logits = self._choose(hidden, logits, ask)
+        evidence = self._evidence(hidden, q_logits, tokens, ask.anchors)
+        point_mass = torch.zeros(len(ask.anchors), dtype=torch.bool, device=tokens.device)
+        return Draft(tokens, ask.lengths, point_mass, q_logits, evidence)
+
+    def _block(self, ask: DraftAsk) -> Tensor:
+        """Return the final-normed states [B, G, H] of the block that starts at each anchor."""
+        assert ask.kv is not None
+        kv, config = ask.kv, self.network.config
+        num_sequences, width = len(ask.anchors), config.block_size
+        tokens = ask.anchors.new_full((num_sequences, width), config.mask_token_id)
+        tokens[:, 0] = ask.anchors
+        offsets = torch.arange(width, device=tokens.device)
+        positions = (ask.positions[:, None] + offsets).flatten()
+        group = config.backbone.num_attention_heads // config.backbone.num_key_value_heads
+        layout = plan_attention(
+            kv.block_tables,
+            kv.block_size,
+            torch.arange(num_sequences + 1, device=tokens.device) * width,
+            positions,
+            (ask.positions + width).repeat_interleave(width),
+            group,
+        )
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return paged_attention(q, k, v, kv.keys[layer], kv.values[layer], layout)
+
+        embedded = self.target.embed_tokens(tokens.flatten())
+        return self.network.block(embedded, positions, attend).unflatten(0, (num_sequences, width))
+
+    def _choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Turn base logits [B, G, V] into tokens [B, G] and the processed logits they were drawn from."""
+        batch, width = logits.shape[:2]
+        q_logits = process_rows(logits.flatten(0, 1), ask.processing, width)
+        tokens = draw(q_logits.softmax(-1), ask.noise.flatten())
+        return tokens.view(batch, width), q_logits.view_as(logits)
+
+    def _evidence(self, hidden: Tensor, q_logits: Tensor, tokens: Tensor, anchors: Tensor) -> Tensor:  # noqa: ARG002
+        """Without a confidence head: the log-odds of the draft law's greatest probability, [B, G]."""
+        return torch.logit(q_logits.softmax(-1).amax(-1), eps=1e-6)
+
+
+def process_rows(logits: Tensor, processing: Processing, rows_per_sequence: int) -> Tensor:
+    """Process logits [B * rows_per_sequence, V] with each sequence's own parameters."""
+    sequence = torch.arange(len(processing.temperature), device=logits.device)
+    return process(logits, processing, sequence.repeat_interleave(rows_per_sequence))
+
+
+def cache_rows(kv: PagedKV, sequence: Tensor, positions: Tensor) -> Tensor:
+    """Return the flat cache row of each (sequence of the view, position) pair."""
+    blocks = kv.block_tables[sequence, positions // kv.block_size]
+    return blocks * kv.block_size + positions % kv.block_size

@@ -1,0 +1,60 @@
+"""What the engine counts: for metrics, for the outcome of a request's client, and for tests to prove things happened.
+
+Counters say what was computed; what a client received can be less (a stop cuts a round's tokens).
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Running totals since the engine started; mutated by the step only.
+
+    rounds       verdicts of one sequence each, plain decoding included
+    drafted, verified, accepted   draft tokens proposed, sent to the target, kept
+    verified_at, accepted_at      the same by draft position, 0-based
+    soft_accepts sum over verified drafts of the chance of acceptance before the token was drawn
+    fallbacks    by what failed: "policy", "drafter"
+    seconds      by part of the step
+    """
+
+    steps: int = 0
+    rows: int = 0
+    rounds: int = 0
+    emitted: int = 0
+    drafted: int = 0
+    verified: int = 0
+    accepted: int = 0
+    soft_accepts: float = 0.0
+    verified_at: Counter[int] = field(default_factory=Counter)
+    accepted_at: Counter[int] = field(default_factory=Counter)
+    fallbacks: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Add the time spent inside to `seconds[part]`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] += time.perf_counter() - start  # type: ignore[assignment]
+
+    def count_round(self, verified: int, accepted: int, drafted: int, emitted: int) -> None:
+        """Count one sequence's verdict."""
+        self.rounds += 1
+        self.drafted += drafted
+        self.verified += verified
+        self.accepted += accepted
+        self.emitted += emitted
+        self.verified_at.update(range(verified))
+        self.accepted_at.update(range(accepted))
+
+    @property
+    def accepted_length(self) -> float:
+        """Tokens per round, bonus included (tau)."""
+        return (self.accepted + self.rounds) / self.rounds if self.rounds else 0.0

@@ -1,0 +1,24 @@
+"""The target's forward over a ragged batch: verify rows and prefill chunks alike, with feature taps for drafters."""
+
+from torch import Tensor
+
+from core.tensors import PagedKV, VerifyRows
+from kernels.attention import paged_attention, plan_attention
+from models.qwen3 import Qwen3
+
+
+def forward_target(
+    network: Qwen3, rows: VerifyRows, kv: PagedKV, feature_layers: tuple[int, ...]
+) -> tuple[Tensor, Tensor | None]:
+    """Run N ragged rows through the target, storing their keys and values.
+
+    Returns the final hidden states [N, H] and the features [N, F] of `feature_layers`, None if there are none.
+    """
+    group = network.config.num_attention_heads // network.config.num_key_value_heads
+    layout = plan_attention(rows.block_tables, kv.block_size, rows.cu_rows, rows.positions, rows.positions + 1, group)
+
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return paged_attention(q, k, v, kv.keys[layer], kv.values[layer], layout)
+
+    hidden, features = network(rows.tokens, rows.positions, attend, feature_layers)
+    return hidden, features

@@ -1,0 +1,238 @@
+"""The specification: every operation of a round in plain torch, written to be read.
+
+Symbols: p is the target's law, q the draft's, c a conditional acceptance, a a survival (cumulative product of c).
+Triton kernels answer to these functions (tests/kernels); on the CPU these are what runs. Nothing here draws random
+numbers: uniforms are passed in (core/random.py). Why the output is exact: docs/exactness.md.
+"""
+
+import torch
+from torch import Tensor
+
+from core.errors import EngineError, ShapeError
+from core.tensors import Draft, Processing, Verdict
+from core.types import Calibration, EarlyStop, FixedLength, Rule, Threshold, TopK
+from kernels.shapes import check_admit, check_lengths, check_reject
+
+# Sorting a vocabulary costs ten times more than finding its largest few hundred logits, which mostly suffice.
+NUM_CANDIDATES = 256
+
+
+def reject(target_logits: Tensor, draft: Draft, lengths: Tensor, uniforms: Tensor) -> Verdict:
+    """Accept the longest draft prefix the target agrees with and sample one more token.
+
+    target_logits  f32 [N, V], N = sum(lengths + 1); processed target rows, ragged, in batch order: row j of a
+                   sequence is the target's law of its draft j, its last row that of the token after them
+    draft          tokens, point_mass and q_logits are read, up to lengths
+    lengths        i32 [B], 0..G; drafts sent to verification
+    uniforms       f32 [B, G + 1] in [0, 1); column j accepts draft j, the last column draws the next token
+    Draft x is accepted while u q(x) < p(x). After the first rejection the next token is drawn from
+    max(p - q, 0), or from p if rounding leaves it no mass; after a full accept from p of the last row, never from the
+    residual, also where lengths < draft.lengths. Laws are float32 softmaxes of the logits given.
+    Raises ShapeError if the shapes do not fit, or lengths are not within 0..G.
+    Source: Leviathan et al. 2023, Algorithm 1.
+    """
+    check_reject(target_logits, draft, lengths, uniforms)
+    batch, width = draft.tokens.shape
+    num_drafts = check_lengths(lengths, width, len(target_logits))
+    p = target_logits.softmax(-1)  # [N, V]
+    if num_drafts == 0:
+        nothing = torch.zeros_like(uniforms[:, :width])
+        return Verdict(torch.zeros_like(lengths), draw(p, uniforms[:, width]), lengths, nothing)
+
+    # Drafts under verification, M in all, ragged in batch order: each sequence has one more row in p than in q.
+    counts = lengths.to(torch.int64)
+    first = counts.cumsum(0) - counts  # [B]
+    is_verified = torch.arange(width, device=counts.device) < counts[:, None]
+    cell = is_verified.flatten().nonzero().squeeze(1)  # [M]; places in a flat [B, G]
+    sequence = cell // width
+    row = torch.arange(num_drafts, device=counts.device) + sequence
+    token = draft.tokens.take(cell)
+    p_token = p[row, token]
+    excess, q_token, overlap = None, torch.ones_like(p_token), p_token
+    if draft.q_logits is not None:
+        is_sampled = ~draft.point_mass[sequence]
+        q = draft.q_logits.flatten(0, 1).index_select(0, cell).softmax(-1)  # [M, V]
+        q_token = torch.where(is_sampled, q.gather(1, token[:, None]).squeeze(1), q_token)
+        excess = p.index_select(0, row).sub_(q).clamp_(min=0)  # max(p - q, 0)
+        # sum min(p, q) = 1 - sum max(p - q, 0): one pass serves the soft labels and the residual.
+        overlap = torch.where(is_sampled, (1 - excess.sum(-1)).clamp_(0, 1), overlap)
+
+    accepts = uniforms[:, :width].take(cell) * q_token < p_token
+    accepted = _grid(accepts, cell, (batch, width)).cumprod(1).sum(1)  # [B]
+    mass = p.index_select(0, first + accepted + torch.arange(batch, device=counts.device))  # [B, V]
+    rejected = (accepted < counts).nonzero().squeeze(1)
+    if len(rejected):
+        loser = (first + accepted)[rejected]
+        residual = mass[rejected].scatter_(1, token[loser, None], 0.0)  # q is one at the token
+        if excess is not None:
+            residual = torch.where(draft.point_mass[rejected, None], residual, excess[loser])
+        has_mass = residual.sum(-1, keepdim=True) > 0
+        mass[rejected] = torch.where(has_mass, residual, mass[rejected])
+    next_token = draw(mass, uniforms[:, width])
+    return Verdict(accepted.to(torch.int32), next_token, lengths, _grid(overlap, cell, (batch, width)))
+
+
+def _grid(values: Tensor, cell: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Return zeros [B, G] with `values` in the flat places `cell`."""
+    return values.new_zeros(shape[0] * shape[1]).index_copy_(0, cell, values).view(shape)
+
+
+def draw(mass: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw one token per row by inverting the cumulative mass in order of token id; i64 [N].
+
+    mass      f32 [N, V], not negative, not all zero; need not sum to 1
+    uniforms  f32 [N] in [0, 1)
+    The token is the first whose cumulative mass exceeds u * total, where total is the last cumulative value: a token
+    of zero mass is never drawn. The CPU accumulates in float64 and keeps float32.
+    """
+    cumulative = mass.cumsum(-1)
+    threshold = uniforms[:, None] * cumulative[:, -1:]
+    token = torch.searchsorted(cumulative, threshold, right=True).clamp_(max=mass.shape[-1] - 1)
+    if mass.is_cuda:
+        # A parallel scan need not be monotone to the last bit, so it may step on a token of zero mass.
+        token = torch.where(mass.gather(-1, token) > 0, token, mass.argmax(-1, keepdim=True))
+    return token.squeeze(-1)
+
+
+def process(logits: Tensor, processing: Processing, row_sequence: Tensor) -> Tensor:
+    """Turn raw logits into those of the law a request asked for: temperature, then top-k, then top-p; f32 [N, V].
+
+    logits        f32 [N, V]
+    row_sequence  i64 [N]; which sequence of `processing` each row belongs to
+    softmax of the result is the law; dropped tokens are -inf. A temperature of 0 leaves 0 at the largest logit and
+    -inf elsewhere. top-p keeps a token while the tokens before it hold less than top_p of the mass left by top-k. Equal
+    logits rank by token id; the first is always kept. Logits of a plain batch are returned as they are.
+    """
+    if processing.is_plain:
+        return logits
+    temperature = processing.temperature[row_sequence]
+    # Largest logit first: no temperature, however small, can then overflow.
+    scaled = logits.sub(logits.amax(-1, keepdim=True)).div_(temperature[:, None])
+    greedy = (temperature == 0).nonzero().squeeze(1)
+    if len(greedy):
+        best = logits[greedy].argmax(-1, keepdim=True)
+        scaled[greedy] = torch.full_like(logits[greedy], -torch.inf).scatter_(1, best, 0.0)
+    if not processing.truncates:
+        return scaled
+    top_k, top_p = processing.top_k[row_sequence], processing.top_p[row_sequence]
+    rows = ((top_k > 0) | (top_p < 1)).nonzero().squeeze(1)
+    if len(rows):
+        scaled[rows] = _truncate(scaled[rows], top_k[rows, None], top_p[rows, None])
+    return scaled
+
+
+def _truncate(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """Apply top-k and top-p to logits [R, V] whose largest is 0; limits [R, 1]."""
+    vocab = logits.shape[-1]
+    num = vocab if int(top_k.max()) > NUM_CANDIDATES else min(NUM_CANDIDATES, vocab)
+    ordered, num_kept = _cut(logits, top_k, top_p, num)
+    if num < vocab and int(num_kept.max()) == num:
+        ordered, num_kept = _cut(logits, top_k, top_p, vocab)
+    # Kept are the logits above the last kept one, and of those equal to it the first by id.
+    last = ordered.gather(1, num_kept - 1)
+    is_last = logits == last
+    num_ties = num_kept - (ordered > last).sum(1, keepdim=True)
+    kept = (logits > last) | (is_last & (is_last.cumsum(1) <= num_ties))
+    return logits.masked_fill(~kept, -torch.inf)
+
+
+def _cut(logits: Tensor, top_k: Tensor, top_p: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """Return the `num` largest logits [R, num] and how many of them are kept, i64 [R, 1]; `num` means all or more."""
+    ordered = logits.topk(num).values
+    rank = torch.arange(num, device=logits.device)
+    within_k = (top_k <= 0) | (rank < top_k)
+    mass = ordered.exp() * within_k
+    total = torch.where(top_k > 0, mass.sum(-1, keepdim=True), logits.exp().sum(-1, keepdim=True))
+    mass_before = mass.cumsum(-1) - mass
+    # top_p of 1 is off: rounding must not cost it the last tokens.
+    within_p = (top_p >= 1) | (mass_before < top_p * total) | (rank == 0)
+    return ordered, (within_k & within_p).sum(1, keepdim=True)
+
+
+def survival(evidence: Tensor, lengths: Tensor, calibration: Calibration | None) -> Tensor:
+    """Return the chance that each draft and all before it are accepted; f32 [B, G], 0 past `lengths`.
+
+    evidence     f32 [B, G]; logits of conditional acceptance
+    lengths      i32 [B], 0..G; drafts that exist
+    calibration  slope and intercept per place; None leaves the evidence as it is
+    a_j = prod over i <= j of sigmoid(slope_i * evidence_i + intercept_i), in float32.
+    Raises ShapeError if the calibration is not of G places.
+    """
+    width = evidence.shape[1]
+    if lengths.shape != evidence.shape[:1]:
+        raise ShapeError(f"lengths must be [{len(evidence)}], got {list(lengths.shape)}")
+    if calibration is not None:
+        if not len(calibration.slope) == len(calibration.intercept) == width:
+            raise ShapeError(f"calibration must have {width} places, got {len(calibration.slope)} slopes")
+        evidence = evidence * evidence.new_tensor(calibration.slope) + evidence.new_tensor(calibration.intercept)
+    places = torch.arange(width, device=evidence.device)
+    return evidence.sigmoid().cumprod(1).masked_fill_(places >= lengths[:, None], 0.0)
+
+
+def admit(survival: Tensor, drafted: Tensor, group: Tensor, rules: tuple[Rule, ...]) -> Tensor:
+    """Decide how many drafts of each sequence go to verification; i32 [B], never more than `drafted`.
+
+    survival  f32 [B, G]; not increasing along a row, entry j a function of the tokens before j only
+    drafted   i32 [B], 0..G
+    group     i64 [B]; index into rules, a sequence of no group verifies nothing
+    rules     one per group (core/types.py says what each means)
+    The one function that sees live survival. Whether draft j is admitted depends on survivals up to its own, taken in
+    the order in which drafts are admitted, and never on token j or later ones (docs/exactness.md). A draft of unknown
+    survival (nan) ends its sequence's verification under every rule. EarlyStop sums in float64.
+    Raises EngineError for a rule of an unknown type.
+    """
+    check_admit(survival, drafted, group)
+    lengths = torch.zeros_like(drafted)
+    if survival.numel() == 0:
+        return lengths
+    places = torch.arange(survival.shape[1], device=survival.device)
+    known = (places < drafted[:, None]) & ~survival.isnan()
+    # Survivals fall along a row; the running minimum holds that even for a caller who breaks it.
+    frontier = torch.where(known, survival, 0.0).cummin(1).values
+    for index, rule in enumerate(rules):
+        members = (group == index).nonzero().squeeze(1)
+        keep = _kept(rule, frontier[members]) & known[members]
+        lengths[members] = keep.cumprod(1).sum(1).to(lengths.dtype)
+    return lengths
+
+
+def _kept(rule: Rule, frontier: Tensor) -> Tensor:
+    """Return which drafts [R, G] one rule admits; the first False of a row ends it."""
+    match rule:
+        case FixedLength(length=length):
+            return (torch.arange(frontier.shape[1], device=frontier.device) < length).expand_as(frontier)
+        case Threshold(value=value, cumulative=True):
+            return frontier >= value
+        case Threshold(value=value):
+            before = torch.nn.functional.pad(frontier[:, :-1], (1, 0), value=1.0)
+            return frontier >= value * before
+        case TopK(budget=budget):
+            ordered, order = _by_survival(frontier)
+            return _first(order, torch.arange(len(order), device=order.device) < budget, frontier)
+        case EarlyStop(step_s=step_s):
+            ordered, order = _by_survival(frontier)
+            return _first(order, _while_rising(ordered, len(frontier), step_s), frontier)
+    raise EngineError(f"admission rule must be one of core.types.Rule, got {rule!r}")
+
+
+def _by_survival(frontier: Tensor) -> tuple[Tensor, Tensor]:
+    """Return survivals in falling order and their places in the transposed matrix: ties by position, then row."""
+    return frontier.t().flatten().sort(descending=True, stable=True)
+
+
+def _first(order: Tensor, admitted: Tensor, frontier: Tensor) -> Tensor:
+    kept = torch.empty_like(admitted).scatter_(0, order, admitted)
+    return kept.view(frontier.shape[1], -1).t() & (frontier > 0)
+
+
+def _while_rising(ordered: Tensor, num_sequences: int, step_s: tuple[float, ...]) -> Tensor:
+    """Return which of the ordered drafts are admitted before expected tokens per second first fail to rise.
+
+    theta_k = (R + sum of the first k survivals) / step_s[k], k = 0..len(step_s) - 1
+    """
+    seconds = torch.tensor(step_s, dtype=torch.float64, device=ordered.device)
+    tokens = torch.nn.functional.pad(ordered.double().cumsum(0), (1, 0)) + num_sequences
+    num_rates = min(len(tokens), len(seconds))
+    rate = tokens[:num_rates] / seconds[:num_rates]
+    rising = (rate[1:] > rate[:-1]).cumprod(0) > 0
+    return torch.nn.functional.pad(rising, (0, len(ordered) - len(rising)))

@@ -1,0 +1,21 @@
+"""What every policy is made of: plans for whole groups. The protocol itself is core.types.Policy.
+
+A policy sees neither drafters nor models, only a StepView of facts fixed before this step's drafts exist.
+"""
+
+import numpy as np
+
+from core.types import FixedLength, Plan, Rule, StepView
+
+NOTHING = FixedLength(0)
+
+
+def draft_all(view: StepView, rule: Rule) -> Plan:
+    """Draft as much as each sequence may, keep every drafter state up to date, and admit by `rule`."""
+    return Plan(view.gamma_max.copy(), rule, np.ones(len(view.slots), dtype=np.bool_))
+
+
+def draft_nothing(view: StepView) -> Plan:
+    """Decode plainly; drafter states are not kept up, so nothing of speculation is paid for."""
+    size = len(view.slots)
+    return Plan(np.zeros(size, dtype=np.int32), NOTHING, np.zeros(size, dtype=np.bool_))

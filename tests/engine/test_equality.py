@@ -1,0 +1,134 @@
+"""Greedy text is the target's own, whatever drafts, policy and company it has; planted bugs are noticed."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from drafters.ngram import NGram
+from engine import engine as engine_module
+from engine import target as target_module
+from engine.engine import Engine
+from policies.confidence import Confidence
+from policies.fixed import Fixed, Off
+from toys import SHAPE, request, run, tiny_dspark, tiny_target
+
+NUM_TOKENS = 256
+PROMPTS = [tuple(torch.randint(0, 32, (3 + 5 * i,), generator=torch.Generator().manual_seed(i)).tolist()) for i in range(16)]  # fmt: skip
+POLICIES = {
+    "fixed-1": lambda: Fixed(1),
+    "fixed-4": lambda: Fixed(4),
+    "confidence": lambda: Confidence(0.4),
+    "conditional": lambda: Confidence(0.5, cumulative=False),
+}
+# Two logits nearer than this may change places when a batch's shape changes the order of a sum.
+NEAR_TIE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def target():
+    return tiny_target()
+
+
+def make_drafter(name, target):
+    return tiny_dspark(target) if name == "dspark" else NGram(max_drafts=4)
+
+
+def greedy(count):
+    return [request(PROMPTS[i], i, str(i), max_tokens=NUM_TOKENS, temperature=0.0) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def plain(target):
+    return run(Engine(target, None, Off(), SHAPE, ()), greedy(16))
+
+
+def first_divergence_margin(target, prompt, ours, theirs):
+    """Return how near the target's two best logits are where two texts part; None if they never do."""
+    if ours == theirs:
+        return None
+    place = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
+    ids = torch.tensor([*prompt, *ours[:place]])
+    attend = lambda _, q, k, v: F.scaled_dot_product_attention(  # noqa: E731
+        *(x.transpose(0, 1) for x in (q, k, v)), is_causal=True, enable_gqa=True
+    ).transpose(0, 1)
+    hidden, _ = target(ids, torch.arange(len(ids)), attend)
+    best = target.logits(hidden[-1]).topk(2).values
+    return float(best[0] - best[1])
+
+
+def assert_same_text(target, got, plain):
+    for name, tokens in got.items():
+        margin = first_divergence_margin(target, PROMPTS[int(name)], tokens, plain[name])
+        assert margin is None or margin < NEAR_TIE, f"prompt {name} diverges at a margin of {margin}"
+
+
+@pytest.mark.parametrize("concurrency", [1, 16])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("drafter", ["dspark", "ngram"])
+def test_greedy_text_is_the_same_with_and_without_speculation(target, plain, drafter, policy, concurrency):
+    engine = Engine(target, make_drafter(drafter, target), POLICIES[policy](), SHAPE, ())
+    assert_same_text(target, run(engine, greedy(concurrency)), plain)
+    stats = engine.stats
+    assert stats.drafted > 0
+    assert stats.accepted > 0
+    assert stats.accepted < stats.verified
+    assert not stats.fallbacks
+
+
+def test_a_policy_of_off_drafts_nothing_and_takes_no_features(target, plain):
+    engine = Engine(target, tiny_dspark(target), Off(), SHAPE, ())
+    assert_same_text(target, run(engine, greedy(4)), plain)
+    assert engine.stats.drafted == 0
+    assert engine.stats.seconds["draft"] == 0
+
+
+def test_speculation_and_plain_decoding_mix_in_one_batch(target, plain):
+    caps = [None, 0, 1, 3] * 4
+    requests = [
+        request(PROMPTS[i], i, str(i), max_tokens=NUM_TOKENS, temperature=0.0, max_drafts=cap)
+        for i, cap in enumerate(caps)
+    ]
+    engine = Engine(target, tiny_dspark(target), Fixed(4), SHAPE, ())
+    for each in requests:
+        engine.add(each)
+    most = dict.fromkeys(map(str, range(16)), 0)
+    got = {name: [] for name in most}
+    while engine.has_work:
+        for emission in engine.step():
+            got[emission.request_id].extend(emission.token_ids)
+            most[emission.request_id] = max(most[emission.request_id], emission.verified)
+    assert_same_text(target, got, plain)
+    assert list(most.values()) == [4, 0, 1, 3] * 4
+
+
+def test_a_planted_rollback_bug_is_noticed(target, plain, monkeypatch):
+    """Keys and values of rejected drafts stay in the cache: a row once written is never written again."""
+    honest, written = target_module.plan_attention, {"up to": -1}
+
+    def keeps_rejected_rows(tables, block_size, cu_rows, positions, visible, group):
+        layout = honest(tables, block_size, cu_rows, positions, visible, group)
+        write = torch.where(positions > written["up to"], layout.write, 0)
+        written["up to"] = max(written["up to"], int(positions.max()))
+        return replace(layout, write=write)
+
+    monkeypatch.setattr(target_module, "plan_attention", keeps_rejected_rows)
+    engine = Engine(target, tiny_dspark(target), Fixed(4), SHAPE, ())
+    with pytest.raises(AssertionError):
+        assert_same_text(target, run(engine, greedy(1)), plain)
+
+
+def test_a_planted_position_bug_is_noticed(target, plain, monkeypatch):
+    """Draft rows stand one position too far to the right."""
+    honest = engine_module.make_rows
+
+    def shifts_drafts(batch, draft, lengths, tables):
+        rows = honest(batch, draft, lengths, tables)
+        wrong = rows.verify.positions + (rows.offset >= rows.base[rows.sequence])
+        return replace(rows, verify=replace(rows.verify, positions=wrong))
+
+    monkeypatch.setattr(engine_module, "make_rows", shifts_drafts)
+    engine = Engine(target, tiny_dspark(target), Fixed(4), SHAPE, ())
+    with pytest.raises(AssertionError):
+        assert_same_text(target, run(engine, greedy(1)), plain)

@@ -1,0 +1,58 @@
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+from transformers import Qwen3Config as ReferenceConfig
+from transformers import Qwen3ForCausalLM
+
+from models.checkpoint import load_into, split_fused, strip_prefix
+from models.load import load_target
+from models.qwen3 import Qwen3, Qwen3Config
+from paths import FIXTURES
+
+FOLDER = FIXTURES / "target_qwen3"
+
+
+def dense_causal(layer, q, k, v):
+    heads_first = [x.transpose(-3, -2) for x in (q, k, v)]
+    return F.scaled_dot_product_attention(*heads_first, is_causal=True, enable_gqa=True).transpose(-3, -2)
+
+
+def test_logits_and_taps_match_the_reference_implementation():
+    expected = load_file(FOLDER / "expected.safetensors")
+    target, ids = load_target(FOLDER, torch.float32), expected["input_ids"]
+    hidden, features = target(ids, torch.arange(24).expand(ids.shape), dense_causal, (-1, 1, 3, 5))
+    states = expected["hidden_states"]
+    torch.testing.assert_close(target.logits(hidden), expected["logits"], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        features, torch.cat([states[0], states[2], states[4], states[6]], -1), atol=1e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim", "tied"),
+    [(4, 2, 16, True), (4, 4, 24, False), (6, 2, 8, False), (3, 1, 32, True)],
+    ids=["tied", "wide-heads", "narrow-heads", "one-kv-head"],
+)
+def test_random_configs_match_transformers(heads, kv_heads, head_dim, tied):
+    torch.manual_seed(heads)
+    reference_config = ReferenceConfig(
+        vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=heads,
+        num_key_value_heads=kv_heads, head_dim=head_dim, max_position_embeddings=64, tie_word_embeddings=tied,
+        rope_parameters={"rope_type": "default", "rope_theta": 5000.0}, initializer_range=0.2,
+    )  # fmt: skip
+    reference = Qwen3ForCausalLM(reference_config).eval()
+    ours = Qwen3(Qwen3Config.from_json(reference_config.to_dict()))
+    weights = strip_prefix(dict(reference.state_dict()), "model.")
+    load_into(ours, weights, source="transformers", skip=("lm_head.weight",) if tied else ())
+    ids = torch.randint(0, 97, (2, 33))
+    with torch.no_grad():
+        hidden, _ = ours(ids, torch.arange(33).expand(2, 33), dense_causal)
+        torch.testing.assert_close(ours.logits(hidden), reference(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_splitting_fused_matrices_gives_back_the_file():
+    tensors = strip_prefix(load_file(FOLDER / "model.safetensors"), "model.")
+    split = split_fused(load_target(FOLDER, torch.float32))
+    assert split.keys() == tensors.keys()
+    assert all(torch.equal(split[name], tensors[name]) for name in tensors)
