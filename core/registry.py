@@ -66,6 +66,12 @@ POLICIES = Registry(
     "specd.policies",
 )
 
+# Each takes the settings, runs until it is told to stop, and returns the exit status.
+ROLES = Registry(
+    "role",
+    {"all": "service.main:run", "gateway": "service.gateway:run", "worker": "service.worker:run"},
+)
+
 # Each takes the parsed command line and returns the exit status.
 COMMANDS = Registry(
     "command",

@@ -4,7 +4,7 @@ The specification, and the rules, are `reference.admit` and core/types.py.
 """
 
 # Kernel arguments bear no annotations: Triton reads them as code.
-# mypy: allow-untyped-defs, allow-untyped-calls
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from kernels.shapes import check_admit
 # Slots compared at once; a program holds SLOTS x SLOTS comparisons in registers.
 SLOTS = 32
 NEVER = 2**31 - 1
+FLOAT_MAX = 3.0e38
 
 
 def admit(survival: Tensor, drafted: Tensor, group: Tensor, rules: tuple[Rule, ...]) -> Tensor:
@@ -62,7 +63,8 @@ def _admit_prefix(
     batch, width = survival.shape
     padded, rows = _tile(width)
     longest = max(-1, min(bounds[0], NEVER))
-    floor, ratio = (float(bound) for bound in bounds[1:])
+    # Infinity times a survival of 0 is nan.
+    floor, ratio = (min(float(bound), FLOAT_MAX) for bound in bounds[1:])
     arguments = survival.contiguous(), drafted, member, lengths, batch, width, longest, floor, ratio
     _prefix_kernel[(-(-batch // rows),)](*arguments, ROWS=rows, WIDTH=padded)
 
@@ -72,14 +74,14 @@ def _admit_ranked(survival: Tensor, drafted: Tensor, member: Tensor, rule: TopK 
     batch, width = survival.shape
     padded, rows = _tile(width)
     rank = torch.empty((batch, width), dtype=torch.int32, device=survival.device)
-    # Ranks count from 1; the first that is not admitted is `stop`.
-    is_early = isinstance(rule, EarlyStop)
-    last = len(rule.step_s) - 1 if isinstance(rule, EarlyStop) else rule.budget
+    step_s = rule.step_s if isinstance(rule, EarlyStop) else ()
+    last = rule.budget if isinstance(rule, TopK) else len(step_s) - 1
     last = max(0, min(last, NEVER - 1))
-    seconds = torch.tensor(rule.step_s if is_early else (), dtype=torch.float64, device=survival.device)
+    seconds = torch.tensor(step_s, dtype=torch.float64, device=survival.device)
     falls = torch.empty_like(rank)
     arguments = survival.contiguous(), drafted, member, seconds, rank, falls, batch, width, last
-    _rank_kernel[(-(-batch // rows),)](*arguments, EARLY=is_early, ROWS=rows, WIDTH=padded)
+    _rank_kernel[(-(-batch // rows),)](*arguments, EARLY=isinstance(rule, EarlyStop), ROWS=rows, WIDTH=padded)
+    # Ranks count from 1; `stop` is the first that is not admitted.
     stop = torch.clamp(falls.min(), max=last + 1)
     torch.where(member, (rank < stop).sum(1, dtype=lengths.dtype), lengths, out=lengths)
 

@@ -14,6 +14,8 @@ except ImportError:
     triton = None
     tl = SimpleNamespace(constexpr=object)
 
+__all__ = ["jit", "tl"]
+
 
 def jit(*, do_not_specialize: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Any]:
     """Mark a Triton kernel; `do_not_specialize` names arguments that change from step to step.

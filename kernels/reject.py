@@ -5,7 +5,7 @@ numbers that turn logits into probabilities; one program per sequence then draws
 """
 
 # Kernel arguments bear no annotations: Triton reads them as code.
-# mypy: allow-untyped-defs, allow-untyped-calls
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 
 from typing import Any
 
@@ -17,9 +17,8 @@ from kernels import reference
 from kernels.jit import jit, tl
 from kernels.shapes import check_reject
 
-# Logits read at once, eight per thread; with 1024 the compiler for sm_90 spills (tests/kernels/compile_offline.py).
+# Logits read at once by four warps: other sizes make ptxas spill a register (tests/kernels/compile_offline.py).
 TILE = 2048
-NUM_WARPS = 8
 
 
 def reject(target_logits: Tensor, draft: Draft, lengths: Tensor, uniforms: Tensor) -> Verdict:
@@ -33,7 +32,8 @@ def reject_triton(target_logits: Tensor, draft: Draft, lengths: Tensor, uniforms
     """Return what `reference.reject` returns; nothing is read back to the host.
 
     lengths are therefore not checked against the rows given: that is the caller's contract.
-    p = exp(z - max) / sum exp(z - max), maxima and sums gathered tile by tile in ascending token id, all in float32.
+    p = exp(z - max) / sum exp(z - max), maxima and sums gathered tile by tile in ascending token id, all in float32; a
+    draw from p takes the sum of p for 1.
     Twin: probabilities within 1e-5 relative, soft labels within 1e-5; accepted and next_token are equal but where a
     uniform falls within that distance of a boundary.
     """
@@ -52,7 +52,7 @@ def reject_triton(target_logits: Tensor, draft: Draft, lengths: Tensor, uniforms
     q_logits = target_logits if draft.q_logits is None else draft.q_logits.contiguous()
     has_q = draft.q_logits is not None
     inputs = target_logits.contiguous(), q_logits, draft.tokens.contiguous(), draft.point_mass, lengths, first
-    shape: dict[str, Any] = {"vocab": vocab, "width": width, "HAS_Q": has_q, "TILE": tile, "num_warps": NUM_WARPS}
+    shape: dict[str, Any] = {"vocab": vocab, "width": width, "HAS_Q": has_q, "TILE": tile}
     uniforms = uniforms.contiguous()
     _judge_kernel[(batch, width + 1)](*inputs, uniforms, accepts, norms, soft_labels, **shape)
     padded = 1 << width.bit_length()
@@ -184,15 +184,15 @@ def _draw_kernel(
     use_q = is_rejected & (tl.load(point_mass + sequence) == 0)
     norm = norms + (sequence * (width + 1) + count) * 4
     offset = tl.arange(0, TILE)
-    p_total, residual_total = 0.0, 0.0
-    for start in range(0, vocab, TILE):
-        p, residual = _law(row, q_row, norm, token, start + offset, vocab, use_q, HAS_Q)
-        p_total += tl.sum(p, 0)
+    residual_total = 0.0
+    for start in range(0, tl.where(is_rejected, vocab, 0), TILE):
+        _, residual = _law(row, q_row, norm, token, start + offset, vocab, use_q, HAS_Q)
         residual_total += tl.sum(residual, 0)
     use_residual = is_rejected & (residual_total > 0.0)
     uniform = tl.load(uniforms + sequence * (width + 1) + width)
-    threshold = uniform * tl.where(use_residual, residual_total, p_total)
-    # The first id whose cumulative mass passes the threshold; should rounding let none pass, the last with any mass.
+    # p sums to 1 but for rounding. The first id whose cumulative mass passes the threshold is drawn; should rounding
+    # let none pass, the last with any mass.
+    threshold = uniform * tl.where(use_residual, residual_total, 1.0)
     base, found, last = 0.0, vocab, 0
     for start in range(0, vocab, TILE):
         ids = start + offset

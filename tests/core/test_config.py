@@ -1,0 +1,174 @@
+"""Settings: layering, origins, and errors that name what came and what would be right."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from core.config import (
+    ConfidenceSettings,
+    DSparkSettings,
+    FixedSettings,
+    NgramSettings,
+    NoDrafterSettings,
+    Settings,
+    load_settings,
+    model_name,
+    to_toml,
+    without_secrets,
+)
+from core.errors import ConfigError
+from layers import ROOT
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "specd.toml"
+    path.write_text(text)
+    return path
+
+
+def test_nothing_given_is_the_defaults_and_says_so():
+    settings, origin = load_settings(None, {}, {})
+    assert settings == Settings()
+    assert set(origin.values()) == {"default"}
+    assert origin["drafter.kind"] == origin["server.port"] == "default"
+
+
+def test_every_field_of_every_section_has_an_origin():
+    settings, origin = load_settings(None, {}, {})
+    fields = {f"{section}.{name}" for section, values in msgspec.to_builtins(settings).items() for name in values}
+    assert set(origin) == fields
+
+
+def test_flags_win_over_environment_over_file_over_defaults(tmp_path):
+    path = write(tmp_path, "[server]\nport = 1\nhost = 'a'\n[log]\nlevel = 'debug'\n")
+    environ = {"SPECD_SERVER__PORT": "2", "SPECD_SERVER__HOST": "b"}
+    settings, origin = load_settings(path, environ, {"server.port": 3, "server.host": None})
+    server = settings.server
+    assert (server.port, server.host, settings.log.level) == (3, "b", "debug")
+    assert (origin["server.port"], origin["server.host"], origin["log.level"], origin["log.format"]) == (
+        "flag",
+        "env",
+        "file",
+        "default",
+    )
+
+
+def test_changing_the_kind_drops_the_fields_of_the_other_kind(tmp_path):
+    path = write(tmp_path, "[drafter]\nkind = 'dspark'\npath = 'x'\n[policy]\nkind = 'fixed'\nlength = 3\n")
+    settings, _ = load_settings(path, {}, {"drafter.kind": "none", "policy.kind": "confidence"})
+    assert settings.drafter == NoDrafterSettings()
+    assert settings.policy == ConfidenceSettings()
+
+
+def test_fields_of_a_lower_layer_stay_when_the_kind_is_the_same(tmp_path):
+    path = write(tmp_path, "[drafter]\nkind = 'ngram'\nmax_ngram = 4\n")
+    settings, _ = load_settings(path, {}, {"drafter.kind": "ngram", "drafter.max_drafts": 2})
+    assert settings.drafter == NgramSettings(max_drafts=2, max_ngram=4)
+
+
+def test_environment_values_are_toml_scalars_or_plain_strings():
+    environ = {
+        "SPECD_ENGINE__TARGET": "Qwen/Qwen3-4B",
+        "SPECD_POLICY__THRESHOLD": "0.5",
+        "SPECD_POLICY__CUMULATIVE": "false",
+        "SPECD_SERVER__MODEL_NAME": '"quoted"',
+        "SPECD_DRAFTER__PATH": "123",
+        "HOME": "/nowhere",
+        "SPECD_QUEUE__REDIS_URL": "",
+    }
+    settings, _ = load_settings(None, environ, {})
+    assert settings.engine.target == "Qwen/Qwen3-4B"
+    assert settings.policy == ConfidenceSettings(0.5, cumulative=False)
+    assert settings.server.model_name == "quoted"
+    assert settings.drafter == DSparkSettings("123")
+    assert settings.queue.redis_url is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"SPECD_ENGINE__TARGT": "x"}, ["engine.targt", "'target'", "SPECD_ENGINE__TARGT"]),
+        ({"SPECD_ENGIN__TARGET": "x"}, ["'engin'", "'engine'"]),
+        ({"SPECD_TARGET": "x"}, ["SPECD_TARGET", "SPECD_SECTION__FIELD"]),
+        ({"SPECD_ENGINE__MAX_NUM_SEQS": "0"}, ["engine.max_num_seqs", ">= 1", "got 0"]),
+        ({"SPECD_ENGINE__MAX_NUM_SEQS": "many"}, ["engine.max_num_seqs", "`int`", "'many'"]),
+        ({"SPECD_SERVER__PORT": "70000"}, ["server.port", "<= 65535", "70000"]),
+        ({"SPECD_SERVER__PORT": "true"}, ["server.port", "`int`", "True"]),
+        ({"SPECD_SERVER__REQUEST_TIMEOUT_S": "nan"}, ["server.request_timeout_s", "nan"]),
+        ({"SPECD_SERVER__REQUEST_TIMEOUT_S": "inf"}, ["server.request_timeout_s", "inf"]),
+        ({"SPECD_LOG__LEVEL": "loud"}, ["log.level", "'warning'", "'loud'"]),
+        ({"SPECD_DRAFTER__KIND": "ngrm"}, ["drafter.kind", "'ngram'", "dspark, ngram, none"]),
+        ({"SPECD_DRAFTER__MAX_DRAFTS": "3"}, ["drafter.max_drafts", "kind 'dspark'", "path"]),
+        ({"SPECD_POLICY__LENGTH": "3"}, ["policy.length", "kind 'confidence'"]),
+        ({"SPECD_QUEUE__REDIS_URL": "http://h"}, ["queue.redis_url", "redis://", "http://h"]),
+        ({"SPECD_SERVER__ROLE": "gateway"}, ["server.role", "queue.redis_url"]),
+        ({"SPECD_ENGINE__MAX_MODEL_LEN": "100000"}, ["engine.kv_cache_tokens", "100000", "65536"]),
+        ({"SPECD_DRAFTER__KIND": "ngram", "SPECD_DRAFTER__MIN_NGRAM": "4"}, ["min_ngram", "max_ngram 3"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_an_error_names_the_field_what_came_and_what_would_be_right(environ, words):
+    with pytest.raises(ConfigError) as caught:
+        load_settings(None, environ, {})
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_fixed_length_beyond_the_drafter_is_refused():
+    flags = {"drafter.kind": "ngram", "drafter.max_drafts": 4, "policy.kind": "fixed", "policy.length": 5}
+    with pytest.raises(ConfigError, match=r"policy\.length must be at most drafter\.max_drafts 4, got 5"):
+        load_settings(None, {}, flags)
+    assert load_settings(None, {}, flags | {"policy.length": 4})[0].policy == FixedSettings(4)
+
+
+@pytest.mark.parametrize("text", ["[server", "port = 1", "[server]\nport = [1]", "[[server]]"])
+def test_a_broken_file_is_a_config_error_that_names_it(tmp_path, text):
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError, match=r"specd\.toml"):
+        load_settings(path, {}, {})
+
+
+def test_a_missing_file_is_a_config_error(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_settings(tmp_path / "none.toml", {}, {})
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"drafter.kind": "none", "policy.kind": "off"},
+        {"drafter.kind": "ngram", "policy.kind": "fixed", "policy.length": 2},
+        {"engine.target": 'a "quoted"\tname\\ \x7f é', "queue.redis_url": "unix:///run/redis.sock"},
+    ],
+    ids=["defaults", "none", "ngram", "odd-strings"],
+)
+def test_what_is_written_as_toml_loads_back_to_the_same(tmp_path, flags):
+    settings, origin = load_settings(None, {}, flags)
+    assert load_settings(write(tmp_path, to_toml(settings)), {}, {})[0] == settings
+    assert load_settings(write(tmp_path, to_toml(settings, origin)), {}, {})[0] == settings
+
+
+def test_a_password_is_never_shown():
+    settings, origin = load_settings(None, {}, {"queue.redis_url": "rediss://user:hunter2@host:6379/0"})
+    shown = to_toml(without_secrets(settings), origin)
+    assert "hunter2" not in shown
+    assert "rediss://***@host:6379/0" in shown
+    assert "hunter2" in to_toml(settings)
+
+
+def test_a_password_is_not_in_the_error_about_its_url():
+    with pytest.raises(ConfigError) as caught:
+        load_settings(None, {}, {"queue.redis_url": "http://user:hunter2@host"})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_model_is_called_after_its_folder_unless_named():
+    assert model_name(Settings()) == "demo"
+    assert model_name(load_settings(None, {}, {"engine.target": "/models/Qwen3-4B/"})[0]) == "Qwen3-4B"
+    assert model_name(load_settings(None, {}, {"server.model_name": "mine"})[0]) == "mine"
+
+
+def test_the_documented_defaults_are_the_defaults():
+    assert f"```toml\n{to_toml(Settings())}```" in (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")

@@ -1,0 +1,68 @@
+import math
+
+import numpy as np
+import pytest
+
+from core.statistics import bootstrap_interval, chi_square_p_value, chi_square_tail, mean_interval, total_variation
+
+
+@pytest.mark.parametrize(
+    ("statistic", "freedom", "expected"),
+    [
+        (3.841458820694124, 1, 0.05),
+        (18.307038053275146, 10, 0.05),
+        (0.1, 5, math.erfc(math.sqrt(0.05)) + math.sqrt(0.2 / math.pi) * math.exp(-0.05) * (1 + 0.1 / 3)),
+        (0.0, 3, 1.0),
+        (99.2, 50, math.exp(-49.6) * sum(49.6**k / math.factorial(k) for k in range(25))),
+        (12.0, 50, math.exp(-6) * sum(6.0**k / math.factorial(k) for k in range(25))),
+        (200.0, 2, math.exp(-100)),
+    ],
+)
+def test_tail_matches_tables_and_closed_forms(statistic, freedom, expected):
+    assert chi_square_tail(statistic, freedom) == pytest.approx(expected, rel=1e-9)
+
+
+def test_p_values_are_uniform_under_the_law():
+    rng, law = np.random.default_rng(0), np.array([0.5, 0.25, 0.15, 0.06, 0.04])
+    p_values = [chi_square_p_value(rng.multinomial(2000, law), law) for _ in range(400)]
+    assert 0.02 < np.mean(np.array(p_values) < 0.05) < 0.09
+    assert 0.42 < np.mean(p_values) < 0.58
+
+
+def test_a_wrong_law_is_caught():
+    counts = np.random.default_rng(0).multinomial(5000, [0.55, 0.45])
+    assert chi_square_p_value(counts, [0.5, 0.5]) < 1e-6
+
+
+def test_small_cells_are_pooled_and_impossible_ones_tell():
+    law = np.array([0.9, *([0.001] * 100)])
+    counts = np.random.default_rng(0).multinomial(500, law)
+    assert chi_square_p_value(counts, law) > 0.01
+    assert chi_square_p_value([10, 1], [1.0, 0.0]) == 0.0
+    assert chi_square_p_value([10, 0], [1.0, 0.0]) == 1.0
+
+
+def test_mean_interval_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = [(i := mean_interval(rng.normal(3.0, 2.0, 50))).low <= 3.0 <= i.high for _ in range(500)]
+    assert 0.91 < np.mean(hits) < 0.98
+
+
+def test_one_value_says_nothing_about_its_spread():
+    interval = mean_interval([4.0])
+    assert (interval.estimate, interval.low, interval.high) == (4.0, -math.inf, math.inf)
+    with pytest.raises(ValueError, match="at least one"):
+        mean_interval([])
+
+
+def test_bootstrap_of_a_ratio_brackets_it():
+    rng = np.random.default_rng(1)
+    rows = np.column_stack((rng.poisson(6, 300), rng.poisson(3, 300)))
+    interval = bootstrap_interval(rows, lambda r: r[:, 0].sum() / r[:, 1].sum())
+    assert interval.low < 2.0 < interval.high
+    assert interval.high - interval.low < 0.4
+    assert interval == bootstrap_interval(rows, lambda r: r[:, 0].sum() / r[:, 1].sum())
+
+
+def test_total_variation_is_half_the_distance():
+    assert total_variation([0.7, 0.3], [0.5, 0.5]) == pytest.approx(0.2)

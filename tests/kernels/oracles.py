@@ -1,0 +1,128 @@
+"""Brute force in Python floats (float64), row by row: what twins and Triton kernels must agree with.
+
+Written from the definitions alone; slow, for sizes where that does not matter.
+"""
+
+import math
+
+import pytest
+
+from core.tensors import Draft
+from core.types import EarlyStop, FixedLength, Threshold, TopK
+
+# float32 laws lie this close to float64 ones; a uniform nearer than this to a boundary may fall on either side.
+TOLERANCE = 2e-5
+
+
+def softmax(row):
+    top = max(row)
+    mass = [math.exp(x - top) for x in row]
+    total = sum(mass)
+    return [m / total for m in mass]
+
+
+def check_verdict(verdict, logits, draft: Draft, lengths, uniforms):
+    """Assert that a verdict obeys the law of rejection sampling, sequence by sequence."""
+    rows = iter([softmax(row) for row in logits.double().tolist()])
+    width = draft.tokens.shape[1]
+    for b, length in enumerate(lengths.tolist()):
+        p = [next(rows) for _ in range(length + 1)]
+        u = uniforms[b].tolist()
+        accepted, next_token = int(verdict.accepted[b]), int(verdict.next_token[b])
+        assert 0 <= accepted <= length
+        assert int(verdict.verified[b]) == length
+        q = [law_of_draft(draft, b, j, len(p[0])) for j in range(length)]
+        for j in range(min(accepted + 1, length)):
+            x = int(draft.tokens[b, j])
+            if j < accepted:
+                assert u[j] * q[j][x] < p[j][x] + TOLERANCE, f"sequence {b} kept draft {j} of ratio below its uniform"
+            else:
+                assert u[j] * q[j][x] >= p[j][x] - TOLERANCE, f"sequence {b} lost draft {j}"
+        law = p[accepted]
+        if accepted < length:
+            residual = [max(s - t, 0.0) for s, t in zip(law, q[accepted], strict=True)]
+            law = residual if sum(residual) > TOLERANCE else law
+        check_draw(next_token, law, u[width])
+        labels = [sum(map(min, s, t)) for s, t in zip(p[:length], q, strict=True)] + [0.0] * (width - length)
+        assert verdict.soft_labels[b].tolist() == pytest.approx(labels, abs=TOLERANCE)
+
+
+def law_of_draft(draft: Draft, b: int, j: int, vocab: int) -> list[float]:
+    if bool(draft.point_mass[b]):
+        return [float(v == int(draft.tokens[b, j])) for v in range(vocab)]
+    return softmax(draft.q_logits[b, j].double().tolist())
+
+
+def check_draw(token, mass, uniform):
+    """Assert that `token` is the inverse CDF of `mass` at `uniform`, and has mass."""
+    total, below = sum(mass), sum(mass[:token])
+    slack = TOLERANCE * total + 1e-12
+    assert mass[token] > 0, f"token {token} has no mass"
+    assert below - slack <= uniform * total <= below + mass[token] + slack, f"token {token} is not at {uniform}"
+
+
+def admitted(survival, drafted, group, rules):
+    """Return verify lengths by walking each group's drafts one by one, as the rules are worded."""
+    lengths = [0] * len(survival)
+    for index, rule in enumerate(rules):
+        members = [b for b in range(len(survival)) if group[b] == index]
+        if isinstance(rule, TopK | EarlyStop):
+            walk_in_order(rule, survival, drafted, members, lengths)
+            continue
+        for b in members:
+            before = 1.0
+            for j in range(drafted[b]):
+                a = survival[b][j]
+                if math.isnan(a) or not passes(rule, j, a, before):
+                    break
+                lengths[b], before = j + 1, a
+    return lengths
+
+
+def passes(rule, j, a, before):
+    match rule:
+        case FixedLength(length=length):
+            return j < length
+        case Threshold(value=value, cumulative=True):
+            return a >= value
+        case Threshold(value=value):
+            return a >= value * before
+    raise AssertionError(rule)
+
+
+def walk_in_order(rule, survival, drafted, members, lengths):
+    slots = []
+    for b in members:
+        for j in range(drafted[b]):
+            if math.isnan(survival[b][j]):
+                break
+            slots.append((-survival[b][j], j, b))
+    tokens = float(len(members))
+    for count, (negative, j, b) in enumerate(sorted(slots), start=1):
+        if negative == 0 or (isinstance(rule, TopK) and count > rule.budget):
+            return
+        if isinstance(rule, EarlyStop):
+            if count >= len(rule.step_s):
+                return
+            if not (tokens - negative) / rule.step_s[count] > tokens / rule.step_s[count - 1]:
+                return
+            tokens -= negative
+        lengths[b] = j + 1
+
+
+def processed_law(logits, temperature, top_k, top_p):
+    """Return one row's law after temperature, top-k and top-p, ties by token id."""
+    order = sorted(range(len(logits)), key=lambda v: (-logits[v], v))
+    if temperature == 0:
+        return [float(v == order[0]) for v in range(len(logits))]
+    kept = order[:top_k] if top_k else order
+    mass = dict(zip(kept, softmax([logits[v] / temperature for v in kept]), strict=True))
+    if top_p < 1:
+        below, nucleus = 0.0, []
+        for v in kept:
+            if nucleus and below >= top_p:
+                break
+            nucleus.append(v)
+            below += mass[v]
+        mass = dict(zip(nucleus, softmax([logits[v] / temperature for v in nucleus]), strict=True))
+    return [mass.get(v, 0.0) for v in range(len(logits))]
