@@ -17,7 +17,8 @@ from drafters.base import Drafter
 from drafters.dspark import DSpark
 from drafters.ngram import NGram
 from engine.engine import Engine, EngineShape
-from models.load import dspark_folder, eos_token_ids, load_dspark, load_target, target_folder
+from models.folders import dspark_folder, target_folder
+from models.load import eos_token_ids, load_dspark, load_target
 from models.qwen3 import Qwen3
 from policies.confidence import Confidence
 from policies.fixed import Fixed, Off

@@ -12,24 +12,12 @@ from models.checkpoint import load_into, read_config, read_tensors, strip_prefix
 from models.dflash_net import DFlashConfig, DFlashNet
 from models.qwen3 import Qwen3, Qwen3Config
 
-DEMO = "demo"
-DEMO_FOLDER = Path(__file__).parent / DEMO
 TARGET_ARCHITECTURES = ("Qwen3ForCausalLM",)
 DRAFTER_ARCHITECTURES = ("Qwen3DSparkModel",)
 # A drafter's file may carry copies of the target's embedding and head; the target's own are used.
 TARGET_OWNED = ("embed_tokens.weight", "lm_head.weight")
 
 Network = TypeVar("Network", bound=nn.Module)
-
-
-def target_folder(name: str) -> Path:
-    """Return the folder of a target: "demo", or a path."""
-    return DEMO_FOLDER / "target" if name == DEMO else Path(name)
-
-
-def dspark_folder(name: str) -> Path:
-    """Return the folder of a DSpark checkpoint: "demo", or a path."""
-    return DEMO_FOLDER / "dspark" if name == DEMO else Path(name)
 
 
 def load_target(folder: Path, dtype: torch.dtype) -> Qwen3:

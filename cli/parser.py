@@ -1,0 +1,116 @@
+"""The command line as data: every subcommand and flag, and how flags map on settings. Imports no torch."""
+
+import argparse
+from importlib.metadata import version
+from pathlib import Path
+
+from core.config import SECTIONS, Settings, nearest
+from core.errors import ConfigError
+
+SERVER_URL = "http://127.0.0.1:8000"
+
+# flag -> setting; flags of this table are passed on as they are.
+SETTING_FLAGS = {
+    "host": "server.host",
+    "port": "server.port",
+    "role": "server.role",
+    "target": "engine.target",
+    "verifier": "engine.verifier",
+    "redis_url": "queue.redis_url",
+}
+# policy kind -> the field that "kind:value" sets, and how to read the value.
+POLICY_VALUES = {"fixed": ("policy.length", int), "confidence": ("policy.threshold", float)}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Build the parser of the whole command line."""
+    parser = argparse.ArgumentParser(prog="specd", description="The speculative-decoding daemon.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"specd {version('specd')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="serve a model over HTTP and Redis", allow_abbrev=False)
+    _add_settings(serve)
+
+    complete = commands.add_parser("complete", help="stream a completion from a running server")
+    _add_prompt(complete)
+    complete.add_argument("--url", default=SERVER_URL, help="the server (default %(default)s)")
+    complete.add_argument("--model", help="model name (default: the one the server serves)")
+
+    submit = commands.add_parser("submit", help="put a job straight into Redis and follow its stream")
+    _add_prompt(submit)
+    submit.add_argument("--redis-url", required=True, help="the Redis that the workers read")
+
+    train = commands.add_parser("train", help="train a target or a drafter")
+    train.add_argument("recipe", choices=["demo"], help="demo: rebuild the demo pair from nothing")
+    train.add_argument("--run", type=Path, default=Path("runs/demo"), help="folder of states and loss curves")
+    train.add_argument("--output", type=Path, help="where checkpoints go (default: the shipped demo)")
+    train.add_argument("--target-minutes", type=float, default=50.0)
+    train.add_argument("--drafter-minutes", type=float, default=45.0)
+    train.add_argument("--threads", type=int, default=2)
+
+    inspect = commands.add_parser("inspect", help="say what a checkpoint folder holds")
+    inspect.add_argument("path", type=Path, metavar="PATH")
+
+    config = commands.add_parser("config", help="show or check the settings a server would run with")
+    config.add_argument("action", choices=["show", "check"])
+    _add_settings(config)
+
+    commands.add_parser("demo", help="answer three questions with and without speculation, side by side")
+    return parser
+
+
+def setting_flags(arguments: argparse.Namespace) -> dict[str, object]:
+    """Return what the command line says as "section.field" values, for core.config.load_settings."""
+    flags: dict[str, object] = {name: getattr(arguments, flag) for flag, name in SETTING_FLAGS.items()}
+    if arguments.drafter is not None:
+        flags |= drafter_flags(arguments.drafter)
+    if arguments.policy is not None:
+        flags |= policy_flags(arguments.policy)
+    return flags
+
+
+def drafter_flags(text: str) -> dict[str, object]:
+    """Read --drafter: a kind, "demo", or the folder of a DSpark checkpoint. Raises ConfigError."""
+    if text in SECTIONS["drafter"]:
+        return {"drafter.kind": text}
+    if text != "demo" and "/" not in text and not Path(text).is_dir():
+        raise ConfigError(
+            f"--drafter must be a kind or a checkpoint folder, got {text!r}; {nearest(text, list(SECTIONS['drafter']))}"
+        )
+    return {"drafter.kind": "dspark", "drafter.path": text}
+
+
+def policy_flags(text: str) -> dict[str, object]:
+    """Read --policy: a kind, or "kind:value" for the kinds that have one. Raises ConfigError."""
+    kind, separator, value = text.partition(":")
+    if not separator:
+        return {"policy.kind": kind}
+    if kind not in POLICY_VALUES:
+        raise ConfigError(f"--policy takes a value only for {' and '.join(POLICY_VALUES)}, got {text!r}")
+    name, read = POLICY_VALUES[kind]
+    try:
+        return {"policy.kind": kind, name: read(value)}
+    except ValueError:
+        raise ConfigError(f"--policy {kind}:VALUE needs {read.__name__} for {name}, got {value!r}") from None
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    defaults = Settings()
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML settings; flags and SPECD_* win")
+    parser.add_argument("--host", help=f"address to listen on (default {defaults.server.host})")
+    parser.add_argument("--port", type=int, help=f"0 takes a free one (default {defaults.server.port})")
+    parser.add_argument("--role", help="all, gateway or worker (default all)")
+    parser.add_argument("--target", help='"demo" or a checkpoint folder')
+    parser.add_argument("--drafter", metavar="dspark|ngram|none|PATH", help="a path is a DSpark checkpoint")
+    parser.add_argument("--policy", metavar="off|fixed[:N]|confidence[:P]", help="how much to verify")
+    parser.add_argument("--verifier", help="rejection")
+    parser.add_argument("--redis-url", help="redis://, rediss:// or unix:// (default: a private server)")
+
+
+def _add_prompt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", metavar="PROMPT")
+    parser.add_argument("--max-tokens", type=int, default=256)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    style = parser.add_mutually_exclusive_group()
+    style.add_argument("--chat", action="store_true", default=True, help="as a user's turn (the default)")
+    style.add_argument("--raw", dest="chat", action="store_false", help="as text to go on with")

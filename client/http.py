@@ -1,0 +1,88 @@
+"""Stream answers from a specd server over HTTP, as the same events that travel through Redis."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from client.wire import Chunk, Final, Speculated, Usage
+from core.errors import QueueError, RequestError
+from core.types import FinishReason
+
+CONNECT_TIMEOUT_S = 5.0
+# Longer than the server's keep-alive interval: a connection that says nothing for this long is dead.
+READ_TIMEOUT_S = 60.0
+REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH, "abort": FinishReason.CANCELLED}
+
+
+async def stream_completion(url: str, prompt: str, **fields: Any) -> AsyncIterator[Chunk | Final]:
+    """Yield the events of a completion of `prompt`; fields are those of POST /v1/completions.
+
+    Raises RequestError if the server refuses, QueueError if it is out of reach or the stream breaks off.
+    """
+    async for event in _stream(f"{url}/v1/completions", {"prompt": prompt, **fields}):
+        yield event
+
+
+async def stream_chat(url: str, messages: list[dict[str, str]], **fields: Any) -> AsyncIterator[Chunk | Final]:
+    """Yield the events of the assistant's next turn; fields are those of POST /v1/chat/completions.
+
+    Raises RequestError if the server refuses, QueueError if it is out of reach or the stream breaks off.
+    """
+    async for event in _stream(f"{url}/v1/chat/completions", {"messages": messages, **fields}):
+        yield event
+
+
+async def _stream(url: str, body: dict[str, Any]) -> AsyncIterator[Chunk | Final]:
+    body = {name: value for name, value in body.items() if value is not None}
+    body |= {"stream": True, "stream_options": {"include_usage": True}}
+    timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.post(url, json=body) as response:
+            if response.status != 200:
+                raise _refusal(response.status, await response.read())
+            async for event in _events(response.content):
+                yield event
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise QueueError(f"no answer from {url}: {error or 'timed out'}") from error
+
+
+async def _events(lines: aiohttp.StreamReader) -> AsyncIterator[Chunk | Final]:
+    reason, tail = FinishReason.ERROR, ""
+    async for line in lines:
+        if not line.startswith(b"data: "):
+            continue
+        data = line[len(b"data: ") :].strip()
+        if data == b"[DONE]":
+            return
+        message = json.loads(data)
+        if "error" in message:
+            raise _refusal(500, data)
+        if "speculation" in message:
+            yield msgspec.convert(message["speculation"], Chunk, strict=False)
+        elif not message["choices"]:
+            yield _final(message, reason, tail)
+        elif finished := message["choices"][0]["finish_reason"]:
+            choice = message["choices"][0]
+            reason, tail = REASONS[finished], choice.get("text") or choice.get("delta", {}).get("content", "")
+    raise QueueError("the stream broke off before the answer ended")
+
+
+def _final(message: dict[str, Any], reason: FinishReason, tail: str) -> Final:
+    usage, spec = message["usage"], message["metrics"]["speculative_decoding"]
+    return Final(
+        reason,
+        Usage(usage["prompt_tokens"], usage["completion_tokens"]),
+        Speculated(spec["num_spec_steps"], spec["num_draft_tokens"], spec["num_accepted_draft_tokens"]),
+        tail,
+    )
+
+
+def _refusal(status: int, body: bytes) -> RequestError:
+    try:
+        error = json.loads(body)["error"]
+        return RequestError(error["message"], status=status, param=error["param"], code=error["code"])
+    except (ValueError, KeyError, TypeError):
+        return RequestError(f"the server answered {status}: {body[:200]!r}", status=status)

@@ -1,0 +1,67 @@
+"""Keep a worker's claims alive from a thread of its own, as long as the engine makes progress.
+
+A busy event loop or a long step must not cost a lease, so the beat has its own thread and connection; a stuck engine
+must cost it, so the beat stops when no step has ended for `stall_s` although there is work.
+"""
+
+import threading
+import time
+
+import structlog
+from redis import Redis
+from redis.exceptions import RedisError
+
+from client.wire import WORKER_GROUP, queue_stream
+from core.config import QueueSettings
+
+log = structlog.get_logger()
+
+
+class Heartbeat:
+    """Renews the queue entries of one worker every third of a lease."""
+
+    def __init__(self, url: str, settings: QueueSettings, model: str, worker: str) -> None:
+        timeout_s = settings.lease_ms / 3000
+        self._client = Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+        self.worker = worker
+        self._stream, self._lease_ms = queue_stream(model), settings.lease_ms
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._entries: frozenset[str] = frozenset()
+        self._stall_s = 10 * settings.lease_ms / 1000
+        self._last_progress = time.monotonic()
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop beating and wait for the thread."""
+        self._stop.set()
+        self._thread.join()
+        self._client.close()
+
+    def hold(self, entries: frozenset[str]) -> None:
+        """Say which entries are in this worker's hands; replaces what was said before."""
+        self._entries = entries
+
+    def progress(self) -> None:
+        """Say that the engine has finished a step or has nothing to do."""
+        self._last_progress = time.monotonic()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._lease_ms / 3000):
+            if time.monotonic() - self._last_progress > self._stall_s:
+                log.error("engine_stalled", worker=self.worker, stall_s=self._stall_s)
+                continue
+            self._beat()
+
+    def _beat(self) -> None:
+        ids = sorted(self._entries)
+        if not ids:
+            return
+        try:
+            # JUSTID renews the idle time and does not raise the delivery count.
+            self._client.xclaim(self._stream, WORKER_GROUP, self.worker, 0, ids, justid=True)  # type: ignore[arg-type]
+        except (RedisError, OSError) as error:
+            log.warning("heartbeat_failed", worker=self.worker, error=str(error))

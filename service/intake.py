@@ -1,0 +1,99 @@
+"""Jobs that come straight through Redis: gateways read the intake stream, validate, tokenise and queue.
+
+An entry is one field `request` holding an IntakeRequest as JSON; from a shell:
+
+    redis-cli XADD specd:intake '*' request '{"id":"0123456789abcdef0123456789abcdef","prompt":"1 + 1 =","max_tokens":8}'
+    redis-cli XREAD BLOCK 0 STREAMS 'specd:{0123456789abcdef0123456789abcdef}:out' 0
+
+An entry that is wrong ends in its out stream with a Final that says why; one without a usable id is logged.
+"""
+
+import asyncio
+import re
+import uuid
+
+import msgspec
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from client.wire import INTAKE_FIELD, INTAKE_GROUP, INTAKE_STREAM, Final, IntakeRequest, Usage, WireError
+from core.errors import RequestError
+from core.types import FinishReason
+from service.jobs import JobMaker, from_intake
+from service.queue import Ending, JobQueue, make_group
+
+log = structlog.get_logger()
+
+BLOCK_MS = 1000
+BATCH = 16
+RETRY_S = 0.5
+# An entry that a gateway read and did not finish is taken over by another after this long.
+ABANDONED_MS = 10_000
+
+
+class Intake:
+    """One gateway's consumer of the intake stream."""
+
+    def __init__(self, reading: Redis, queue: JobQueue, jobs: JobMaker) -> None:
+        self._reading, self._queue, self._jobs = reading, queue, jobs
+        self._consumer = f"gateway-{uuid.uuid4().hex[:12]}"
+
+    async def run(self) -> None:
+        """Take entries until cancelled; a fault of Redis is waited out."""
+        while True:
+            try:
+                await self._read_once()
+            except (RedisError, OSError) as error:
+                if isinstance(error, ResponseError) and "NOGROUP" in str(error):
+                    await self._heal()
+                log.warning("intake_read_failed", error=str(error))
+                await asyncio.sleep(RETRY_S)
+
+    async def _heal(self) -> None:
+        try:
+            await make_group(self._queue.client, INTAKE_STREAM, INTAKE_GROUP)
+        except (RedisError, OSError) as error:
+            log.warning("intake_group_missing", error=str(error))
+
+    async def _read_once(self) -> None:
+        stale = await self._reading.xautoclaim(
+            INTAKE_STREAM, INTAKE_GROUP, self._consumer, min_idle_time=ABANDONED_MS, count=BATCH
+        )
+        rows = list(stale[1])
+        if not rows:
+            answer = await self._reading.xreadgroup(
+                INTAKE_GROUP, self._consumer, {INTAKE_STREAM: ">"}, count=BATCH, block=BLOCK_MS
+            )
+            rows = [row for _, found in answer or [] for row in found]
+        for entry_id, fields in rows:
+            await self._take(fields.get(INTAKE_FIELD.encode(), b""))
+            async with self._queue.client.pipeline(transaction=False) as pipe:
+                await pipe.xack(INTAKE_STREAM, INTAKE_GROUP, entry_id).xdel(INTAKE_STREAM, entry_id).execute()
+
+    async def _take(self, data: bytes) -> None:
+        try:
+            request = msgspec.json.decode(data, type=IntakeRequest)
+        except msgspec.DecodeError as error:
+            await self._refuse(_find_id(data), RequestError(f"the intake entry is not a valid request: {error}"))
+            return
+        try:
+            await self._jobs.submit(from_intake(request), request.id)
+        except RequestError as error:
+            # A second entry under one id must not end the first one's stream.
+            if error.status != 409:
+                await self._refuse(request.id, error)
+
+    async def _refuse(self, job_id: str | None, error: RequestError) -> None:
+        log.info("intake_refused", job_id=job_id, code=error.code)
+        if job_id is None:
+            return
+        wire = WireError(error.message, error.status, error.code, error.param)
+        final = Final(FinishReason.ERROR, Usage(0, 0), error=wire)
+        await self._queue.finish([Ending(job_id, None, final, None)])
+
+
+def _find_id(data: bytes) -> str | None:
+    """Find the job id in an entry that does not decode, so that its sender can be told."""
+    found = re.search(rb'"id"\s*:\s*"([0-9a-f]{32})"', data[:4096])
+    return found.group(1).decode() if found else None

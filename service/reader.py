@@ -1,0 +1,73 @@
+"""One blocking reader for all open streams of a gateway: a single connection, however many clients follow.
+
+A new follower has to be noticed while the reader blocks, so the reader also follows a small stream of its own that
+`follow` writes to.
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from client.wire import OUT_FIELD, Chunk, Final, decode_event, out_stream
+
+log = structlog.get_logger()
+
+BLOCK_MS = 1000
+RETRY_S = 0.5
+WAKE_TTL_S = 60
+
+Events = asyncio.Queue[Chunk | Final]
+
+
+class StreamReader:
+    """Fans entries of jobs' out streams to their followers."""
+
+    def __init__(self, reading: Redis, writing: Redis) -> None:
+        self._reading, self._writing = reading, writing
+        self._wake_key = f"specd:gw:{uuid.uuid4().hex}:wake"
+        self._last: dict[str, str] = {self._wake_key: "0-0"}
+        self._followers: dict[str, Events] = {}
+
+    @asynccontextmanager
+    async def follow(self, job_id: str) -> AsyncIterator[Events]:
+        """Deliver a job's events from its first on, for as long as the context lasts; one follower per job."""
+        key, events = out_stream(job_id), Events()
+        self._followers[key] = events
+        self._last[key] = "0-0"
+        async with self._writing.pipeline(transaction=False) as pipe:
+            await pipe.xadd(self._wake_key, {"w": 1}, maxlen=1).expire(self._wake_key, WAKE_TTL_S).execute()
+        try:
+            yield events
+        finally:
+            self._followers.pop(key, None)
+            self._last.pop(key, None)
+
+    async def run(self) -> None:
+        """Read until cancelled; a fault of Redis is waited out, streams go on where they were."""
+        try:
+            while True:
+                try:
+                    await self._read_once()
+                except (RedisError, OSError) as error:
+                    log.warning("read_failed", error=str(error))
+                    await asyncio.sleep(RETRY_S)
+        finally:
+            with suppress(RedisError, OSError):
+                await self._writing.delete(self._wake_key)
+
+    async def _read_once(self) -> None:
+        answer = await self._reading.xread(dict(self._last), block=BLOCK_MS)  # type: ignore[arg-type]
+        for raw_key, rows in answer or []:
+            key = raw_key.decode()
+            events = self._followers.get(key)
+            if key in self._last:
+                self._last[key] = rows[-1][0].decode()
+            if events is None:
+                continue
+            for _, fields in rows:
+                events.put_nowait(decode_event(fields[OUT_FIELD.encode()]))

@@ -1,0 +1,26 @@
+"""Server-sent events over an aiohttp response."""
+
+import msgspec
+from aiohttp import web
+
+HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    # Buffering proxies would hold tokens back.
+    "X-Accel-Buffering": "no",
+}
+DONE = b"data: [DONE]\n\n"
+# One newline: a comment that ends in an empty line is an event of its own to some clients, and breaks them.
+KEEP_ALIVE = b": ka\n"
+
+
+async def open_events(request: web.Request) -> web.StreamResponse:
+    """Begin a stream of events as the answer to `request`."""
+    response = web.StreamResponse(headers=HEADERS)
+    await response.prepare(request)
+    return response
+
+
+def event(data: object) -> bytes:
+    """Return one event with `data` as JSON."""
+    return b"data: " + msgspec.json.encode(data) + b"\n\n"
