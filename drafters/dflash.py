@@ -8,14 +8,14 @@ is `_choose`, which DSpark replaces.
 from collections.abc import Sequence
 
 import torch
-from kernels.process import process
-from kernels.reference import draw
 from torch import Tensor
 
 from core.errors import CheckpointError
 from core.tensors import Commit, Draft, DraftAsk, PagedKV, Processing
 from drafters.base import DrafterSpec
 from kernels.attention import paged_attention, plan_attention
+from kernels.process import process
+from kernels.reference import draw
 from models.dflash_net import DFlashNet
 from models.qwen3 import Qwen3
 

@@ -6,11 +6,11 @@ Differences from DFlash:
 """
 
 import torch
-from kernels.reference import draw
 from torch import Tensor
 
 from core.tensors import DraftAsk
 from drafters.dflash import DFlash, process_rows
+from kernels.reference import draw
 
 
 class DSpark(DFlash):

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from kernels.process import process
-from kernels.reject import reject
 from torch import Tensor
 
 from core.tensors import Draft, Processing, Verdict
+from kernels.process import process
+from kernels.reject import reject
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,12 @@ from core.types import Policy
 from drafters.base import Drafter
 from drafters.dspark import DSpark
 from drafters.ngram import NGram
-from engine.engine import Engine, EngineShape
+from engine.engine import Engine
+from engine.shape import EngineShape
 from models.folders import dspark_folder, target_folder
 from models.load import eos_token_ids, load_dspark, load_target
 from models.qwen3 import Qwen3
+from models.tokenizer import Tokenizer
 from policies.confidence import Confidence
 from policies.fixed import Fixed, Off
 
@@ -43,7 +45,7 @@ def build_engine(settings: Settings) -> Engine:
         kv_cache_tokens=wanted.kv_cache_tokens,
         block_size=wanted.block_size,
     )
-    return Engine(target, drafter, make_policy(settings.policy), shape, eos_token_ids(folder))
+    return Engine(target, drafter, make_policy(settings.policy), shape, eos_token_ids(folder), Tokenizer(folder))
 
 
 def make_drafter(settings: DrafterSettings, target: Qwen3) -> Drafter | None:

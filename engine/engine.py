@@ -6,60 +6,36 @@ schedule, plan, draft, admit, verify, accept, commit, emit: `Engine.step` reads 
 import secrets
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from core.random import round_uniforms
-from kernels.admit import admit
-from kernels.survival import survival as survival_of
-from msgspec import Struct
 from numpy.typing import NDArray
 from torch import Tensor
 
 from core.errors import RequestError
+from core.random import round_uniforms
 from core.tensors import Draft, DraftAsk
-from core.types import Emission, FinishReason, Plan, Policy, Request, Sampling, StepOutcome
+from core.types import F32, Emission, FinishReason, Plan, Policy, Request, Sampling, StepOutcome
 from drafters.base import Drafter
 from engine.accept import Round, Terms, accept
 from engine.blocks import BlockPool
+from engine.completion import Completion
 from engine.kv_cache import KVGroup
 from engine.rows import StepRows, make_commit, make_final, make_rows
 from engine.scheduler import Batch, Limits, Scheduler
 from engine.sequence import Sequence
+from engine.shape import EngineShape
 from engine.slots import SlotTable
-from engine.speculator import Speculator, no_draft, select, spread
+from engine.speculator import Sizes, Speculator, no_draft, select, spread
 from engine.stats import EngineStats
 from engine.target import forward_target
+from kernels.admit import admit
+from kernels.survival import survival as survival_of
 from models.qwen3 import Qwen3
+from models.tokenizer import Tokenizer
 
 I64 = NDArray[np.int64]
 NonceArray = NDArray[np.uint64]
-
-
-class EngineShape(Struct, frozen=True, kw_only=True):
-    """How large an engine is: slots, prefill rows per step, tokens per sequence, rows of KV cache."""
-
-    max_num_seqs: int = 64
-    max_num_batched_tokens: int = 512
-    max_model_len: int | None = None
-    kv_cache_tokens: int = 65536
-    block_size: int = 16
-
-
-@dataclass(slots=True)
-class Completion:
-    """What `Engine.generate` returns for one prompt; `rounds` are its emissions as they came."""
-
-    token_ids: list[int]
-    finish_reason: FinishReason | None
-    rounds: list[Emission]
-
-    def add(self, emission: Emission) -> None:
-        """Append one round."""
-        self.token_ids.extend(emission.token_ids)
-        self.finish_reason = emission.finish_reason
-        self.rounds.append(emission)
 
 
 class Engine:
@@ -72,11 +48,13 @@ class Engine:
         policy: Policy,
         shape: EngineShape,
         eos_ids: tuple[int, ...],
+        tokenizer: Tokenizer | None = None,
     ) -> None:
-        self.target, self.eos_ids, self.stats = target, eos_ids, EngineStats()
+        self.target, self.eos_ids, self.tokenizer, self.stats = target, eos_ids, tokenizer, EngineStats()
         config, dtype = target.config, target.norm.weight.dtype
         num_drafts = drafter.spec.max_drafts if drafter else 0
-        self.max_model_len = min(shape.max_model_len or config.max_position_embeddings, config.max_position_embeddings)
+        longest = config.max_position_embeddings
+        self.max_model_len = min(shape.max_model_len or longest, longest)
         limits = Limits(
             max_num_seqs=shape.max_num_seqs,
             max_num_batched_tokens=shape.max_num_batched_tokens,
@@ -99,7 +77,9 @@ class Engine:
         if drafter and drafter.spec.kv_layers:
             layers, heads, head_dim = drafter.spec.kv_layers
             draft_kv = KVGroup(layers, num_blocks, shape.block_size, heads, head_dim, dtype)
-        self.speculator = Speculator(drafter, policy, draft_kv, shape.max_num_seqs, self.stats)
+        self.speculator = Speculator(
+            drafter, policy, draft_kv, Sizes(shape.max_num_seqs, config.vocab_size), self.stats
+        )
 
     # --- Requests ----------------------------------------------------------------------------------------------
 
@@ -127,21 +107,32 @@ class Engine:
                 self._finish(sequence)
                 return
 
-    def generate(self, prompts: Iterable[tuple[int, ...]], sampling: Sampling) -> list[Completion]:
-        """Run token-id prompts to their ends and return their completions in order.
+    def generate(self, prompts: Iterable[str | tuple[int, ...]], sampling: Sampling) -> list[Completion]:
+        """Run prompts, texts or token ids, to their ends and return their completions in order.
 
-        Draws fresh nonces, so two calls give two samples. The engine must be idle: it is stepped until it is.
+        Draws fresh nonces, so two calls give two samples. The engine must be idle: it is stepped until it is again.
+        Raises RequestError for a prompt that can never run here, and for a text if the engine has no tokenizer.
         """
         requests = [
-            Request(str(index), tuple(prompt), sampling, secrets.randbits(64)) for index, prompt in enumerate(prompts)
+            Request(str(index), self._encode(prompt), sampling, secrets.randbits(64))
+            for index, prompt in enumerate(prompts)
         ]
-        done = {request.id: Completion([], None, []) for request in requests}
+        done = {request.id: Completion() for request in requests}
         for request in requests:
             self.add(request)
         while self.has_work:
             for emission in self.step():
                 done[emission.request_id].add(emission)
-        return [done[request.id] for request in requests]
+        for completion in done.values():
+            completion.text = self.tokenizer.decode(completion.token_ids) if self.tokenizer else ""
+        return list(done.values())
+
+    def _encode(self, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
+        if not isinstance(prompt, str):
+            return tuple(prompt)
+        if self.tokenizer is None:
+            raise RequestError("this engine has no tokenizer; give prompts as token ids", param="prompt")
+        return tuple(self.tokenizer.encode(prompt))
 
     # --- The step ----------------------------------------------------------------------------------------------
 
@@ -153,10 +144,11 @@ class Engine:
         if not batch.sequences:
             return []
         plan = self._plan(batch)
-        draft = self._draft(batch, plan)
+        noise, uniforms = round_uniforms(*round_keys(batch.sequences), self.speculator.spec.max_drafts)
+        draft = self._draft(batch, plan, noise)
         lengths, rows = self._admit(batch, plan, draft)
         logits, features = self._verify(plan, rows)
-        verdict = self._accept(batch, rows, draft, lengths, logits)
+        verdict = self._accept(batch, rows, (draft, lengths), logits, uniforms)
         self._commit(batch, plan, rows, verdict, features)
         self._observe(batch, draft, verdict, time.perf_counter() - started)
         return self._emit(batch, verdict)
@@ -177,7 +169,7 @@ class Engine:
             )
             return self.speculator.plan(view)
 
-    def _draft(self, batch: Batch, plan: Plan) -> Draft:
+    def _draft(self, batch: Batch, plan: Plan, noise: F32) -> Draft:
         """Return what the drafter proposes where the plan asks for drafts, nothing elsewhere."""
         size, width = len(batch.sequences), self.speculator.spec.max_drafts
         index = torch.from_numpy(np.flatnonzero(plan.draft_len))
@@ -186,7 +178,6 @@ class Engine:
         with self.stats.timed("draft"):
             asked = tuple(batch.sequences[b] for b in index.tolist())
             slots = batch_slots(asked)
-            noise, _ = round_uniforms(*round_keys(asked), width)
             kv = self.speculator.kv
             ask = DraftAsk(
                 slots,
@@ -194,7 +185,7 @@ class Engine:
                 torch.tensor([len(sequence.tokens) - 1 for sequence in asked]),
                 torch.from_numpy(plan.draft_len)[index],
                 self.slots.processing(asked, slots),
-                torch.from_numpy(noise),
+                torch.from_numpy(noise)[index],
                 kv.view(self.slots.block_tables[slots]) if kv else None,
             )
             draft = self.speculator.propose(ask)
@@ -222,14 +213,18 @@ class Engine:
             hidden, features = forward_target(self.target, rows.verify, kv, taps)
             return self.target.logits(hidden[rows.judged]), features
 
-    def _accept(self, batch: Batch, rows: StepRows, draft: Draft, lengths: Tensor, logits: Tensor) -> Round:
+    def _accept(
+        self, batch: Batch, rows: StepRows, proposal: tuple[Draft, Tensor], logits: Tensor, uniforms: F32
+    ) -> Round:
+        """Judge the admitted drafts of every sequence that gets a next token."""
         with self.stats.timed("accept"):
             index = rows.samples.nonzero().squeeze(1)
             judged = tuple(batch.sequences[b] for b in index.tolist())
             slots = batch_slots(judged)
-            _, uniforms = round_uniforms(*round_keys(judged), draft.tokens.shape[1])
             terms = Terms(self.slots.processing(judged, slots), self.slots.stop_ids[slots])
-            return accept(index, logits, select(draft, index), lengths[index], torch.from_numpy(uniforms), terms)
+            draft, lengths = proposal
+            draws = torch.from_numpy(uniforms)[index]
+            return accept(index, logits, select(draft, index), lengths[index], draws, terms)
 
     def _commit(self, batch: Batch, plan: Plan, rows: StepRows, verdict: Round, features: Tensor | None) -> None:
         """Append tokens, advance lengths (a rollback is only a length), hand final rows to the drafter."""
@@ -269,21 +264,12 @@ class Engine:
         emissions = []
         for i, b in enumerate(verdict.index.tolist()):
             sequence, tokens, accepted = batch.sequences[b], verdict.emitted[i], verdict.accepted[i]
-            reason = None
+            reason = FinishReason.LENGTH if sequence.num_remaining <= 0 else None
             if verdict.stopped[i]:
                 reason = FinishReason.STOP
-            elif sequence.num_remaining <= 0:
-                reason = FinishReason.LENGTH
-            emissions.append(
-                Emission(
-                    sequence.request.id,
-                    tuple(tokens),
-                    verdict.verified[i],
-                    accepted,
-                    min(accepted, len(tokens)),
-                    reason,
-                )
-            )
+            num_drafts = min(accepted, len(tokens))
+            name, verified = sequence.request.id, verdict.verified[i]
+            emissions.append(Emission(name, tuple(tokens), verified, accepted, num_drafts, reason))
             if reason is not None:
                 self._finish(sequence)
         return emissions

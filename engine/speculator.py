@@ -9,10 +9,12 @@ from collections.abc import Callable
 import numpy as np
 import structlog
 import torch
+from msgspec import Struct
 from torch import Tensor
 
+from core.errors import EngineError
 from core.tensors import Commit, Draft, DraftAsk
-from core.types import Plan, Policy, StepOutcome, StepView
+from core.types import Plan, Policy, Rule, StepOutcome, StepView
 from drafters.base import Drafter, DrafterSpec
 from engine.kv_cache import KVGroup
 from engine.scheduler import Batch
@@ -23,15 +25,22 @@ from policies.base import draft_nothing
 log = structlog.get_logger()
 
 
+class Sizes(Struct, frozen=True):
+    """What a speculator must know of its engine."""
+
+    num_slots: int
+    vocab_size: int
+
+
 class Speculator:
     """Owns the calls into a drafter and a policy; `kv` is the drafter's group, None if it keeps none."""
 
     def __init__(
-        self, drafter: Drafter | None, policy: Policy, kv: KVGroup | None, num_slots: int, stats: EngineStats
+        self, drafter: Drafter | None, policy: Policy, kv: KVGroup | None, sizes: Sizes, stats: EngineStats
     ) -> None:
-        self.drafter, self.policy, self.kv, self.stats = drafter, policy, kv, stats
+        self.drafter, self.policy, self.kv, self.sizes, self.stats = drafter, policy, kv, sizes, stats
         self.spec = drafter.spec if drafter else DrafterSpec(name="none", max_drafts=0)
-        self._survival_lag = np.full((num_slots, self.spec.max_drafts), np.nan, dtype=np.float32)
+        self._survival_lag = np.full((sizes.num_slots, self.spec.max_drafts), np.nan, dtype=np.float32)
 
     def open(self, sequence: Sequence) -> None:
         """Tell the drafter of a new sequence; a drafter that fails here leaves the sequence undrafted."""
@@ -75,6 +84,7 @@ class Speculator:
             draft_len = np.clip(np.asarray(plan.draft_len, dtype=np.int32), 0, view.gamma_max)
             # A state with a gap cannot be extended: it stays stale.
             follow = np.broadcast_to(np.asarray(plan.follow, dtype=np.bool_), view.slots.shape) & (view.stale_rows == 0)
+            check_plan(plan, self.spec.max_drafts)
             return Plan(draft_len, plan.rule, follow, plan.calibration)
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; the step must go on
             self._fell_back("policy", error)
@@ -85,6 +95,7 @@ class Speculator:
         assert self.drafter is not None
         try:
             draft = self.drafter.propose(ask)
+            check_draft(draft, len(ask.slots), self.spec, self.sizes.vocab_size)
             lengths = draft.lengths.clamp(max=ask.lengths)
             return Draft(draft.tokens, lengths, draft.point_mass, draft.q_logits, draft.evidence)
         except Exception as error:  # noqa: BLE001 - see plan
@@ -121,6 +132,29 @@ class Speculator:
     def _fell_back(self, part: str, error: Exception) -> None:
         self.stats.fallbacks[part] += 1
         log.warning(f"{part}_failed", drafter=self.spec.name, policy=self.policy.name, error=repr(error))
+
+
+def check_plan(plan: Plan, width: int) -> None:
+    """Raise EngineError if a policy says what no rule or calibration of ours means."""
+    if not isinstance(plan.rule, Rule):
+        raise EngineError(f"a plan's rule must be one of core.types.Rule, got {plan.rule!r}")
+    calibration = plan.calibration
+    if calibration and not len(calibration.slope) == len(calibration.intercept) == width:
+        raise EngineError(f"a plan's calibration must have {width} places, got {len(calibration.slope)}")
+
+
+def check_draft(draft: Draft, batch_size: int, spec: DrafterSpec, vocab_size: int) -> None:
+    """Raise EngineError if a proposal does not have the shapes and tokens its contract names."""
+    shape = (batch_size, spec.max_drafts)
+    if draft.tokens.shape != shape or draft.evidence.shape != shape or draft.lengths.shape != shape[:1]:
+        raise EngineError(f"a draft must be {list(shape)}, got tokens {list(draft.tokens.shape)}")
+    if draft.q_logits is None and not spec.point_mass:
+        raise EngineError("a drafter that is no point mass must return the law it drew from")
+    if draft.q_logits is not None and draft.q_logits.shape != (*shape, vocab_size):
+        raise EngineError(f"q_logits must be {[*shape, vocab_size]}, got {list(draft.q_logits.shape)}")
+    low, high = draft.tokens.aminmax()
+    if int(low) < 0 or int(high) >= vocab_size:
+        raise EngineError(f"drafted tokens must lie in 0..{vocab_size - 1}, got {int(low)}..{int(high)}")
 
 
 def no_draft(batch_size: int, width: int) -> Draft:

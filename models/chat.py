@@ -14,11 +14,14 @@ ROLES = ("system", "user", "assistant")
 
 
 class ChatTemplate:
-    """A compiled chat template; source None stands for a model that has none."""
+    """A compiled chat template; source None stands for a model that has none.
 
-    def __init__(self, source: str | None) -> None:
+    special_tokens are what the template may name, such as bos_token.
+    """
+
+    def __init__(self, source: str | None, special_tokens: Mapping[str, str] | None = None) -> None:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _raise
+        environment.globals |= {**(special_tokens or {}), "raise_exception": _raise}
         try:
             self._template = None if source is None else environment.from_string(source)
         except TemplateError as error:
@@ -36,7 +39,7 @@ class ChatTemplate:
                 )
         try:
             return self._template.render(messages=list(messages), add_generation_prompt=True)
-        except TemplateError as error:
+        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise RequestError(
                 f"the model's chat template refuses these messages: {error}", param="messages"
             ) from error

@@ -5,14 +5,15 @@ masks, and predicts the next G tokens at once. DSpark adds a low-rank Markov bia
 and a confidence head. The network holds no cache: attention is injected, context keys and values are returned.
 """
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
 from core.errors import CheckpointError
-from models.layers import Attend, RMSNorm, Rotation
+from models.layers import Attend, DecoderLayer, RMSNorm, Rotation
 from models.qwen3 import Qwen3Config
 
 
@@ -107,7 +108,8 @@ class DFlashNet(nn.Module):
         They never change once made, so they can be cached per token.
         """
         rotation = self.rotation.at(positions, context.dtype)
-        return [layer.self_attn.keys_values(context, rotation) for layer in self.layers]
+        layers = cast(Iterable[DecoderLayer], self.layers)
+        return [layer.self_attn.keys_values(context, rotation) for layer in layers]
 
     def block(self, embedded: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Run block slots [..., H] (embedded anchor, then masks) and return the final-normed states [..., H]."""

@@ -18,10 +18,11 @@ class Tokenizer:
             raise CheckpointError(f"no tokenizer at {folder}: tokenizer.json is missing")
         try:
             self.backend: HubTokenizer = HubTokenizer.from_file(str(path))
-        except Exception as error:  # noqa: BLE001 - the library raises bare Exception for a broken file
+        except Exception as error:
             raise CheckpointError(f"{path} is not a readable tokenizer: {error}") from error
         config = _read_config(folder / "tokenizer_config.json")
-        self.chat_template: str | None = config.get("chat_template")
+        self.chat_template = _chat_template(folder, config)
+        self.special_tokens = _special_tokens(config)
         self.vocab_size: int = self.backend.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -33,6 +34,27 @@ class Tokenizer:
         """Return the text of `token_ids` without special tokens."""
         text: str = self.backend.decode(token_ids, skip_special_tokens=True)
         return text
+
+
+def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
+    """Find the template: in a file of its own, or in the config, alone or as the one named default among several."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    source = config.get("chat_template")
+    if isinstance(source, list):
+        source = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}.get("default")
+    return source if isinstance(source, str) else None
+
+
+def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
+    """Return name -> text of the special tokens that the config names, such as eos_token."""
+    named = {}
+    for name, value in config.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(text, str):
+            named[name] = text
+    return named
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from torch import nn
 
 from core.types import Request, Sampling, Speculation
 from drafters.dspark import DSpark
-from engine.engine import Engine, EngineShape
+from engine.engine import Engine
+from engine.shape import EngineShape
 from models.dflash_net import DFlashConfig, DFlashNet
 from models.qwen3 import Qwen3, Qwen3Config
 

@@ -12,8 +12,22 @@ import msgspec
 
 from training.tasks.task import stable_hash
 
-SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "ensurepip", "lib2to3",
-                             "__pycache__", "encodings", "pydoc_data", "turtledemo", "lib-dynload"})
+SKIPPED_FOLDERS = frozenset(
+    {
+        "test",
+        "tests",
+        "idle_test",
+        "site-packages",
+        "dist-packages",
+        "ensurepip",
+        "lib2to3",
+        "__pycache__",
+        "encodings",
+        "pydoc_data",
+        "turtledemo",
+        "lib-dynload",
+    }
+)
 MAX_FILE_LEN = 200_000  # larger files are tables
 HELD_OUT_SHARE = 24
 

@@ -4,7 +4,8 @@ import torch
 from core.errors import RequestError
 from core.types import FinishReason
 from drafters.ngram import NGram
-from engine.engine import Engine, EngineShape
+from engine.engine import Engine
+from engine.shape import EngineShape
 from policies.fixed import Fixed, Off
 from toys import SHAPE, request, run, tiny_dspark, tiny_target
 

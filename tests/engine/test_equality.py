@@ -15,7 +15,14 @@ from policies.fixed import Fixed, Off
 from toys import SHAPE, request, run, tiny_dspark, tiny_target
 
 NUM_TOKENS = 256
-PROMPTS = [tuple(torch.randint(0, 32, (3 + 5 * i,), generator=torch.Generator().manual_seed(i)).tolist()) for i in range(16)]  # fmt: skip
+
+
+def random_prompt(index):
+    generator = torch.Generator().manual_seed(index)
+    return tuple(torch.randint(0, 32, (3 + 5 * index,), generator=generator).tolist())
+
+
+PROMPTS = [random_prompt(index) for index in range(16)]
 POLICIES = {
     "fixed-1": lambda: Fixed(1),
     "fixed-4": lambda: Fixed(4),

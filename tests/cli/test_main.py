@@ -1,0 +1,145 @@
+"""The command line: flags become settings, errors are one line and a status, help needs no torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+from cli.main import main
+from cli.packages import PACKAGES, check_packages
+from cli.parser import drafter_flags, make_parser, policy_flags, setting_flags
+from core.config import FixedSettings, NgramSettings, Settings, load_settings
+from core.errors import ConfigError
+from core.registry import COMMANDS
+from layers import LAYERS
+from paths import FIXTURES
+
+
+def settings_of(*arguments: str) -> Settings:
+    return load_settings(None, {}, setting_flags(make_parser().parse_args(["serve", *arguments])))[0]
+
+
+def test_serve_without_flags_is_the_defaults():
+    assert settings_of() == Settings()
+
+
+def test_each_serve_flag_reaches_its_setting():
+    settings = settings_of(
+        *("--host", "0.0.0.0", "--port", "0", "--target", "/m/t", "--drafter", "ngram", "--policy", "fixed:3"),
+        *("--verifier", "rejection", "--redis-url", "redis://h", "--role", "worker"),
+    )
+    assert (settings.server.host, settings.server.port, settings.server.role) == ("0.0.0.0", 0, "worker")
+    assert (settings.engine.target, settings.queue.redis_url) == ("/m/t", "redis://h")
+    assert (settings.drafter, settings.policy) == (NgramSettings(), FixedSettings(3))
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("dspark", {"drafter.kind": "dspark"}),
+        ("ngram", {"drafter.kind": "ngram"}),
+        ("none", {"drafter.kind": "none"}),
+        ("demo", {"drafter.kind": "dspark", "drafter.path": "demo"}),
+        ("org/checkpoint", {"drafter.kind": "dspark", "drafter.path": "org/checkpoint"}),
+    ],
+)
+def test_drafter_is_a_kind_or_a_folder(text, flags):
+    assert drafter_flags(text) == flags
+
+
+def test_drafter_may_be_an_existing_folder_of_one_word(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert drafter_flags("mine") == {"drafter.kind": "dspark", "drafter.path": "mine"}
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("off", {"policy.kind": "off"}),
+        ("fixed", {"policy.kind": "fixed"}),
+        ("fixed:3", {"policy.kind": "fixed", "policy.length": 3}),
+        ("confidence", {"policy.kind": "confidence"}),
+        ("confidence:0.4", {"policy.kind": "confidence", "policy.threshold": 0.4}),
+    ],
+)
+def test_policy_is_a_kind_with_an_optional_value(text, flags):
+    assert policy_flags(text) == flags
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--drafter", "ngrm"], "did you mean 'ngram'"),
+        (["--policy", "fixd"], "did you mean 'fixed'"),
+        (["--policy", "off:3"], "only for fixed and confidence"),
+        (["--policy", "fixed:x"], "needs int"),
+        (["--policy", "confidence:2"], "policy.threshold"),
+        (["--role", "gateway"], "queue.redis_url"),
+        (["--config", "/no/such/file.toml"], "cannot read"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_status_2(arguments, words, capsys):
+    assert main(["config", "check", *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("specd: ")
+    assert said.err.count("\n") == 1
+    assert words in said.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["serve", "--nonsense"], ["train", "other"], ["serve", "--po", "1"]]
+)
+def test_a_wrong_command_line_is_status_2(arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+
+
+def test_config_show_says_who_decided(monkeypatch, capsys):
+    monkeypatch.setenv("SPECD_LOG__LEVEL", "debug")
+    assert main(["config", "show", "--port", "9000"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines if line.startswith(("port", "level", "format"))] == [
+        ["port", "=", "9000", "#", "flag"],
+        ["level", "=", '"debug"', "#", "env"],
+        ["format", "=", '"console"', "#", "default"],
+    ]
+
+
+def test_a_missing_checkpoint_is_one_line_and_status_1(tmp_path, capsys):
+    assert main(["inspect", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"specd: no checkpoint at {tmp_path}: config.json is missing\n"
+
+
+def test_every_command_of_the_parser_is_registered():
+    help_text = make_parser().format_help()
+    for name in COMMANDS.names():
+        assert f"    {name} " in help_text
+
+
+def test_help_loads_neither_torch_nor_a_network_library():
+    code = "import sys\nfrom cli.main import main\ntry:\n    main(['--help'])\nfinally:\n    print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert not {"torch", "numpy", "aiohttp", "redis", "rich"} & set(said.stdout.split())
+
+
+def test_the_packages_checked_are_those_of_the_layers():
+    assert set(PACKAGES) == set(LAYERS)
+
+
+def test_our_own_packages_pass():
+    check_packages()
+
+
+def test_a_shadowing_package_is_named_with_its_cure(tmp_path):
+    with pytest.raises(ConfigError, match=r"'core'.*pip uninstall"):
+        check_packages(tmp_path)
+
+
+def test_inspect_describes_a_drafter(capsys):
+    assert main(["inspect", str(FIXTURES / "dspark_vanilla")]) == 0
+    said = capsys.readouterr().out
+    for words in ("drafter (DSpark)", "reads target layers", "Markov, rank", "parameters"):
+        assert words in said

@@ -1,0 +1,111 @@
+"""The target's training: what goes to which optimiser, a run that learns and resumes, and what is exported."""
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from models.load import load_target
+from models.qwen3 import Qwen3Config
+from training.budget import Budget, learning_rate_scale
+from training.export import export_target
+from training.muon import Muon, orthogonalise, split_parameters
+from training.packing import Mixture, Rows, RowStream
+from training.target import TargetRecipe, evaluate, new_target, next_token_loss, optimizers_of, train_target
+
+# Mixed precision is meant: weights stay float32 under bf16 autocast.
+pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype:UserWarning")
+
+TINY = Qwen3Config(
+    vocab_size=4096,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=16,
+    max_position_embeddings=128,
+    tie_word_embeddings=True,
+)
+
+
+def recipe(num_steps):
+    return TargetRecipe(Budget(600.0, tokens=num_steps * 4 * 64), num_rows=4, row_len=64, compile=False, log_steps=5)
+
+
+def rows(tokenizer):
+    return RowStream(tokenizer, [torch.arange(4, 200).numpy()], 64, 0, Mixture(0.3, 0.0001, 0.3))
+
+
+def test_matrices_go_to_muon_and_the_rest_to_adam():
+    network = new_target(TINY, seed=0)
+    matrices, others = split_parameters(network)
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    assert {names[one].split(".")[-2] for one in matrices} == {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
+    assert {names[one].split(".")[-2] for one in others} >= {"embed_tokens", "norm", "q_norm"}
+    assert len(matrices) + len(others) == len(list(network.parameters()))
+
+
+def test_muon_takes_the_same_steps_as_torch():
+    torch.manual_seed(0)
+    own = [torch.nn.Parameter(torch.randn(size)) for size in ((8, 4), (4, 8), (8, 4))]
+    theirs = [torch.nn.Parameter(one.detach().clone()) for one in own]
+    ours, reference = Muon(own, lr=0.02, weight_decay=0.1), torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1)
+    for _ in range(3):
+        for one, other in zip(own, theirs, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        ours.step()
+        reference.step()
+    for one, other in zip(own, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one():
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(2, 32, 16)).float())
+    assert (values > 0.5).all()
+    assert (values < 1.3).all()
+
+
+def test_the_rate_warms_up_holds_and_decays_to_zero():
+    scales = [learning_rate_scale(progress) for progress in (0.0, 0.01, 0.1, 0.3, 0.65, 1.0)]
+    assert scales == pytest.approx([0.02, 0.5, 1.0, 1.0, 0.5, 0.0])
+
+
+def test_twenty_steps_lower_the_loss(demo_tokenizer, tmp_path):
+    network = new_target(TINY, seed=0)
+    held_out = {"math": rows(demo_tokenizer).batch(4)}
+    before = evaluate(network, held_out)["math"]
+    after = train_target(network, rows(demo_tokenizer), held_out, recipe(20), tmp_path)["math"]
+    assert after < before - 0.3
+
+
+def test_a_resumed_run_goes_on_from_the_saved_step(demo_tokenizer, tmp_path):
+    train_target(new_target(TINY, seed=0), rows(demo_tokenizer), {}, recipe(4), tmp_path)
+    resumed = new_target(TINY, seed=1)
+    train_target(resumed, rows(demo_tokenizer), {}, recipe(4), tmp_path)
+    again = new_target(TINY, seed=2)
+    train_target(again, rows(demo_tokenizer), {}, recipe(4), tmp_path)
+    assert all(one.equal(other) for one, other in zip(resumed.parameters(), again.parameters(), strict=True))
+
+
+def test_a_document_is_not_read_by_the_next():
+    network = new_target(TINY, seed=0)
+    for optimizer in optimizers_of(network, 0.0, 0.0, 0.0):
+        optimizer.zero_grad()
+    tokens = torch.randint(4, 4096, (1, 16), generator=torch.Generator().manual_seed(0))
+    documents = torch.arange(16)[None] // 8
+    weights = (documents == 1).float()
+    changed = torch.cat((tokens[:, :8].flip(1), tokens[:, 8:]), 1)
+    first, second = (next_token_loss(network, Rows(ids, documents, weights)) for ids in (tokens, changed))
+    # bf16 positions differ in nothing but the other document.
+    assert first.item() == pytest.approx(second.item(), abs=1e-6)
+
+
+def test_an_exported_target_loads_again(demo_tokenizer, tmp_path):
+    network = new_target(TINY, seed=0)
+    export_target(tmp_path / "target", network, demo_tokenizer)
+    loaded = load_target(tmp_path / "target", torch.float32)
+    assert loaded.config == TINY
+    assert loaded.embed_tokens.weight.equal(network.embed_tokens.weight.bfloat16().float())
+    assert Tokenizer.from_file(str(tmp_path / "target" / "tokenizer.json")).get_vocab_size() == 4096

@@ -1,0 +1,177 @@
+"""Build the demo pair from nothing: tokenizer, target, drafter, all from generated tasks and the standard library.
+
+This is `specd train demo`. Every stage leaves its result in the run folder and is taken from there when it is
+complete, so a stopped build goes on where it was.
+"""
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from models.dflash_net import DFlashNet
+from models.load import load_target
+from models.qwen3 import Qwen3
+from training.acceptance import expected_survival
+from training.budget import Budget
+from training.corpus import Corpus, read_corpus
+from training.drafter import DrafterRecipe, TextRows, new_drafter, train_drafter
+from training.export import export_drafter, export_target
+from training.generate import frozen_copy
+from training.onpolicy import SOURCES, Texts, load_texts, save_texts, write_texts
+from training.packing import Mixture, Rows, RowStream, encode_library
+from training.record import write_json
+from training.target import DEMO_SHAPE, TargetRecipe, held_out_rows, new_target, train_target
+from training.tokenizer import train_tokenizer
+
+DEMO_FOLDER = Path(__file__).parents[1] / "models" / "demo"
+# Chat and library text vary most, so they need most examples.
+TEXT_SHARES = {"math": 0.2, "code": 0.2, "chat": 0.2, "library": 0.4}
+HELD_OUT_TOKENS = 8_000
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a build may spend, and where it works."""
+
+    run: Path
+    output: Path
+    target_minutes: float = 50.0
+    drafter_minutes: float = 35.0
+    text_tokens: int = 1_500_000
+    target_folder: Path | None = None
+
+
+def build(plan: Plan) -> None:
+    """Train what is not there yet and write the checkpoints under `plan.output`."""
+    corpus = read_corpus()
+    print(f"library text: {corpus.num_bytes} bytes, sha256 {corpus.sha256}", flush=True)
+    folder = plan.target_folder or build_target(plan, corpus)
+    target, tokenizer = load_target(folder, torch.float32), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    build_drafter(plan, corpus, target, tokenizer)
+
+
+def build_target(plan: Plan, corpus: Corpus) -> Path:
+    """Train the tokenizer and the target, or finish a run that was stopped; returns the checkpoint folder."""
+    tokenizer = load_tokenizer(plan.run, corpus)
+    library, held_out_library = (
+        encode_library(tokenizer, list(part.values())) for part in (corpus.train, corpus.held_out)
+    )
+    recipe = TargetRecipe(Budget(plan.target_minutes * 60))
+    network = new_target(DEMO_SHAPE, recipe.seed)
+    losses = train_target(
+        network,
+        RowStream(tokenizer, library, recipe.row_len, recipe.seed, Mixture()),
+        held_out_rows(tokenizer, held_out_library, recipe),
+        recipe,
+        plan.run / "target",
+        on_save=lambda saved: export_target(plan.run / "snapshot" / "target", saved, tokenizer),
+    )
+    print("held-out nats per token:", {name: round(loss, 3) for name, loss in losses.items()}, flush=True)
+    write_json(plan.run / "target" / "held_out.json", losses)
+    export_target(plan.run / "final" / "target", network, tokenizer)
+    return plan.run / "final" / "target"
+
+
+def load_tokenizer(run: Path, corpus: Corpus) -> Tokenizer:
+    """Read the run's tokenizer, or train it."""
+    path = run / "tokenizer.json"
+    if not path.exists():
+        run.mkdir(parents=True, exist_ok=True)
+        train_tokenizer(list(corpus.train.values())).save(str(path))
+    return Tokenizer.from_file(str(path))
+
+
+def build_drafter(plan: Plan, corpus: Corpus, target: Qwen3, tokenizer: Tokenizer) -> DFlashNet:
+    """Let the target write texts, train the drafter on them, export it at every checkpoint."""
+    library, held_out_library = (
+        encode_library(tokenizer, list(part.values())) for part in (corpus.train, corpus.held_out)
+    )
+    texts = own_texts(plan, target, tokenizer, library)
+    recipe = DrafterRecipe(Budget(plan.drafter_minutes * 60))
+    held_out = held_out_texts(target, tokenizer, held_out_library, recipe)
+
+    def measure(drafter: DFlashNet) -> Mapping[str, float]:
+        survivals = {
+            source: expected_survival(drafter, target, rows, recipe.num_anchors) for source, rows in held_out.items()
+        }
+        write_json(plan.run / "drafter" / "survival.json", {name: value.tolist() for name, value in survivals.items()})
+        return {f"tau_{source}": 1.0 + survival.sum().item() for source, survival in survivals.items()}
+
+    def export(drafter: DFlashNet) -> None:
+        # Both at once: a drafter beside another target than its own drafts in vain.
+        export_target(plan.output / "target", target, tokenizer)
+        export_drafter(plan.output / "dspark", drafter, tokenizer, recipe.num_anchors)
+
+    drafter = new_drafter(target, recipe)
+    rows = TextRows(texts, library, recipe.row_len, recipe.seed)
+    train_drafter(drafter, target, rows, recipe, plan.run / "drafter", measure, export)
+    export(drafter)
+    print(
+        "expected accepted length at T=1:", {name: round(tau, 2) for name, tau in measure(drafter).items()}, flush=True
+    )
+    return drafter
+
+
+def own_texts(plan: Plan, target: Qwen3, tokenizer: Tokenizer, library: Sequence[np.ndarray]) -> list[Texts]:
+    """Read or write the target's texts for training prompts."""
+    frozen = frozen_copy(target)
+    texts = []
+    for seed, source in enumerate(SOURCES):
+        path = plan.run / "texts" / f"{source}.safetensors"
+        if not path.exists():
+            started = time.monotonic()
+            num_tokens = int(plan.text_tokens * TEXT_SHARES[source])
+            written = write_texts(frozen, tokenizer, source, library, "train", 1000 * (seed + 1), num_tokens)
+            rate = written.num_new_tokens / (time.monotonic() - started)
+            print(f"{source}: {written.num_new_tokens} own tokens at {rate:.0f} tokens/s", flush=True)
+            save_texts(path, written)
+        texts.append(load_texts(path, source))
+    return texts
+
+
+def held_out_texts(
+    target: Qwen3, tokenizer: Tokenizer, library: Sequence[np.ndarray], recipe: DrafterRecipe
+) -> dict[str, Rows]:
+    """Let the target write texts at temperature 1 for held-out prompts, one batch of rows per source."""
+    frozen = frozen_copy(target)
+    batches = {}
+    for source in SOURCES:
+        texts = write_texts(frozen, tokenizer, source, library, "held_out", 77, HELD_OUT_TOKENS, (1.0,))
+        padding = [np.zeros(recipe.row_len, dtype=np.int32)]
+        rows = TextRows([texts], padding, recipe.row_len, 0).batch(recipe.num_rows)
+        # The padding's weights must not count: only documents of the source itself are measured.
+        batches[source] = msgspec.structs.replace(rows, weights=rows.weights * (rows.tokens != 0))
+    return batches
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Build the demo target and drafter.")
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="folder of checkpoints and loss curves")
+    parser.add_argument("--output", type=Path, default=DEMO_FOLDER)
+    parser.add_argument("--target", type=Path, help="take this target instead of training one")
+    parser.add_argument("--target-minutes", type=float, default=50.0)
+    parser.add_argument("--drafter-minutes", type=float, default=35.0)
+    parser.add_argument("--text-tokens", type=int, default=1_500_000, help="tokens the target writes for its drafter")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    build(
+        Plan(
+            arguments.run,
+            arguments.output,
+            arguments.target_minutes,
+            arguments.drafter_minutes,
+            arguments.text_tokens,
+            arguments.target,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Write trained networks as Hugging Face checkpoints in bf16; files appear whole, so a reader may load at any time."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from tokenizers import Tokenizer
+
+from models import checkpoint
+from models.dflash_net import DFlashConfig, DFlashNet
+from models.qwen3 import Qwen3, Qwen3Config
+from training.chatml import END, END_OF_TEXT, token_id
+from training.tokenizer import save_tokenizer
+
+
+def target_json(config: Qwen3Config, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return config.json of a target."""
+    return {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        **shape_json(config),
+        "bos_token_id": None,
+        "eos_token_id": token_id(tokenizer, END),
+        "pad_token_id": token_id(tokenizer, END_OF_TEXT),
+        "use_cache": True,
+        "dtype": "bfloat16",
+    }
+
+
+def shape_json(config: Qwen3Config) -> dict[str, Any]:
+    """Return the keys of a Qwen3 shape, rope in the form of transformers 5 and of older readers."""
+    return {
+        **msgspec.structs.asdict(config),
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "layer_types": ["full_attention"] * config.num_hidden_layers,
+        "use_sliding_window": False,
+        "sliding_window": None,
+    }
+
+
+def drafter_json(config: DFlashConfig, tokenizer: Tokenizer, num_anchors: int) -> dict[str, Any]:
+    """Return config.json of a DSpark drafter that shares the target's embeddings and head."""
+    return {
+        "architectures": ["Qwen3DSparkModel"],
+        "model_type": "qwen3",
+        **shape_json(config.backbone),
+        "num_target_layers": config.num_target_layers,
+        "target_layer_ids": list(config.target_layer_ids),
+        "block_size": config.block_size,
+        "mask_token_id": config.mask_token_id,
+        "num_anchors": num_anchors,
+        "markov_rank": config.markov_rank,
+        "markov_head_type": "vanilla",
+        "enable_confidence_head": config.enable_confidence_head,
+        "confidence_head_with_markov": config.confidence_head_with_markov,
+        "tie_word_embeddings": False,
+        "shares_target_embeddings": True,
+        "eos_token_id": token_id(tokenizer, END),
+        "dtype": "bfloat16",
+    }
+
+
+def export_target(folder: Path, network: Qwen3, tokenizer: Tokenizer) -> None:
+    """Write the target with its tokenizer."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
+        tensors = {
+            name if name.startswith("lm_head") else f"model.{name}": tensor
+            for name, tensor in checkpoint.split_fused(network).items()
+        }
+        checkpoint.save(Path(partial), target_json(network.config, tokenizer), tensors, torch.bfloat16)
+        save_tokenizer(tokenizer, Path(partial), network.config.max_position_embeddings)
+        generation = {
+            "eos_token_id": token_id(tokenizer, END),
+            "pad_token_id": token_id(tokenizer, END_OF_TEXT),
+            "do_sample": True,
+            "temperature": 1.0,
+        }
+        (Path(partial) / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
+        replace_files(Path(partial), folder)
+
+
+def export_drafter(folder: Path, network: DFlashNet, tokenizer: Tokenizer, num_anchors: int) -> None:
+    """Write the drafter without embeddings and head."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
+        config = drafter_json(network.config, tokenizer, num_anchors)
+        checkpoint.save(Path(partial), config, checkpoint.split_fused(network), torch.bfloat16)
+        replace_files(Path(partial), folder)
+
+
+def replace_files(source: Path, folder: Path) -> None:
+    """Move finished files over old ones, each at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir()):
+        path.chmod(0o644)
+        shutil.move(path, folder / path.name)
