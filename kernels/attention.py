@@ -23,6 +23,7 @@ class Tile:
     cache  i64 [b * L]; cache row (block * block_size + offset) for each visible position, padding points anywhere
     mask   [b, 1, R, L] additive, 0 or -inf, repeated for the query heads that share a KV head
     valid  i64; places of the padded [b * R] that are real rows; targets are the ragged rows they belong to
+    is_whole  the tile is the whole batch, in order and without padding: nothing is gathered or scattered
     """
 
     rows: Tensor
@@ -31,6 +32,7 @@ class Tile:
     valid: Tensor
     targets: Tensor
     num_sequences: int
+    is_whole: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +77,26 @@ def paged_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tenso
     Accumulation is float32 whatever the dtype.
     """
     num_kv_heads, head_dim = k.shape[-2:]
+    group = q.shape[-2] // num_kv_heads
     flat_keys, flat_values = keys.view(-1, num_kv_heads, head_dim), values.view(-1, num_kv_heads, head_dim)
     flat_keys.index_copy_(0, layout.write, k)
     flat_values.index_copy_(0, layout.write, v)
     out = torch.empty_like(q)
     for tile in layout.tiles:
         b = tile.num_sequences
+        rows = q if tile.is_whole else q.index_select(0, tile.rows)
         # Query heads of one KV head become further rows of it: no key is ever repeated for its group.
-        grouped = q[tile.rows].view(b, -1, num_kv_heads, q.shape[-2] // num_kv_heads, head_dim)
-        grouped = grouped.permute(0, 2, 3, 1, 4).flatten(2, 3)
-        tile_keys = flat_keys[tile.cache].view(b, -1, num_kv_heads, head_dim).transpose(1, 2)
-        tile_values = flat_values[tile.cache].view(b, -1, num_kv_heads, head_dim).transpose(1, 2)
+        grouped = rows.view(b, -1, num_kv_heads, group, head_dim).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        # index_select copies whole rows; plain indexing is several times slower.
+        tile_keys, tile_values = (
+            cache.index_select(0, tile.cache).view(b, -1, num_kv_heads, head_dim).transpose(1, 2)
+            for cache in (flat_keys, flat_values)
+        )
         mixed = F.scaled_dot_product_attention(grouped, tile_keys, tile_values, tile.mask.to(q.dtype))
-        mixed = mixed.unflatten(2, (q.shape[-2] // num_kv_heads, -1)).permute(0, 3, 1, 2, 4)
-        out[tile.targets] = mixed.reshape(-1, q.shape[-2], head_dim)[tile.valid]
+        mixed = mixed.unflatten(2, (group, -1)).permute(0, 3, 1, 2, 4).reshape(-1, q.shape[-2], head_dim)
+        if tile.is_whole:
+            return mixed
+        out.index_copy_(0, tile.targets, mixed.index_select(0, tile.valid))
     return out
 
 
@@ -105,4 +113,5 @@ def _tile(block_tables: Tensor, block_size: int, cu_rows: Tensor, visible: Tenso
     mask = torch.zeros(len(members), 1, len(offsets), len(places))
     mask.masked_fill_((places >= reach[:, :, None])[:, None], -torch.inf)
     valid = is_row.flatten().nonzero().squeeze(1)
-    return Tile(rows, cache.flatten(), mask.repeat(1, 1, group, 1), valid, rows[valid], len(members))
+    is_whole = len(valid) == len(rows) == len(visible)
+    return Tile(rows, cache.flatten(), mask.repeat(1, 1, group, 1), valid, rows[valid], len(members), is_whole)
