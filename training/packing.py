@@ -39,9 +39,9 @@ class Rows(msgspec.Struct, frozen=True):
 class Mixture(msgspec.Struct, frozen=True):
     """Shares of the rows' tokens; what is left is library text."""
 
-    math: float = 0.25
-    code: float = 0.22
-    chat: float = 0.18
+    math: float = 0.2
+    code: float = 0.2
+    chat: float = 0.12
 
 
 def encode_tasks(tokenizer: Tokenizer, chosen: Sequence[Task]) -> list[Document]:

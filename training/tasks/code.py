@@ -12,7 +12,8 @@ from training.tasks.functions import FAMILIES, Function, draw_function
 from training.tasks.sandbox import run_calls
 from training.tasks.task import Task
 
-HELD_OUT_TEMPLATES = frozenset({"last", "keep_letters"})
+# Pairs of a family and a condition that training never shows together, though it shows both with others.
+HELD_OUT_TEMPLATES = frozenset({"last from", "last not", "last odd", "last by"})
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 NUM_TESTS = 5
 ASKED = (
@@ -37,7 +38,7 @@ def generate(rng: random.Random) -> Task:
         tests.append((f"{function.name}({value!r})", repr(function.reference(value))))
     return Task(
         "code",
-        family,
+        f"{family} {function.kind}".strip(),
         f"{function.name}: {function.words}",
         (("user", prompt),),
         render(function, call, example),

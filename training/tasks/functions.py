@@ -20,7 +20,10 @@ class Condition(msgspec.Struct, frozen=True):
 
 
 class Function(msgspec.Struct, frozen=True):
-    """A function to write: name, argument, description, body, and the reference that the tests come from."""
+    """A function to write: name, argument, description, body, and the reference that the tests come from.
+
+    kind names the condition it uses, without its number; "" for families that have none.
+    """
 
     name: str
     argument: str
@@ -28,6 +31,7 @@ class Function(msgspec.Struct, frozen=True):
     body: str
     reference: Callable[..., object]
     draw: Callable[[random.Random], object]
+    kind: str = ""
 
 
 def _conditions(rng: random.Random) -> Condition:
@@ -89,6 +93,7 @@ def _filtered(rng: random.Random, family: str) -> Function:
         body.replace("CONDITION", condition.source),
         lambda values: reference(values, condition.holds),
         _numbers,
+        condition.name.rstrip("_0123456789"),
     )
 
 

@@ -29,8 +29,12 @@ NAMES = (
     "Noah",
 )
 THINGS = ("apples", "books", "coins", "marbles", "pencils", "shells", "stamps", "cards", "eggs", "stones")
+GAINS = ("bought", "picked up", "collected", "got")
+LOSSES = ("got lost", "were stolen", "fell down", "melted")
+CONTAINERS = ("boxes", "bags", "baskets", "crates")
 PLACE_NAMES = ("Ones", "Tens", "Hundreds", "Thousands")
-HELD_OUT_TEMPLATES = frozenset({"perimeter", "story_found", "story_broke"})
+# Wordings that training never shows; what they ask for is taught in other words.
+HELD_OUT_TEMPLATES = frozenset({"story_found", "story_broke"})
 
 Worked = tuple[str, str, int]  # key, steps, result
 
@@ -171,9 +175,17 @@ def _story_both(rng: random.Random) -> tuple[str, str, str]:
     return finish(work_add(left, right), prompt, opening, f" {things}")
 
 
+def _story_more(rng: random.Random) -> tuple[str, str, str]:
+    return _gained(rng, rng.choice(GAINS))
+
+
 def _story_found(rng: random.Random) -> tuple[str, str, str]:
+    return _gained(rng, "found")
+
+
+def _gained(rng: random.Random, verb: str) -> tuple[str, str, str]:
     (left, right), name, things = operands(rng), rng.choice(NAMES), rng.choice(THINGS)
-    prompt = f"{name} had {left} {things} and found {right} more. How many {things} does {name} have now?"
+    prompt = f"{name} had {left} {things} and {verb} {right} more. How many {things} does {name} have now?"
     opening = f"{name} has {left} {things} and gets {right} more, so we add."
     return finish(work_add(left, right), prompt, opening, f" {things}")
 
@@ -192,9 +204,17 @@ def _story_difference(rng: random.Random) -> tuple[str, str, str]:
     return finish(work_subtract(left, right), prompt, opening, f" {things}")
 
 
+def _story_fewer(rng: random.Random) -> tuple[str, str, str]:
+    return _lost(rng, rng.choice(LOSSES))
+
+
 def _story_broke(rng: random.Random) -> tuple[str, str, str]:
+    return _lost(rng, "broke")
+
+
+def _lost(rng: random.Random, verb: str) -> tuple[str, str, str]:
     (right, left), name, things = sorted(operands(rng)), rng.choice(NAMES), rng.choice(THINGS)
-    prompt = f"{name} had {left} {things}, but {right} broke. How many {things} are left?"
+    prompt = f"{name} had {left} {things}, but {right} {verb}. How many {things} are left?"
     opening = f"{name} has {left} {things} and loses {right}, so we subtract."
     return finish(work_subtract(left, right), prompt, opening, f" {things}")
 
@@ -208,8 +228,9 @@ def _story_price(rng: random.Random) -> tuple[str, str, str]:
 
 def _story_boxes(rng: random.Random) -> tuple[str, str, str]:
     size, boxes, things = rng.randint(11, 99), rng.randint(2, 9), rng.choice(THINGS)
-    prompt = f"There are {boxes} boxes with {size} {things} in each. How many {things} are there in all?"
-    opening = f"There are {boxes} boxes of {size} {things}, so we multiply."
+    kind = rng.choice(CONTAINERS)
+    prompt = f"There are {boxes} {kind} with {size} {things} in each. How many {things} are there in all?"
+    opening = f"There are {boxes} {kind} of {size} {things}, so we multiply."
     return finish(work_multiply(size, boxes), prompt, opening, f" {things}")
 
 
@@ -244,9 +265,11 @@ TEMPLATES: dict[str, Callable[[random.Random], tuple[str, str, str]]] = {
         _sequence,
         _story_gains,
         _story_both,
+        _story_more,
         _story_found,
         _story_loses,
         _story_difference,
+        _story_fewer,
         _story_broke,
         _story_price,
         _story_boxes,
