@@ -18,6 +18,7 @@ from drafters.ngram import NGram
 from engine import accept as accept_module
 from engine.engine import Engine
 from engine.shape import EngineShape
+from equality import dense_causal
 from policies.confidence import Confidence
 from policies.fixed import Fixed, Off
 from toys import request, run, tiny_dspark, tiny_target
@@ -47,10 +48,7 @@ def enumerate_law(target, **sampling):
 
 
 def next_law(target, ids, temperature=1.0, top_k=0, top_p=1.0):
-    attend = lambda _, q, k, v: torch.nn.functional.scaled_dot_product_attention(  # noqa: E731
-        *(x.transpose(0, 1) for x in (q, k, v)), is_causal=True, enable_gqa=True
-    ).transpose(0, 1)
-    hidden, _ = target(torch.tensor(ids), torch.arange(len(ids)), attend)
+    hidden, _ = target(torch.tensor(ids), torch.arange(len(ids)), dense_causal)
     law = (target.logits(hidden[-1]).double() / temperature).softmax(-1)
     order = law.argsort(descending=True, stable=True)
     keep = torch.zeros_like(law, dtype=torch.bool)

@@ -1,21 +1,16 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.nn import functional as F
 from transformers import Qwen3Config as ReferenceConfig
 from transformers import Qwen3ForCausalLM
 
+from equality import dense_causal
 from models.checkpoint import load_into, split_fused, strip_prefix
 from models.load import load_target
 from models.qwen3 import Qwen3, Qwen3Config
 from paths import FIXTURES
 
 FOLDER = FIXTURES / "target_qwen3"
-
-
-def dense_causal(layer, q, k, v):
-    heads_first = [x.transpose(-3, -2) for x in (q, k, v)]
-    return F.scaled_dot_product_attention(*heads_first, is_causal=True, enable_gqa=True).transpose(-3, -2)
 
 
 def test_logits_and_taps_match_the_reference_implementation():
