@@ -18,6 +18,7 @@ from drafters.dspark import DSpark
 from drafters.ngram import NGram
 from engine.engine import Engine
 from engine.shape import EngineShape
+from kernels.linear import can_pack
 from models.folders import dspark_folder, target_folder
 from models.load import eos_token_ids, load_dspark, load_target
 from models.qwen3 import Qwen3
@@ -36,7 +37,7 @@ def build_engine(settings: Settings) -> Engine:
         raise ConfigError("engine.device 'cuda' is not built yet; use 'cpu' or 'auto'")
     torch.set_num_threads(wanted.num_threads)
     folder = target_folder(wanted.target)
-    target = load_target(folder, _dtype(wanted.dtype))
+    target = load_target(folder, pick_dtype(wanted.dtype))
     drafter = make_drafter(settings.drafter, target)
     shape = EngineShape(
         max_num_seqs=wanted.max_num_seqs,
@@ -67,5 +68,8 @@ def make_policy(settings: PolicySettings) -> Policy:
     return Off()
 
 
-def _dtype(name: str) -> torch.dtype:
+def pick_dtype(name: str) -> torch.dtype:
+    """Return the dtype to compute in; "auto" is bfloat16 where the processor has units for it."""
+    if name == "auto":
+        return torch.bfloat16 if can_pack(torch.device("cpu"), torch.bfloat16) else torch.float32
     return torch.bfloat16 if name == "bfloat16" else torch.float32

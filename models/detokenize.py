@@ -1,7 +1,7 @@
 """Incremental detokenising: token ids in, one text piece per token out, never half a character.
 
-Concatenated pieces plus the tail are the text of all tokens. State depends on the tokens alone, so a stream that is
-taken over is rebuilt by feeding the tokens it has already shown.
+Concatenated pieces plus the tail are the text of all tokens, special ones left out. State depends on the tokens alone,
+so a stream that is taken over is rebuilt by feeding the tokens it has already shown.
 """
 
 from collections.abc import Iterable
@@ -10,13 +10,17 @@ from tokenizers.decoders import DecodeStream
 
 from models.tokenizer import Tokenizer
 
+# A character has at most four bytes, so this many tokens without one are broken bytes: they are shown as U+FFFD, where
+# holding them back would cost ever more and never end.
+MAX_HELD = 16
+
 
 class Detokenizer:
     """Turns one answer's tokens into text as they come; holds back bytes that are no whole character yet."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._stream = DecodeStream()
         self._held: list[int] = []
 
     def pieces(self, token_ids: Iterable[int]) -> tuple[str, ...]:
@@ -28,9 +32,14 @@ class Detokenizer:
         return self._tokenizer.decode(self._held) if self._held else ""
 
     def _piece(self, token_id: int) -> str:
+        if token_id in self._tokenizer.special_ids:
+            return ""
         piece: str | None = self._stream.step(self._tokenizer.backend, token_id)
         if piece is None:
             self._held.append(token_id)
-            return ""
+            if len(self._held) < MAX_HELD:
+                return ""
+            piece = self.tail()
+            self._stream = DecodeStream()
         self._held.clear()
         return piece

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import CheckpointError
-from models.layers import Attend, DecoderLayer, RMSNorm, Rotation
+from models.layers import Attend, Attention, DecoderLayer, RMSNorm, Rotation
 from models.qwen3 import Qwen3Config
 
 
@@ -90,6 +90,7 @@ class DFlashNet(nn.Module):
         self.hidden_norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
         self.layers = nn.ModuleList(shape.layer() for _ in range(shape.num_hidden_layers))
         self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.context_proj: nn.Linear | None = None
         if config.markov_rank:
             self.markov_head = MarkovHead(shape.vocab_size, config.markov_rank)
         if config.enable_confidence_head:
@@ -108,8 +109,19 @@ class DFlashNet(nn.Module):
         They never change once made, so they can be cached per token.
         """
         rotation = self.rotation.at(positions, context.dtype)
-        layers = cast(Iterable[DecoderLayer], self.layers)
-        return [layer.self_attn.keys_values(context, rotation) for layer in layers]
+        if self.context_proj is None:
+            return [attention.keys_values(context, rotation) for attention in self._attentions()]
+        parts = self.context_proj(context).chunk(len(self.layers), -1)
+        return [a.split_keys_values(part, rotation) for a, part in zip(self._attentions(), parts, strict=True)]
+
+    def fuse_context(self) -> None:
+        """Stack all layers' key and value weights, so that context rows cost one product; for inference."""
+        weight = torch.cat([attention.keys_values_weight() for attention in self._attentions()])
+        self.context_proj = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
+        self.context_proj.weight = nn.Parameter(weight, requires_grad=False)
+
+    def _attentions(self) -> list[Attention]:
+        return [layer.self_attn for layer in cast(Iterable[DecoderLayer], self.layers)]
 
     def block(self, embedded: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Run block slots [..., H] (embedded anchor, then masks) and return the final-normed states [..., H]."""

@@ -81,9 +81,15 @@ class Attention(nn.Module):
 
     def keys_values(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Project x [..., H] to roped keys and values [..., Hkv, D], without queries (drafter context)."""
-        weight = self.qkv_proj.weight[self.num_heads * self.head_dim :]
-        kv = F.linear(x, weight).unflatten(-1, (-1, self.head_dim))
-        k, v = kv.chunk(2, -2)
+        return self.split_keys_values(F.linear(x, self.keys_values_weight()), rotation)
+
+    def keys_values_weight(self) -> Tensor:
+        """Return the weight [2 * Hkv * D, H] that makes keys and values alone."""
+        return self.qkv_proj.weight[self.num_heads * self.head_dim :]
+
+    def split_keys_values(self, kv: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Turn a projection [..., 2 * Hkv * D] into roped keys and values [..., Hkv, D]."""
+        k, v = kv.unflatten(-1, (-1, self.head_dim)).chunk(2, -2)
         return rotate(self.k_norm(k), *rotation), v
 
 

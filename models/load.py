@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from core.errors import CheckpointError
+from kernels.linear import pack_linears
 from models.checkpoint import load_into, read_config, read_tensors, strip_prefix
 from models.dflash_net import DFlashConfig, DFlashNet
 from models.qwen3 import Qwen3, Qwen3Config
@@ -49,6 +50,7 @@ def load_dspark(folder: Path, target: Qwen3) -> DFlashNet:
                 f"{folder}: {name} differs from the target's; was this drafter trained for another target?"
             )
     load_into(network, tensors, source=str(folder), skip=TARGET_OWNED)
+    network.fuse_context()
     network = _for_inference(network, target.norm.weight.dtype)
     if network.config.enable_confidence_head:
         # The reference keeps this one in float32: a survival is a product of seven of its sigmoids.
@@ -69,7 +71,9 @@ def eos_token_ids(folder: Path) -> tuple[int, ...]:
 
 
 def _for_inference(network: Network, dtype: torch.dtype) -> Network:
-    return network.to(dtype).eval().requires_grad_(False)
+    network = network.to(dtype).eval().requires_grad_(False)
+    pack_linears(network)
+    return network
 
 
 def _check_architecture(config: dict[str, Any], supported: tuple[str, ...], folder: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from core.errors import CheckpointError
 from models.layers import Attend, DecoderLayer, RMSNorm, Rotation
@@ -97,4 +96,4 @@ class Qwen3(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map final hidden states [..., H] to logits [..., V] in float32."""
-        return F.linear(hidden, self.lm_head.weight).float()
+        return self.lm_head(hidden).float()

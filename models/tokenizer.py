@@ -24,6 +24,8 @@ class Tokenizer:
         self.chat_template = _chat_template(folder, config)
         self.special_tokens = _special_tokens(config)
         self.vocab_size: int = self.backend.get_vocab_size(with_added_tokens=True)
+        added = self.backend.get_added_tokens_decoder()
+        self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the ids of `text`; special tokens written out in it are recognised."""
