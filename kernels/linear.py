@@ -40,9 +40,7 @@ def pack_linears(network: nn.Module) -> None:
     """Replace every bias-free bfloat16 nn.Linear inside `network`, in place, where the machine can pack it."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
-            if (
-                isinstance(child, nn.Linear)
-                and child.bias is None
-                and can_pack(child.weight.device, child.weight.dtype)
-            ):
+            if not isinstance(child, nn.Linear) or "bias" in dict(child.named_parameters()):
+                continue
+            if can_pack(child.weight.device, child.weight.dtype):
                 setattr(module, name, PackedLinear(child.weight))
