@@ -34,6 +34,7 @@ from core.config import (
     Settings,
 )
 from core.errors import ConfigError
+from core.repetition import loop_start
 from core.statistics import Interval, mean_interval
 from core.types import Request, Sampling
 from engine.build import build_engine
@@ -41,7 +42,6 @@ from engine.engine import Engine
 
 PROMPTS = Path(__file__).parent / "prompts" / "demo.json"
 RESULTS = Path(__file__).parent / "results"
-LOOP_LEN = 12
 WARM_UP_TOKENS = 8
 
 
@@ -151,17 +151,6 @@ def load_workload(engine: Engine, domain: str, temperature: float, count: int) -
         done = engine.generate(prompts, Sampling(max_tokens=entry["max_tokens"], temperature=0.0))
         limits = [max(WARM_UP_TOKENS, loop_start(completion.token_ids)) for completion in done]
     return Workload(prompts, limits, temperature)
-
-
-def loop_start(token_ids: list[int]) -> int:
-    """Return where the first 12-gram that occurred before begins; the length of the text if none does."""
-    seen = set()
-    for start in range(len(token_ids) - LOOP_LEN + 1):
-        gram = tuple(token_ids[start : start + LOOP_LEN])
-        if gram in seen:
-            return start
-        seen.add(gram)
-    return len(token_ids)
 
 
 def show(cells: list[Cell], console: Console) -> None:

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from core.repetition import loop_start
 from core.statistics import Interval, mean_interval
 from engine.completion import Completion
-
-LOOP_LEN = 12
 
 
 class AcceptedLength(msgspec.Struct, frozen=True):
@@ -53,14 +52,3 @@ def accepted_length(done: Sequence[Completion]) -> AcceptedLength:
         len(tried),
         counted / sum(len(completion.token_ids) for completion in done),
     )
-
-
-def loop_start(token_ids: Sequence[int]) -> int:
-    """Return where the first 12-gram that occurred before begins; the length of the text if none does."""
-    seen = set()
-    for start in range(len(token_ids) - LOOP_LEN + 1):
-        gram = tuple(token_ids[start : start + LOOP_LEN])
-        if gram in seen:
-            return start
-        seen.add(gram)
-    return len(token_ids)

@@ -4,7 +4,7 @@ import pytest
 
 from core.types import Emission
 from engine.completion import Completion
-from training.accepted_length import accepted_length, loop_start
+from training.accepted_length import accepted_length
 
 
 def completion(*rounds):
@@ -36,18 +36,3 @@ def test_rounds_inside_a_loop_do_not_count():
     measured = accepted_length([done])
     assert measured.num_rounds == 20
     assert measured.mean.estimate == 1.0
-
-
-@pytest.mark.parametrize(
-    ("ids", "start"),
-    [
-        (list(range(50)), 50),
-        ([1, 2] * 20, 2),
-        (list(range(12)) + [77] + list(range(12)), 13),
-        ([5] * 12, 12),
-        ([5] * 13, 1),
-    ],
-    ids=["none", "pair", "far", "too-short", "one-token"],
-)
-def test_a_loop_starts_where_a_12_gram_comes_back(ids, start):
-    assert loop_start(ids) == start
