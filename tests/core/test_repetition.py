@@ -8,7 +8,7 @@ from core.repetition import loop_start
     [
         (list(range(50)), 50),
         ([1, 2] * 20, 2),
-        (list(range(12)) + [77] + list(range(12)), 13),
+        ([*range(12), 77, *range(12)], 13),
         ([5] * 12, 12),
         ([5] * 13, 1),
     ],
