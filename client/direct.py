@@ -3,6 +3,7 @@
 import secrets
 import uuid
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
@@ -27,7 +28,7 @@ async def submit(url: str, request: IntakeRequest) -> AsyncIterator[Chunk | Fina
 
     Raises QueueError if Redis is out of reach or nobody answers; a refused job ends in a Final with an error.
     """
-    client = Redis.from_url(url, socket_connect_timeout=COMMAND_TIMEOUT_S, socket_timeout=COMMAND_TIMEOUT_S)
+    client = Redis.from_url(url, socket_connect_timeout=COMMAND_TIMEOUT_S, socket_timeout=COMMAND_TIMEOUT_S, protocol=2)
     try:
         await client.xadd(INTAKE_STREAM, {INTAKE_FIELD: msgspec.json.encode(request)})
         async for event in follow(client, request.id):
@@ -42,7 +43,7 @@ async def follow(client: Redis, job_id: str) -> AsyncIterator[Chunk | Final]:
     """Yield a job's events from its first on, up to its Final; raises QueueError if it stays silent."""
     key, last, silent_ms = out_stream(job_id), "0-0", 0
     while silent_ms < SILENCE_S * 1000:
-        answer = await client.xread({key: last}, block=BLOCK_MS)
+        answer: Any = await client.xread({key: last}, block=BLOCK_MS)
         silent_ms = 0 if answer else silent_ms + BLOCK_MS
         for _, rows in answer or []:
             for entry_id, fields in rows:

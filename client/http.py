@@ -47,6 +47,8 @@ async def _stream(url: str, body: dict[str, Any]) -> AsyncIterator[Chunk | Final
                 yield event
     except (aiohttp.ClientError, TimeoutError) as error:
         raise QueueError(f"no answer from {url}: {error or 'timed out'}") from error
+    except (json.JSONDecodeError, LookupError, msgspec.ValidationError) as error:
+        raise QueueError(f"{url} sent what is no answer of specd's, or broke off in the middle of one") from error
 
 
 async def _events(lines: aiohttp.StreamReader) -> AsyncIterator[Chunk | Final]:

@@ -21,7 +21,7 @@ WORKER_GROUP = "workers"
 # Set of workers that were seen; those alive have a hash (worker_key).
 WORKERS_KEY = "specd:workers"
 
-JobId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+JobId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$", max_length=32)]
 
 
 def out_stream(job_id: str) -> str:

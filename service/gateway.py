@@ -6,39 +6,36 @@ away cancels its job.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import uuid
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from http import HTTPStatus
 
 import structlog
 from aiohttp import web
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from client.wire import INTAKE_GROUP, INTAKE_STREAM, Chunk, Final, WireError
+from client.wire import INTAKE_GROUP, INTAKE_STREAM, Chunk, Final
 from core.config import Settings, model_name
 from core.errors import ConfigError, QueueError, RequestError
-from core.types import FinishReason
 from models.folders import target_folder
 from models.tokenizer import Tokenizer
 from service.answers import CHAT, COMPLETION, Answer, Style, error_body
+from service.http_border import as_openai_errors, as_request_error, check_final, read_json
 from service.intake import Intake
 from service.jobs import JobMaker
 from service.openai import ChatRequest, CompletionRequest, parse
-from service.process import run_process
+from service.process import cancel_all, run_process
 from service.queue import JobQueue, connect, make_group
 from service.reader import BLOCK_MS, Events, StreamReader
-from service.sse import DONE, KEEP_ALIVE, event, open_events
+from service.sse import DONE, KEEP_ALIVE, event, open_events, send
 
 log = structlog.get_logger()
 
 KEEP_ALIVE_S = 15.0
 # Open answers may go on this long after the gateway was asked to stop.
 SHUTDOWN_S = 5.0
-RETRY_AFTER_S = "1"
 TOKENIZER_THREADS = 2
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Gateway:
@@ -74,8 +71,7 @@ class Gateway:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._reader.run()), group.create_task(intake.run())]
             yield
-            for task in tasks:
-                task.cancel()
+            await cancel_all(tasks)
         self._threads.shutdown(cancel_futures=True)
         await self._reading.aclose()
         await self._writing.aclose()
@@ -113,23 +109,23 @@ class Gateway:
     async def _answer(
         self, request: web.Request, asked: CompletionRequest | ChatRequest, style: Style
     ) -> web.StreamResponse:
-        job = await self._jobs.submit(asked)
-        answer = Answer.new(style, job.id, job.model)
-        is_done = False
+        job_id = uuid.uuid4().hex
         try:
-            async with self._reader.follow(job.id) as events:
+            job = await self._jobs.submit(asked, job_id)
+            answer = Answer.new(style, job_id, job.model)
+            async with self._reader.follow(job_id) as events:
                 if asked.stream:
                     wants_usage = asked.stream_options is not None and asked.stream_options.include_usage
-                    response = await self._stream(request, answer, events, wants_usage)
-                else:
-                    response = await self._whole(answer, events)
-            is_done = True
-            return response
-        finally:
-            if not is_done:
-                log.info("client_gone", job_id=job.id)
-                with contextlib.suppress(RedisError, OSError, QueueError):
-                    await asyncio.shield(self._queue.cancel(job.id))
+                    return await self._stream(request, answer, events, wants_usage)
+                return await self._whole(answer, events)
+        except RequestError:
+            # Refused, or failed by itself: there is nothing to cancel.
+            raise
+        except BaseException:
+            log.info("answer_abandoned", job_id=job_id)
+            with contextlib.suppress(RedisError, OSError, QueueError):
+                await asyncio.shield(self._queue.cancel(job_id))
+            raise
 
     async def _whole(self, answer: Answer, events: Events) -> web.Response:
         parts: list[str] = []
@@ -144,22 +140,23 @@ class Gateway:
     ) -> web.StreamResponse:
         response = await open_events(request)
         if opening := answer.opening():
-            await response.write(event(opening))
+            await send(response, event(opening))
         try:
             async with asyncio.timeout(self._settings.server.request_timeout_s):
                 while isinstance(message := await next_event(events, response), Chunk):
-                    await response.write(event(answer.part(message)))
+                    await send(response, event(answer.part(message)))
             check_final(message)
         except (RequestError, TimeoutError) as error:
             # The status line is gone: the error travels as the last event, and the stream ends.
-            await response.write(event(error_body(as_request_error(error))))
             if isinstance(error, TimeoutError):
-                await self._queue.cancel(answer.job_id)
+                with contextlib.suppress(RedisError, OSError):
+                    await self._queue.cancel(answer.job_id)
+            await send(response, event(error_body(as_request_error(error))))
             return response
-        await response.write(event(answer.ending(message)))
+        await send(response, event(answer.ending(message)))
         if wants_usage:
-            await response.write(event(answer.usage(message)))
-        await response.write(DONE)
+            await send(response, event(answer.usage(message)))
+        await send(response, DONE)
         return response
 
 
@@ -167,59 +164,10 @@ async def next_event(events: Events, response: web.StreamResponse) -> Chunk | Fi
     """Wait for a job's next event, keeping the client's connection alive meanwhile."""
     while True:
         try:
-            return await asyncio.wait_for(events.get(), KEEP_ALIVE_S)
+            async with asyncio.timeout(KEEP_ALIVE_S):
+                return await events.get()
         except TimeoutError:
-            await response.write(KEEP_ALIVE)
-
-
-def check_final(final: Final) -> None:
-    """Raise RequestError if a job ended without an answer."""
-    if final.reason is FinishReason.ERROR:
-        error = final.error or WireError("the request failed")
-        raise RequestError(error.message, status=error.status, param=error.param, code=error.code)
-    if final.reason is FinishReason.DEADLINE:
-        raise RequestError("the request's deadline passed", status=504, code="deadline_exceeded")
-
-
-def as_request_error(error: Exception) -> RequestError:
-    """Return what a client may see of an error."""
-    if isinstance(error, RequestError):
-        return error
-    if isinstance(error, TimeoutError):
-        return RequestError("the answer took too long and was stopped", status=504, code="timeout")
-    if isinstance(error, web.HTTPException):
-        reason = {404: "no such endpoint", 405: "this endpoint takes another method"}.get(error.status, error.reason)
-        return RequestError(str(reason), status=error.status, code=HTTPStatus(error.status).name.lower())
-    if isinstance(error, RedisError | OSError | QueueError):
-        return RequestError("the queue is out of reach; try again soon", status=503, code="queue_down")
-    return RequestError("internal error", status=500, code="internal_error")
-
-
-async def read_json(request: web.Request) -> bytes:
-    """Return the body of a JSON request; raises RequestError for another content type or too large a body."""
-    if request.content_type != "application/json":
-        raise RequestError(f"Content-Type must be application/json, got {request.content_type!r}", status=415)
-    try:
-        return await request.read()
-    except web.HTTPRequestEntityTooLarge as error:
-        raise RequestError(f"the body is larger than {error.max_size} bytes", status=413, code="too_large") from error
-
-
-@web.middleware
-async def as_openai_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn whatever a handler raises into an OpenAI error; the one border at which anything is caught."""
-    try:
-        return await handler(request)
-    except (ConnectionError, asyncio.CancelledError):
-        raise
-    except Exception as error:  # noqa: BLE001 - the border to HTTP
-        told = as_request_error(error)
-        if told.status == HTTPStatus.INTERNAL_SERVER_ERROR and told.code == "internal_error":
-            log.error("request_failed", path=request.path, error=repr(error), exc_info=error)
-        headers = {"Retry-After": RETRY_AFTER_S} if told.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
-        if isinstance(error, web.HTTPMethodNotAllowed):
-            headers["Allow"] = error.headers["Allow"]
-        return web.json_response(error_body(told), status=told.status, headers=headers)
+            await send(response, KEEP_ALIVE)
 
 
 def run(settings: Settings) -> int:

@@ -38,7 +38,8 @@ class Heartbeat:
     def stop(self) -> None:
         """Stop beating and wait for the thread."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         self._client.close()
 
     def hold(self, entries: frozenset[str]) -> None:
@@ -49,12 +50,17 @@ class Heartbeat:
         """Say that the engine has finished a step or has nothing to do."""
         self._last_progress = time.monotonic()
 
+    @property
+    def is_stalled(self) -> bool:
+        """Tell whether the engine has been silent for too long to keep, or take, any job."""
+        return time.monotonic() - self._last_progress > self._stall_s
+
     def _run(self) -> None:
         while not self._stop.wait(self._lease_ms / 3000):
-            if time.monotonic() - self._last_progress > self._stall_s:
+            if self.is_stalled:
                 log.error("engine_stalled", worker=self.worker, stall_s=self._stall_s)
-                continue
-            self._beat()
+            else:
+                self._beat()
 
     def _beat(self) -> None:
         ids = sorted(self._entries)

@@ -1,8 +1,9 @@
-"""Jobs that come straight through Redis: gateways read the intake stream, validate, tokenise and queue.
+r"""Jobs that come straight through Redis: gateways read the intake stream, validate, tokenise and queue.
 
 An entry is one field `request` holding an IntakeRequest as JSON; from a shell:
 
-    redis-cli XADD specd:intake '*' request '{"id":"0123456789abcdef0123456789abcdef","prompt":"1 + 1 =","max_tokens":8}'
+    redis-cli XADD specd:intake '*' request \
+        '{"id": "0123456789abcdef0123456789abcdef", "prompt": "1 + 1 =", "max_tokens": 8}'
     redis-cli XREAD BLOCK 0 STREAMS 'specd:{0123456789abcdef0123456789abcdef}:out' 0
 
 An entry that is wrong ends in its out stream with a Final that says why; one without a usable id is logged.
@@ -11,6 +12,8 @@ An entry that is wrong ends in its out stream with a Final that says why; one wi
 import asyncio
 import re
 import uuid
+from http import HTTPStatus
+from typing import Any
 
 import msgspec
 import structlog
@@ -18,10 +21,12 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from client.wire import INTAKE_FIELD, INTAKE_GROUP, INTAKE_STREAM, Final, IntakeRequest, Usage, WireError
-from core.errors import RequestError
+from core.errors import QueueError, RequestError
 from core.types import FinishReason
+from service.claims import Ending
 from service.jobs import JobMaker, from_intake
-from service.queue import Ending, JobQueue, make_group
+from service.queue import JobQueue, make_group
+from service.tasks import is_cancelled
 
 log = structlog.get_logger()
 
@@ -41,10 +46,10 @@ class Intake:
 
     async def run(self) -> None:
         """Take entries until cancelled; a fault of Redis is waited out."""
-        while True:
+        while not is_cancelled():
             try:
                 await self._read_once()
-            except (RedisError, OSError) as error:
+            except (RedisError, OSError, QueueError) as error:
                 if isinstance(error, ResponseError) and "NOGROUP" in str(error):
                     await self._heal()
                 log.warning("intake_read_failed", error=str(error))
@@ -57,19 +62,23 @@ class Intake:
             log.warning("intake_group_missing", error=str(error))
 
     async def _read_once(self) -> None:
-        stale = await self._reading.xautoclaim(
+        stale: Any = await self._reading.xautoclaim(
             INTAKE_STREAM, INTAKE_GROUP, self._consumer, min_idle_time=ABANDONED_MS, count=BATCH
         )
         rows = list(stale[1])
         if not rows:
-            answer = await self._reading.xreadgroup(
+            answer: Any = await self._reading.xreadgroup(
                 INTAKE_GROUP, self._consumer, {INTAKE_STREAM: ">"}, count=BATCH, block=BLOCK_MS
             )
             rows = [row for _, found in answer or [] for row in found]
         for entry_id, fields in rows:
-            await self._take(fields.get(INTAKE_FIELD.encode(), b""))
+            # An entry that was deleted while it was pending has no fields.
+            if fields:
+                await self._take(fields.get(INTAKE_FIELD.encode(), b""))
             async with self._queue.client.pipeline(transaction=False) as pipe:
-                await pipe.xack(INTAKE_STREAM, INTAKE_GROUP, entry_id).xdel(INTAKE_STREAM, entry_id).execute()
+                pipe.xack(INTAKE_STREAM, INTAKE_GROUP, entry_id)
+                pipe.xdel(INTAKE_STREAM, entry_id)
+                await pipe.execute()
 
     async def _take(self, data: bytes) -> None:
         try:
@@ -80,9 +89,15 @@ class Intake:
         try:
             await self._jobs.submit(from_intake(request), request.id)
         except RequestError as error:
+            if error.code == "queue_down":
+                # The entry stays unacknowledged and is taken up again.
+                raise QueueError(error.message) from error
             # A second entry under one id must not end the first one's stream.
-            if error.status != 409:
+            if error.status != HTTPStatus.CONFLICT:
                 await self._refuse(request.id, error)
+        except Exception:
+            log.exception("intake_failed", job_id=request.id)
+            await self._refuse(request.id, RequestError("internal error", status=500, code="internal_error"))
 
     async def _refuse(self, job_id: str | None, error: RequestError) -> None:
         log.info("intake_refused", job_id=job_id, code=error.code)

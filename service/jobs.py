@@ -3,8 +3,8 @@
 import asyncio
 import secrets
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 from redis.exceptions import RedisError
@@ -15,7 +15,7 @@ from core.errors import RequestError
 from core.types import Sampling
 from models.chat import ChatTemplate
 from models.tokenizer import Tokenizer
-from service.openai import ChatRequest, CompletionRequest, SharedFields, convert
+from service.openai import MAX_TOKENS, ChatRequest, CompletionRequest, SharedFields, convert
 from service.queue import JobQueue
 
 # What an answer may hold at most where the request does not say: OpenAI's default for completions.
@@ -28,7 +28,7 @@ class JobMaker:
 
     def __init__(self, settings: Settings, tokenizer: Tokenizer, queue: JobQueue, threads: ThreadPoolExecutor) -> None:
         self._settings, self._tokenizer, self._queue = settings, tokenizer, queue
-        self._chat = ChatTemplate(tokenizer.chat_template)
+        self._chat = ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens)
         self._threads = threads
         self._context_lengths: list[int] = []
         self._asked_at = -WORKERS_TTL_S
@@ -40,7 +40,7 @@ class JobMaker:
             self._asked_at = time.monotonic()
         return self._context_lengths
 
-    async def submit(self, request: CompletionRequest | ChatRequest, job_id: str | None = None) -> Job:
+    async def submit(self, request: CompletionRequest | ChatRequest, job_id: str) -> Job:
         """Queue a job for a request; raises RequestError if it cannot be served."""
         self._check_model(request.model)
         try:
@@ -50,7 +50,7 @@ class JobMaker:
             if await self._queue.depth() >= self._settings.queue.max_queued_requests:
                 raise RequestError("too many requests are queued; try again soon", status=503, code="queue_full")
             prompt_ids = await self._prompt_ids(request)
-            job = self._job(request, prompt_ids, max(lengths), job_id or uuid.uuid4().hex)
+            job = self._job(request, prompt_ids, max(lengths), job_id)
             created = await self._queue.submit(job)
         except (RedisError, OSError) as error:
             raise RequestError("the queue is out of reach; try again soon", status=503, code="queue_down") from error
@@ -86,7 +86,7 @@ class JobMaker:
         wanted = request.max_tokens
         if isinstance(request, ChatRequest):
             # A chat without a limit runs to its end or to the context's.
-            wanted = request.max_completion_tokens or wanted or room
+            wanted = request.max_completion_tokens or wanted or min(room, MAX_TOKENS)
         wanted = wanted or min(DEFAULT_COMPLETION_TOKENS, room)
         if wanted > room:
             raise RequestError(
@@ -101,12 +101,14 @@ class JobMaker:
         """Tokenise off the event loop: a long prompt must not hold up other streams."""
         if isinstance(request, CompletionRequest) and not isinstance(request.prompt, str):
             return request.prompt
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._tokenise, request)
+
+    def _tokenise(self, request: CompletionRequest | ChatRequest) -> list[int]:
         if isinstance(request, ChatRequest):
             messages = [{"role": message.role, "content": message.text} for message in request.messages]
-            text = self._chat.render(messages)
-        else:
-            text = request.prompt if isinstance(request.prompt, str) else ""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._tokenizer.encode, text)
+            # The template writes the special tokens itself.
+            return self._tokenizer.encode(self._chat.render(messages), add_special_tokens=False)
+        return self._tokenizer.encode(str(request.prompt))
 
     def _check_model(self, wanted: str | None) -> None:
         served = model_name(self._settings)
@@ -120,7 +122,8 @@ class JobMaker:
 
     async def _ask_workers(self) -> list[int]:
         client = self._queue.client
-        names = sorted(await client.smembers(WORKERS_KEY))
+        found: Any = await client.smembers(WORKERS_KEY)
+        names: list[bytes] = sorted(found)
         if not names:
             return []
         async with client.pipeline(transaction=False) as pipe:
@@ -138,4 +141,4 @@ def from_intake(request: IntakeRequest) -> CompletionRequest | ChatRequest:
     fields = {name: value for name, value in msgspec.to_builtins(request).items() if value is not None and name != "id"}
     if ("prompt" in fields) == ("messages" in fields):
         raise RequestError("exactly one of prompt and messages must be given", param="prompt")
-    return convert(fields, ChatRequest if "messages" in fields else CompletionRequest)
+    return convert(fields, ChatRequest) if "messages" in fields else convert(fields, CompletionRequest)

@@ -18,11 +18,13 @@ from pathlib import Path
 import aiohttp
 import msgspec
 import structlog
+from redis.exceptions import RedisError
 
-from core.config import ENV_PREFIX, Settings, model_name, to_toml
-from core.errors import SpecdError
+from core.config import ENV_PREFIX, Settings, model_name, shown, to_toml
+from core.errors import ConfigError, QueueError, SpecdError
 from service.process import run_process
 from service.processes import die_with_parent
+from service.queue import connect
 from service.redis_server import private_redis
 
 log = structlog.get_logger()
@@ -46,6 +48,9 @@ async def supervise(settings: Settings, stop: asyncio.Event) -> None:
         url = settings.queue.redis_url
         if url is None:
             url = await stack.enter_async_context(private_redis(settings.queue.state_dir))
+        else:
+            await check_redis(url, settings.queue.command_timeout_s)
+        check_port(settings.server.host, settings.server.port)
         server = msgspec.structs.replace(settings.server, port=settings.server.port or free_port(settings.server.host))
         queue = msgspec.structs.replace(settings.queue, redis_url=url)
         settings = msgspec.structs.replace(settings, server=server, queue=queue)
@@ -157,10 +162,33 @@ def base_url(settings: Settings) -> str:
     return f"http://[{host}]:{settings.server.port}" if ":" in host else f"http://{host}:{settings.server.port}"
 
 
+async def check_redis(url: str, timeout_s: float) -> None:
+    """Raise QueueError if no Redis answers at `url`: said once, before two children would say it."""
+    client = connect(url, timeout_s)
+    try:
+        await client.ping()
+    except (RedisError, OSError) as error:
+        raise QueueError(f"Redis is out of reach at {shown(url)}: {error}") from error
+    finally:
+        await client.aclose()
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise ConfigError if the port is taken: whoever holds it might answer in the gateway's place."""
+    try:
+        with socket.create_server((host, port), family=_family(host)):
+            pass
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
 def free_port(host: str) -> int:
     """Return a port that is free now on `host`."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
+    with socket.socket(_family(host)) as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port

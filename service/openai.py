@@ -3,6 +3,7 @@
 Every known field that is not built yet is refused with a 400 that names it, unless its value asks for nothing.
 """
 
+import re
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -14,6 +15,9 @@ from core.types import Sampling
 
 # JSON nested deeper than this is refused before it is decoded.
 MAX_DEPTH = 64
+# A JSON string, or what begins as one and never ends. Possessive, so that no input makes it slow.
+STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 # Known fields that are not built yet, with the values that ask for nothing.
 NOT_BUILT: dict[str, tuple[object, ...]] = {
     "best_of": (None, 1),
@@ -49,6 +53,11 @@ NOT_BUILT: dict[str, tuple[object, ...]] = {
 WITHOUT_EFFECT = ("metadata", "service_tier", "store")
 
 
+# The bounds of Sampling.max_tokens.
+MAX_TOKENS = 131072
+MaxTokens = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
+
+
 class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
     """Options of a streamed answer."""
 
@@ -77,10 +86,10 @@ class SharedFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What both endpoints take."""
 
     model: str | None = None
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_tokens: MaxTokens | None = None
     temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
-    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     stop_token_ids: Annotated[tuple[int, ...], Meta(max_length=64)] | None = None
     ignore_eos: bool = False
     stream: bool | None = None
@@ -110,7 +119,7 @@ class ChatRequest(SharedFields, frozen=True, kw_only=True):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Meta(min_length=1)]
-    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_completion_tokens: MaxTokens | None = None
 
 
 Wanted = TypeVar("Wanted", bound=SharedFields)
@@ -158,11 +167,13 @@ def _decode_object(body: bytes) -> dict[str, Any]:
 
 
 def _depth(body: bytes) -> int:
-    """Return an upper bound of the nesting, without decoding: brackets inside strings count too."""
+    """Return how deep brackets nest outside of strings, without decoding; counts no further than it matters."""
     depth = deepest = 0
-    for byte in body.translate(None, delete=bytes(set(range(256)) - set(b"[]{}"))):
+    for byte in STRING.sub(b"", body).translate(None, delete=NO_BRACKETS):
         depth += 1 if byte in b"[{" else -1
         deepest = max(deepest, depth)
+        if deepest > MAX_DEPTH:
+            break
     return deepest
 
 
@@ -172,7 +183,7 @@ def _asks_for_nothing(value: object, neutral: tuple[object, ...]) -> bool:
 
 
 def _param(message: str) -> str | None:
-    """Return the field that a msgspec error speaks of: it names a path like `$.messages[0].role`, or a missing field."""
+    """Return the field that a msgspec error speaks of: it ends in a path, or names a missing field."""
     _, found, path = message.rpartition("`$.")
     if found:
         return path.rstrip("`").split("[")[0].split(".")[0]

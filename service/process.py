@@ -2,7 +2,9 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+
+from redis.exceptions import RedisError
 
 from core.config import Settings
 from core.errors import QueueError, SpecdError
@@ -16,10 +18,13 @@ def run_process(settings: Settings, work: Work) -> int:
     configure_logs(settings.log, role=settings.server.role)
     try:
         asyncio.run(_until_signalled(settings, work))
-    except* SpecdError as group:
-        raise _first(group) from None
-    except* OSError as group:
-        raise QueueError(str(_first(group))) from None
+    except BaseExceptionGroup as group:
+        # Tasks raise in groups; a deliberate error among them is what the others followed from.
+        if (known := group.subgroup(SpecdError)) is None:
+            raise
+        raise _first(known) from None
+    except (RedisError, OSError) as error:
+        raise QueueError(str(error)) from error
     return 0
 
 
@@ -28,6 +33,19 @@ async def _until_signalled(settings: Settings, work: Work) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await work(settings, stop)
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[None]], again_s: float = 0.2) -> None:
+    """Cancel tasks until they have ended.
+
+    Once may not be enough: before Python 3.12 asyncio.wait_for, which redis-py uses for every command, loses a
+    cancellation that meets the command's end.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=again_s)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

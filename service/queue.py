@@ -6,12 +6,12 @@ over, and the answer goes on from the tokens that were streamed.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
-from msgspec import Struct
+import structlog
 from redis.asyncio import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from client.wire import (
@@ -20,6 +20,8 @@ from client.wire import (
     Chunk,
     Final,
     Job,
+    Usage,
+    WireError,
     decode_event,
     decode_job,
     encode,
@@ -29,54 +31,15 @@ from client.wire import (
 )
 from core.config import QueueSettings
 from core.errors import QueueError
+from core.types import FinishReason
+from service.claims import Append, AppendResult, Claim, Ending, Entry
+from service.scripts import Call, Scripts
 
-LUA_FOLDER = Path(__file__).parent / "lua"
-SCRIPTS = {path.stem: path.read_text(encoding="utf-8") for path in sorted(LUA_FOLDER.glob("*.lua"))}
+log = structlog.get_logger()
+
 # A queued job that nobody finishes is forgotten after this long.
 LIVE_TTL_S = 24 * 3600
 STATES = {"stop": "done", "length": "done", "cancelled": "cancelled", "deadline": "expired", "error": "failed"}
-
-
-class Entry(Struct, frozen=True):
-    """A queue entry in this worker's hands: the stream's id for it and the job it names."""
-
-    entry_id: str
-    job_id: str
-
-
-class Claim(Struct, frozen=True):
-    """A job taken over: what fences our writes, and the events an earlier worker has streamed."""
-
-    entry: Entry
-    job: Job
-    epoch: int
-    streamed: tuple[Chunk, ...]
-    is_cancelled: bool
-
-
-class Append(Struct, frozen=True):
-    """One round's tokens on their way to a job's stream; count is the number of tokens before them."""
-
-    job_id: str
-    epoch: int
-    count: int
-    chunk: Chunk
-
-
-class Ending(Struct, frozen=True):
-    """The end of a job; entry None where no queue entry is to be acknowledged."""
-
-    job_id: str
-    epoch: int | None
-    final: Final
-    entry: Entry | None
-
-
-class AppendResult(Struct, frozen=True):
-    """is_ours is False when another worker owns the job; is_cancelled when its client wants no more."""
-
-    is_ours: bool
-    is_cancelled: bool
 
 
 def connect(url: str, timeout_s: float) -> Redis:
@@ -88,124 +51,137 @@ def connect(url: str, timeout_s: float) -> Redis:
 
 
 class JobQueue:
-    """The queue of one model; used by gateways (submit, cancel) and workers (the rest)."""
+    """The queue of one model; used by gateways (submit, cancel) and workers (the rest).
+
+    Its methods raise RedisError or OSError while Redis is out of reach; each may then be repeated safely.
+    """
 
     def __init__(self, client: Redis, settings: QueueSettings, model: str) -> None:
         self.client, self.settings, self.model = client, settings, model
         self._stream = queue_stream(model)
-        self._sha: dict[str, str] = {}
+        self._scripts = Scripts(client)
 
     async def open(self) -> None:
         """Check that Redis answers, load the scripts, make the group; raises QueueError if Redis is out of reach."""
         try:
-            for name, text in SCRIPTS.items():
-                self._sha[name] = await self.client.script_load(text)
-            await make_group(self.client, self._stream, WORKER_GROUP)
+            await self._scripts.load()
+            await self.make_group()
         except (RedisError, OSError) as error:
             raise QueueError(f"Redis is out of reach: {error}") from error
 
+    async def make_group(self) -> None:
+        """Create the workers' group unless it exists; a Redis that was emptied has lost it."""
+        await make_group(self.client, self._stream, WORKER_GROUP)
+
+    # --- Gateways ----------------------------------------------------------------------------------------------
+
     async def submit(self, job: Job) -> bool:
         """Create a job and queue it; False if its id exists."""
-        created = await self._run("submit", [job_key(job.id)], [encode(job), job.created_ms, LIVE_TTL_S])
+        created = await self._scripts.run("submit", Call((job_key(job.id),), (encode(job), job.created_ms, LIVE_TTL_S)))
         if created:
+            # The queue is another key than the job, and a creator may die between the two. A second entry is harmless.
             await self.client.xadd(self._stream, {"j": job.id})
-        return bool(created)
+        return bool(created == 1)
 
     async def depth(self) -> int:
         """Return how many jobs are queued or running."""
         depth: int = await self.client.xlen(self._stream)
         return depth
 
+    async def is_known(self, job_id: str) -> bool:
+        """Tell whether Redis still holds a job."""
+        return bool(await self.client.exists(job_key(job_id)))
+
     async def cancel(self, job_id: str) -> None:
         """Ask for a job's end; the worker that runs it hears of it with its next append."""
-        await self._run("cancel", [job_key(job_id)], [])
+        await self._scripts.run("cancel", Call((job_key(job_id),)))
+
+    # --- Workers -----------------------------------------------------------------------------------------------
 
     async def read(self, worker: str, count: int, block_ms: int) -> list[Entry]:
         """Return up to `count` new entries, waiting up to `block_ms` for the first."""
-        answer = await self.client.xreadgroup(WORKER_GROUP, worker, {self._stream: ">"}, count=count, block=block_ms)
+        answer: Any = await self.client.xreadgroup(
+            WORKER_GROUP, worker, {self._stream: ">"}, count=count, block=block_ms
+        )
         return [entry for _, rows in answer or [] for entry in _entries(rows)]
 
     async def reclaim(self, worker: str, count: int) -> list[Entry]:
         """Return up to `count` entries whose worker has been silent for a lease."""
         # Redis 6.2 answers with two elements, 7 with three.
-        answer = await self.client.xautoclaim(
+        answer: Any = await self.client.xautoclaim(
             self._stream, WORKER_GROUP, worker, min_idle_time=self.settings.lease_ms, count=count
         )
         return _entries(answer[1])
 
+    async def release(self, worker: str, entries: Sequence[Entry]) -> None:
+        """Give entries back unfinished: whoever reclaims next gets them, without waiting for the lease."""
+        if entries:
+            ids = [entry.entry_id for entry in entries]
+            idle_ms = self.settings.lease_ms
+            await self.client.xclaim(self._stream, WORKER_GROUP, worker, 0, ids, idle=idle_ms, justid=True)  # type: ignore[arg-type]
+
     async def claim(self, entry: Entry, worker: str) -> Claim | None:
-        """Take a job over; None, with the entry acknowledged, if it has ended or is unknown."""
-        epoch, count, cancel, data = await self._run("claim", [job_key(entry.job_id)], [worker])
+        """Take a job over; None, with the entry acknowledged, if it has ended or is unknown.
+
+        Raises QueueError if what is stored is no job: it never will be, so `refuse` it.
+        """
+        key, out = job_key(entry.job_id), out_stream(entry.job_id)
+        epoch, count, cancel, data, attempts = await self._scripts.run("claim", Call((key,), (worker,)))
         if epoch < 0:
-            await self._acknowledge([entry])
+            await self.acknowledge([entry])
             return None
         streamed: tuple[Chunk, ...] = ()
         if count:
-            rows = await self.client.xrange(out_stream(entry.job_id))
+            rows: Any = await self.client.xrange(out)
             events = [decode_event(fields[OUT_FIELD.encode()]) for _, fields in rows]
             streamed = tuple(event for event in events if isinstance(event, Chunk))
-        return Claim(entry, decode_job(data), epoch, streamed, bool(cancel))
+        return Claim(entry, decode_job(data), epoch, streamed, bool(cancel), attempts)
+
+    async def refuse(self, entry: Entry, error: WireError) -> None:
+        """End a claimed job that nobody can run, whoever owns it."""
+        epoch = int(await self.client.hget(job_key(entry.job_id), "epoch") or 0)
+        await self.finish([Ending(entry.job_id, epoch, Final(FinishReason.ERROR, Usage(0, 0), error=error), entry)])
 
     async def append(self, appends: Sequence[Append]) -> list[AppendResult]:
         """Append the rounds of one step in one round trip."""
-        rows = await self._pipeline(
-            "emit",
-            [
-                (
-                    [job_key(one.job_id), out_stream(one.job_id)],
-                    [one.epoch, one.count, len(one.chunk.token_ids), encode(one.chunk)],
-                )
-                for one in appends
-            ],
-        )
-        # Status -3 says that this very write has landed before: it is ours and it is done.
-        return [AppendResult(status != -1, bool(cancel)) for status, cancel in rows]
+        answers = await self._scripts.run_all("emit", [_emit_call(one) for one in appends])
+        results = []
+        for one, answer in zip(appends, answers, strict=True):
+            if isinstance(answer, ResponseError):
+                log.error("append_refused", job_id=one.job_id, error=str(answer))
+                answer = [-1, 0]
+            status, cancel = answer
+            # Status -3 says that this very write has landed before: it is ours and it is done.
+            results.append(AppendResult(status != -1, bool(cancel)))
+        return results
 
-    async def finish(self, endings: Sequence[Ending]) -> None:
-        """End jobs, once each, and acknowledge their entries."""
-        await self._pipeline(
-            "finish",
-            [
-                (
-                    [job_key(one.job_id), out_stream(one.job_id)],
-                    [
-                        "" if one.epoch is None else one.epoch,
-                        STATES[one.final.reason],
-                        encode(one.final),
-                        self.settings.result_ttl_s,
-                    ],
-                )
-                for one in endings
-            ],
-        )
-        await self._acknowledge([one.entry for one in endings if one.entry])
+    async def finish(self, endings: Sequence[Ending]) -> list[bool]:
+        """End jobs, once each, and acknowledge their entries; False for one that is another's and left alone."""
+        answers = await self._scripts.run_all("finish", [self._finish_call(one) for one in endings])
+        ended = []
+        for one, answer in zip(endings, answers, strict=True):
+            if isinstance(answer, ResponseError):
+                log.error("finish_refused", job_id=one.job_id, error=str(answer))
+            # The entry of a job that another worker runs is all that keeps the job alive if that worker dies.
+            if answer != -1 and one.entry:
+                ended.append(one.entry)
+        await self.acknowledge(ended)
+        return [answer in (0, 1) for answer in answers]
 
-    async def _acknowledge(self, entries: Sequence[Entry]) -> None:
+    async def acknowledge(self, entries: Sequence[Entry]) -> None:
+        """Take entries out of the queue."""
         if entries:
             ids = [entry.entry_id for entry in entries]
             async with self.client.pipeline(transaction=False) as pipe:
                 # An acknowledged entry stays in the stream until it is deleted.
-                await pipe.xack(self._stream, WORKER_GROUP, *ids).xdel(self._stream, *ids).execute()
+                pipe.xack(self._stream, WORKER_GROUP, *ids)
+                pipe.xdel(self._stream, *ids)
+                await pipe.execute()
 
-    async def _run(self, script: str, keys: list[str], values: list[object]) -> list[int]:
-        (answer,) = await self._pipeline(script, [(keys, values)])
-        return answer
-
-    async def _pipeline(self, script: str, calls: list[tuple[list[str], list[object]]]) -> list[list[int]]:
-        if not calls:
-            return []
-        for _ in range(2):
-            async with self.client.pipeline(transaction=False) as pipe:
-                for keys, values in calls:
-                    pipe.evalsha(self._sha[script], len(keys), *keys, *values)
-                try:
-                    answers: list[list[int]] = await pipe.execute()
-                except NoScriptError:
-                    # Redis was restarted; loading and repeating is safe, every script refuses what has landed.
-                    self._sha[script] = await self.client.script_load(SCRIPTS[script])
-                    continue
-                return answers
-        raise QueueError(f"Redis does not keep the script {script!r}")
+    def _finish_call(self, one: Ending) -> Call:
+        epoch = "" if one.epoch is None else one.epoch
+        values = (epoch, STATES[one.final.reason], encode(one.final), self.settings.result_ttl_s)
+        return Call((job_key(one.job_id), out_stream(one.job_id)), values)
 
 
 async def make_group(client: Redis, stream: str, group: str) -> None:
@@ -215,6 +191,11 @@ async def make_group(client: Redis, stream: str, group: str) -> None:
     except ResponseError as error:
         if "BUSYGROUP" not in str(error):
             raise
+
+
+def _emit_call(one: Append) -> Call:
+    values = (one.epoch, one.count, len(one.chunk.token_ids), encode(one.chunk), LIVE_TTL_S)
+    return Call((job_key(one.job_id), out_stream(one.job_id)), values)
 
 
 def _entries(rows: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[Entry]:

@@ -8,12 +8,16 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from client.wire import OUT_FIELD, Chunk, Final, decode_event, out_stream
+from client.wire import OUT_FIELD, Chunk, Final, Usage, WireError, decode_event, out_stream
+from core.errors import QueueError
+from core.types import FinishReason
+from service.tasks import is_cancelled
 
 log = structlog.get_logger()
 
@@ -39,9 +43,11 @@ class StreamReader:
         key, events = out_stream(job_id), Events()
         self._followers[key] = events
         self._last[key] = "0-0"
-        async with self._writing.pipeline(transaction=False) as pipe:
-            await pipe.xadd(self._wake_key, {"w": 1}, maxlen=1).expire(self._wake_key, WAKE_TTL_S).execute()
         try:
+            async with self._writing.pipeline(transaction=False) as pipe:
+                pipe.xadd(self._wake_key, {"w": 1}, maxlen=1)
+                pipe.expire(self._wake_key, WAKE_TTL_S)
+                await pipe.execute()
             yield events
         finally:
             self._followers.pop(key, None)
@@ -50,7 +56,7 @@ class StreamReader:
     async def run(self) -> None:
         """Read until cancelled; a fault of Redis is waited out, streams go on where they were."""
         try:
-            while True:
+            while not is_cancelled():
                 try:
                     await self._read_once()
                 except (RedisError, OSError) as error:
@@ -61,7 +67,7 @@ class StreamReader:
                 await self._writing.delete(self._wake_key)
 
     async def _read_once(self) -> None:
-        answer = await self._reading.xread(dict(self._last), block=BLOCK_MS)  # type: ignore[arg-type]
+        answer: Any = await self._reading.xread(dict(self._last), block=BLOCK_MS)  # type: ignore[arg-type]
         for raw_key, rows in answer or []:
             key = raw_key.decode()
             events = self._followers.get(key)
@@ -70,4 +76,13 @@ class StreamReader:
             if events is None:
                 continue
             for _, fields in rows:
-                events.put_nowait(decode_event(fields[OUT_FIELD.encode()]))
+                events.put_nowait(_event(key, fields))
+
+
+def _event(key: str, fields: dict[bytes, bytes]) -> Chunk | Final:
+    """Read an entry; one that is no event ends its follower's answer, and nobody else's."""
+    try:
+        return decode_event(fields.get(OUT_FIELD.encode(), b""))
+    except QueueError as error:
+        log.warning("event_unreadable", stream=key, error=str(error))
+        return Final(FinishReason.ERROR, Usage(0, 0), error=WireError("the answer could not be read"))

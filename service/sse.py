@@ -1,5 +1,7 @@
 """Server-sent events over an aiohttp response."""
 
+import asyncio
+
 import msgspec
 from aiohttp import web
 
@@ -12,6 +14,8 @@ HEADERS = {
 DONE = b"data: [DONE]\n\n"
 # One newline: a comment that ends in an empty line is an event of its own to some clients, and breaks them.
 KEEP_ALIVE = b": ka\n"
+# A client whose buffers stay full for this long has stopped reading.
+WRITE_S = 30.0
 
 
 async def open_events(request: web.Request) -> web.StreamResponse:
@@ -19,6 +23,15 @@ async def open_events(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers=HEADERS)
     await response.prepare(request)
     return response
+
+
+async def send(response: web.StreamResponse, data: bytes) -> None:
+    """Write to a stream; raises ConnectionResetError for a client that is gone or has stopped reading."""
+    try:
+        async with asyncio.timeout(WRITE_S):
+            await response.write(data)
+    except TimeoutError:
+        raise ConnectionResetError("the client does not read") from None
 
 
 def event(data: object) -> bytes:

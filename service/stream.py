@@ -1,21 +1,26 @@
 """The stream writer: what the engine emits becomes text and goes to Redis, one round trip per step.
 
 It is the only place that turns tokens into text. It runs beside the engine's next step; a bounded queue between the
-two holds the engine back when Redis is slow.
+two holds the engine back when Redis is slow. Ends that the engine did not ask for travel through the same queue, so
+that nothing overtakes the tokens before it.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
+from msgspec import Struct
 from redis.exceptions import RedisError
 
 from client.wire import Chunk, Final, Speculated, Usage, WireError
 from core.types import Emission, FinishReason
 from models.detokenize import Detokenizer
 from models.tokenizer import Tokenizer
-from service.queue import Append, Claim, Ending, JobQueue
+from service.claims import Append, Claim, Ending, Entry
+from service.queue import JobQueue
+from service.tasks import is_cancelled
 
 log = structlog.get_logger()
 
@@ -33,28 +38,54 @@ class OpenStream:
     count: int
     speculated: Speculated
 
-    def usage(self) -> Usage:
-        """Count the answer's tokens so far."""
-        return Usage(len(self.claim.job.prompt_ids), self.count)
+    def add(self, chunk: Chunk) -> None:
+        """Count one more round."""
+        self.count += len(chunk.token_ids)
+        self.speculated = self.speculated.plus(chunk)
+
+
+class End(Struct, frozen=True):
+    """The end of a run that will get no more tokens."""
+
+    request_id: str
+    reason: FinishReason
+    error: WireError | None = None
+
+
+class _Step(Struct, frozen=True):
+    """What waits to be written: tokens to append, then jobs to end."""
+
+    appends: tuple[Append, ...]
+    ends: tuple[End, ...]
 
 
 class StreamWriter:
-    """Writes emissions of open streams; tells `drop` of jobs the engine should stop working on."""
+    """Writes emissions of open streams, which go by the run ids of their claims.
 
-    def __init__(self, queue: JobQueue, tokenizer: Tokenizer, drop: Callable[[str], None]) -> None:
-        self._queue, self._tokenizer, self._drop = queue, tokenizer, drop
+    drop is told of runs that the engine should stop working on, hold of the queue entries of all open streams
+    whenever they change.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        tokenizer: Tokenizer,
+        drop: Callable[[str], None],
+        hold: Callable[[frozenset[str]], None],
+    ) -> None:
+        self._queue, self._tokenizer, self._drop, self._hold = queue, tokenizer, drop, hold
         self._open: dict[str, OpenStream] = {}
-        self._steps: asyncio.Queue[list[Emission]] = asyncio.Queue(MAX_STEPS_BEHIND)
+        self._steps: asyncio.Queue[tuple[list[Emission], list[End]]] = asyncio.Queue(MAX_STEPS_BEHIND)
 
     @property
-    def entries(self) -> frozenset[str]:
+    def entries(self) -> list[Entry]:
         """The queue entries of all open streams."""
-        return frozenset(stream.claim.entry.entry_id for stream in self._open.values())
+        return [stream.claim.entry for stream in self._open.values()]
 
     @property
-    def job_ids(self) -> tuple[str, ...]:
-        """The jobs that are being answered."""
-        return tuple(self._open)
+    def request_ids(self) -> list[str]:
+        """The runs that are being answered."""
+        return list(self._open)
 
     @property
     def num_open(self) -> int:
@@ -66,95 +97,114 @@ class StreamWriter:
         stream = OpenStream(claim, Detokenizer(self._tokenizer), 0, Speculated())
         for chunk in claim.streamed:
             stream.detokenizer.pieces(chunk.token_ids)
-            stream.count += len(chunk.token_ids)
-            stream.speculated = stream.speculated.plus(chunk)
-        self._open[claim.job.id] = stream
+            stream.add(chunk)
+        self._open[claim.request_id] = stream
+        self._report()
 
-    async def put(self, emissions: list[Emission]) -> None:
-        """Hand over one step's emissions; waits while the writer is too far behind."""
-        if emissions:
-            await self._steps.put(emissions)
+    async def put(self, emissions: list[Emission], ends: list[End]) -> None:
+        """Hand over one step's emissions, and jobs to end after them; waits while the writer is too far behind."""
+        if emissions or ends:
+            await self._steps.put((emissions, ends))
 
     async def run(self) -> None:
         """Write steps until cancelled."""
-        while True:
-            emissions = await self._steps.get()
-            await self._until_written(emissions)
+        while not is_cancelled():
+            emissions, ends = await self._steps.get()
+            await self._until_written(self._prepare(emissions, ends))
             self._steps.task_done()
 
     async def drain(self) -> None:
         """Wait until everything handed over is written."""
         await self._steps.join()
 
-    async def end(self, job_id: str, reason: FinishReason, error: WireError | None = None) -> None:
-        """End a job that will get no more tokens."""
-        stream = self._open.pop(job_id, None)
-        if stream is not None:
-            await self._queue.finish([_ending(stream, reason, error)])
+    # --- One step ----------------------------------------------------------------------------------------------
 
-    async def _until_written(self, emissions: list[Emission]) -> None:
-        """Write one step; a fault of Redis is retried, which the fence makes safe, until the lease is surely lost."""
-        appends = [self._append(emission) for emission in emissions if emission.request_id in self._open]
-        lease_s = self._queue.settings.lease_ms / 1000
-        for _ in range(max(1, int(lease_s / RETRY_S))):
-            try:
-                await self._write(emissions, appends)
-            except (RedisError, OSError) as error:
-                log.warning("append_failed", error=str(error))
-                await asyncio.sleep(RETRY_S)
-            else:
-                return
-        # Others take these jobs over; what we would write now is refused by the fence.
-        for append in appends:
-            self._lose(append.job_id)
-
-    async def _write(self, emissions: list[Emission], appends: Sequence[Append]) -> None:
-        results = await self._queue.append(appends)
-        endings = []
-        reasons = {emission.request_id: emission for emission in emissions}
-        for append, result in zip(appends, results, strict=True):
-            stream, reason = self._open.get(append.job_id), reasons[append.job_id].finish_reason
-            if stream is None:
+    def _prepare(self, emissions: list[Emission], ends: list[End]) -> _Step:
+        """Turn a step's tokens into text, once: writing may be repeated, detokenising may not."""
+        appends: list[Append] = []
+        all_ends: list[End] = []
+        for emission in emissions:
+            if emission.request_id not in self._open:
                 continue
-            if not result.is_ours:
-                self._lose(append.job_id)
-            elif reason is not None:
-                endings.append((append.job_id, _ending(stream, reason, None)))
-            elif result.is_cancelled:
-                self._drop(append.job_id)
-                endings.append((append.job_id, _ending(stream, FinishReason.CANCELLED, None)))
-        await self._queue.finish([ending for _, ending in endings])
-        for job_id, _ in endings:
-            del self._open[job_id]
+            if emission.token_ids:
+                appends.append(self._append(emission))
+            if emission.finish_reason is not None:
+                error = WireError("the engine gave this request up") if emission.error else None
+                all_ends.append(End(emission.request_id, emission.finish_reason, error))
+        all_ends.extend(end for end in ends if end.request_id in self._open)
+        return _Step(tuple(appends), tuple(all_ends))
 
     def _append(self, emission: Emission) -> Append:
         stream = self._open[emission.request_id]
         pieces = stream.detokenizer.pieces(emission.token_ids)
-        reason = emission.finish_reason
-        chunk = Chunk(emission.token_ids, pieces, emission.verified, emission.num_draft_tokens, reason)
-        append = Append(emission.request_id, stream.claim.epoch, stream.count, chunk)
-        stream.count += len(chunk.token_ids)
-        stream.speculated = stream.speculated.plus(chunk)
+        chunk = Chunk(emission.token_ids, pieces, emission.verified, emission.num_draft_tokens, emission.finish_reason)
+        append = Append(stream.claim.job.id, stream.claim.epoch, stream.count, chunk)
+        stream.add(chunk)
         return append
 
-    def _lose(self, job_id: str) -> None:
-        log.warning("lease_lost", job_id=job_id)
-        self._open.pop(job_id, None)
-        self._drop(job_id)
+    async def _until_written(self, step: _Step) -> None:
+        """Write one step; a fault of Redis is retried, which the fence makes safe, until the lease is surely lost."""
+        deadline = time.monotonic() + self._queue.settings.lease_ms / 1000
+        while True:
+            try:
+                await self._write(step)
+            except (RedisError, OSError) as error:
+                log.warning("append_failed", error=str(error))
+                if time.monotonic() > deadline or is_cancelled():
+                    break
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+        # Others take these jobs over; what we would write now is refused by the fence.
+        self._lose([*(one.request_id for one in step.appends), *(end.request_id for end in step.ends)])
+
+    async def _write(self, step: _Step) -> None:
+        results = await self._queue.append(step.appends)
+        lost = [one.request_id for one, result in zip(step.appends, results, strict=True) if not result.is_ours]
+        self._lose(lost)
+        ends = {end.request_id: end for end in step.ends if end.request_id in self._open}
+        for one, result in zip(step.appends, results, strict=True):
+            if result.is_ours and result.is_cancelled and one.request_id in self._open and one.request_id not in ends:
+                self._drop(one.request_id)
+                ends[one.request_id] = End(one.request_id, FinishReason.CANCELLED)
+        endings = [self._ending(end) for end in ends.values()]
+        await self._queue.finish(endings)
+        for ending in endings:
+            _log_finished(ending)
+        self._close(ends)
+
+    def _ending(self, end: End) -> Ending:
+        stream = self._open[end.request_id]
+        claim, usage = stream.claim, Usage(len(stream.claim.job.prompt_ids), stream.count)
+        final = Final(end.reason, usage, stream.speculated, stream.detokenizer.tail(), end.error)
+        return Ending(claim.job.id, claim.epoch, final, claim.entry)
+
+    def _lose(self, request_ids: Sequence[str]) -> None:
+        """Let go of jobs that are another worker's."""
+        for request_id in request_ids:
+            log.warning("lease_lost", request_id=request_id)
+            self._drop(request_id)
+        self._close(request_ids)
+
+    def _close(self, request_ids: Iterable[str]) -> None:
+        for request_id in request_ids:
+            self._open.pop(request_id, None)
+        self._report()
+
+    def _report(self) -> None:
+        self._hold(frozenset(entry.entry_id for entry in self.entries))
 
 
-def _ending(stream: OpenStream, reason: FinishReason, error: WireError | None) -> Ending:
-    claim = stream.claim
-    final = Final(reason, stream.usage(), stream.speculated, stream.detokenizer.tail(), error)
+def _log_finished(ending: Ending) -> None:
+    final = ending.final
     log.info(
         "request_finished",
-        job_id=claim.job.id,
-        reason=str(reason),
-        epoch=claim.epoch,
+        job_id=ending.job_id,
+        reason=str(final.reason),
+        epoch=ending.epoch,
         prompt_tokens=final.usage.prompt_tokens,
         completion_tokens=final.usage.completion_tokens,
         rounds=final.speculated.rounds,
         verified=final.speculated.verified,
         accepted=final.speculated.accepted,
     )
-    return Ending(claim.job.id, claim.epoch, final, claim.entry)

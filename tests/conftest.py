@@ -1,6 +1,49 @@
-"""What must hold before any test module is imported."""
+"""What must hold before any test module is imported, and the Redis of the test run's own."""
 
 import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from service.redis_server import redis_executable
 
 # Triton decides when a kernel is defined whether it is interpreted, and kernels are defined on import.
 os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(scope="session")
+def redis_server():
+    """The URL of a real Redis on a unix socket, started once and ended with the run."""
+    with tempfile.TemporaryDirectory(prefix="specd-test-") as folder:
+        socket = Path(folder) / "redis.sock"
+        arguments = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--loglevel", "warning"]
+        with subprocess.Popen([redis_executable(), *arguments], cwd=folder, stdout=subprocess.DEVNULL) as process:
+            with Redis(unix_socket_path=str(socket)) as client:
+                until_it_answers(client)
+            yield f"unix://{socket}"
+            process.terminate()
+
+
+@pytest.fixture
+def redis_url(redis_server):
+    """The URL of the run's Redis, empty."""
+    with Redis.from_url(redis_server) as client:
+        client.flushall()
+    return redis_server
+
+
+def until_it_answers(client: Redis) -> None:
+    """Wait for a server that was just started."""
+    for _ in range(500):
+        try:
+            client.ping()
+        except RedisConnectionError:
+            time.sleep(0.01)
+        else:
+            return
+    raise TimeoutError("the test run's Redis did not start")

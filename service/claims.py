@@ -1,0 +1,59 @@
+"""The nouns of the queue: an entry, the claim to its job, and what a claim's holder writes."""
+
+from msgspec import Struct
+
+from client.wire import Chunk, Final, Job
+
+
+class Entry(Struct, frozen=True):
+    """A queue entry in this worker's hands: the stream's id for it and the job it names."""
+
+    entry_id: str
+    job_id: str
+
+
+class Claim(Struct, frozen=True):
+    """A job taken over: what fences our writes, and the chunks an earlier worker has streamed."""
+
+    entry: Entry
+    job: Job
+    epoch: int
+    streamed: tuple[Chunk, ...]
+    is_cancelled: bool
+    # Claims, this one included, since the last token was streamed.
+    attempts: int
+
+    @property
+    def request_id(self) -> str:
+        """Name this attempt at the job: nothing of an earlier one can be taken for its own."""
+        return f"{self.job.id}:{self.epoch}"
+
+
+class Append(Struct, frozen=True):
+    """One round's tokens on their way to a job's stream; count is the number of tokens before them."""
+
+    job_id: str
+    epoch: int
+    count: int
+    chunk: Chunk
+
+    @property
+    def request_id(self) -> str:
+        """The claim's."""
+        return f"{self.job_id}:{self.epoch}"
+
+
+class Ending(Struct, frozen=True):
+    """The end of a job; entry None where no queue entry is to be acknowledged."""
+
+    job_id: str
+    epoch: int | None
+    final: Final
+    entry: Entry | None
+
+
+class AppendResult(Struct, frozen=True):
+    """is_ours is False when another worker owns the job; is_cancelled when its client wants no more."""
+
+    is_ours: bool
+    is_cancelled: bool

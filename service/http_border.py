@@ -1,0 +1,74 @@
+"""The border to HTTP: bodies are bounded on the way in, and every error leaves in OpenAI's shape."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import structlog
+from aiohttp import web
+from redis.exceptions import RedisError
+
+from client.wire import Final, WireError
+from core.errors import QueueError, RequestError
+from core.types import FinishReason
+from service.answers import error_body
+
+log = structlog.get_logger()
+
+RETRY_AFTER_S = "1"
+BODY_S = 30.0
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def check_final(final: Final) -> None:
+    """Raise RequestError if a job ended without an answer."""
+    if final.reason is FinishReason.ERROR:
+        error = final.error or WireError("the request failed")
+        raise RequestError(error.message, status=error.status, param=error.param, code=error.code)
+    if final.reason is FinishReason.DEADLINE:
+        raise RequestError("the request's deadline passed", status=504, code="deadline_exceeded")
+
+
+def as_request_error(error: Exception) -> RequestError:
+    """Return what a client may see of an error."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, TimeoutError):
+        return RequestError("the answer took too long and was stopped", status=504, code="timeout")
+    if isinstance(error, web.HTTPException):
+        reason = {404: "no such endpoint", 405: "this endpoint takes another method"}.get(error.status, error.reason)
+        return RequestError(str(reason), status=error.status, code=HTTPStatus(error.status).name.lower())
+    if isinstance(error, RedisError | OSError | QueueError):
+        return RequestError("the queue is out of reach; try again soon", status=503, code="queue_down")
+    return RequestError("internal error", status=500, code="internal_error")
+
+
+async def read_json(request: web.Request) -> bytes:
+    """Return the body of a JSON request; raises RequestError for another content type or too large a body."""
+    if request.content_type != "application/json":
+        raise RequestError(f"Content-Type must be application/json, got {request.content_type!r}", status=415)
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await request.read()
+    except TimeoutError:
+        raise RequestError(f"the body did not arrive within {BODY_S:.0f} s", status=408, code="timeout") from None
+    except web.HTTPRequestEntityTooLarge as error:
+        raise RequestError(f"the body is too large: {error.text}", status=413, code="too_large") from error
+
+
+@web.middleware
+async def as_openai_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn whatever a handler raises into an OpenAI error; the one border at which anything is caught."""
+    try:
+        return await handler(request)
+    except (ConnectionError, asyncio.CancelledError):
+        raise
+    except Exception as error:
+        told = as_request_error(error)
+        if told.status == HTTPStatus.INTERNAL_SERVER_ERROR and told.code == "internal_error":
+            log.exception("request_failed", path=request.path)
+        headers = {"Retry-After": RETRY_AFTER_S} if told.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
+        if isinstance(error, web.HTTPMethodNotAllowed):
+            headers["Allow"] = error.headers["Allow"]
+        return web.json_response(error_body(told), status=told.status, headers=headers)

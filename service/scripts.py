@@ -1,0 +1,71 @@
+"""The queue's Lua scripts: loaded when opened, run in pipelines, loaded again when Redis has forgotten them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError, ResponseError
+
+from core.errors import QueueError
+
+LUA_FOLDER = Path(__file__).parent / "lua"
+SCRIPTS = {path.stem: path.read_text(encoding="utf-8") for path in sorted(LUA_FOLDER.glob("*.lua"))}
+# What Redis says while it cannot write for now; anything else is wrong with this one call and stays wrong.
+TRANSIENT = ("OOM", "READONLY", "LOADING", "MISCONF", "MASTERDOWN", "NOREPLICAS")
+
+
+class Call(Struct, frozen=True):
+    """One run of a script."""
+
+    keys: tuple[str, ...]
+    values: tuple[str | bytes | int, ...] = ()
+
+
+class Scripts:
+    """Runs scripts by their hash."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._sha: dict[str, str] = {}
+
+    async def load(self) -> None:
+        """Load all scripts; raises RedisError."""
+        for name, text in SCRIPTS.items():
+            self._sha[name] = await self._client.script_load(text)
+
+    async def run(self, script: str, call: Call) -> Any:
+        """Run one script and return its answer; raises RedisError."""
+        (answer,) = await self.run_all(script, [call])
+        if isinstance(answer, ResponseError):
+            raise answer
+        return answer
+
+    async def run_all(self, script: str, calls: Sequence[Call]) -> list[Any]:
+        """Run a script once per call in one round trip.
+
+        A call that Redis refuses for good gets its ResponseError as its answer, so that it cannot harm the others;
+        raises RedisError where trying again may help.
+        """
+        answers: list[Any] = [None] * len(calls)
+        missing = list(range(len(calls)))
+        for _ in range(2):
+            for index, answer in zip(missing, await self._run_once(script, [calls[i] for i in missing]), strict=True):
+                if isinstance(answer, ResponseError) and any(word in str(answer) for word in TRANSIENT):
+                    raise answer
+                answers[index] = answer
+            missing = [index for index in missing if isinstance(answers[index], NoScriptError)]
+            if not missing:
+                return answers
+            self._sha[script] = await self._client.script_load(SCRIPTS[script])
+        raise QueueError(f"Redis does not keep the script {script!r}")
+
+    async def _run_once(self, script: str, calls: list[Call]) -> list[Any]:
+        if not calls:
+            return []
+        async with self._client.pipeline(transaction=False) as pipe:
+            for call in calls:
+                pipe.evalsha(self._sha[script], len(call.keys), *call.keys, *call.values)
+            answers: list[Any] = await pipe.execute(raise_on_error=False)
+        return answers

@@ -1,0 +1,201 @@
+"""A byte tokenizer, an engine that recites, and a whole service around them in one event loop."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+from tokenizers import Tokenizer as HubTokenizer
+from tokenizers import decoders, models, pre_tokenizers
+
+from core.config import EngineSettings, QueueSettings, ServerSettings, Settings
+from core.errors import RequestError
+from core.types import Emission, FinishReason, Request
+from models.tokenizer import Tokenizer
+from service.gateway import serve_http
+from service.main import base_url, free_port
+from service.worker import work
+
+# Two-, three- and four-byte characters, so that tokens end inside of them.
+TEXT = "Grüße, €5 für 🎉! "
+BYTES = TEXT.encode()
+EOS = 256
+TEMPLATE = (
+    "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}>{% endif %}"
+)
+
+
+def spoken(num_tokens: int) -> str:
+    """Return what the engine recites in so many tokens."""
+    whole = BYTES * (num_tokens // len(BYTES) + 1)
+    return whole[:num_tokens].decode(errors="replace")
+
+
+def byte_alphabet() -> dict[str, int]:
+    """Return the byte-level alphabet: one letter per byte, its id the byte."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = {byte: chr(byte) for byte in plain}
+    others = (byte for byte in range(256) if byte not in letters)
+    letters |= {byte: chr(256 + index) for index, byte in enumerate(others)}
+    return {letter: byte for byte, letter in letters.items()}
+
+
+def write_tokenizer(folder: Path) -> Tokenizer:
+    """Write a tokenizer with one token per byte and an end token, and load it."""
+    backend = HubTokenizer(models.BPE(byte_alphabet(), []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<eos>"])
+    folder.mkdir(parents=True, exist_ok=True)
+    backend.save(str(folder / "tokenizer.json"))
+    config = {"chat_template": TEMPLATE, "eos_token": "<eos>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return Tokenizer(folder)
+
+
+@dataclass
+class FakeEngine:
+    """Recites BYTES from where a request stands, three tokens a step of which two were accepted drafts.
+
+    refuses a prompt that holds byte 0; breaks a whole step when it meets byte 1 in a prompt.
+    """
+
+    max_model_len: int = 512
+    num_slots: int = 4
+    step_s: float = 0.0
+    running: dict[str, tuple[Request, int]] = field(default_factory=dict)
+    seen: list[Request] = field(default_factory=list)
+    aborted: list[str] = field(default_factory=list)
+    most_running: int = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running)
+
+    @property
+    def num_free_slots(self) -> int:
+        return self.num_slots - len(self.running)
+
+    def add(self, request: Request) -> None:
+        self.seen.append(request)
+        if 0 in request.prompt_ids:
+            raise RequestError("zeros are refused", param="prompt", code="zero")
+        self.running[request.id] = (request, len(request.output_ids))
+        self.most_running = max(self.most_running, len(self.running))
+
+    def abort(self, request_id: str) -> None:
+        self.aborted.append(request_id)
+        self.running.pop(request_id, None)
+
+    def step(self) -> list[Emission]:
+        time.sleep(self.step_s)
+        if any(1 in request.prompt_ids for request, _ in self.running.values()):
+            raise RuntimeError("the step broke")
+        return [self._advance(request, done) for request, done in list(self.running.values())]
+
+    def _advance(self, request: Request, done: int) -> Emission:
+        tokens = [BYTES[(done + i) % len(BYTES)] for i in range(min(3, request.sampling.max_tokens - done))]
+        reason = None
+        for index, token in enumerate(tokens):
+            if token in request.sampling.stop_token_ids:
+                tokens, reason = tokens[: index + 1], FinishReason.STOP
+                break
+        done += len(tokens)
+        if reason is None and done == request.sampling.max_tokens:
+            reason = FinishReason.LENGTH
+        self.running[request.id] = (request, done)
+        if reason is not None:
+            del self.running[request.id]
+        return Emission(request.id, tuple(tokens), 2, 2, min(2, len(tokens)), reason)
+
+
+@dataclass
+class Service:
+    """A running gateway and worker, and what tests need to reach them."""
+
+    settings: Settings
+    engine: FakeEngine
+    http: aiohttp.ClientSession
+
+    @property
+    def url(self) -> str:
+        return base_url(self.settings)
+
+    @property
+    def redis_url(self) -> str:
+        return self.settings.queue.redis_url
+
+    async def post(self, path: str = "/v1/completions", **body: object) -> tuple[int, dict]:
+        async with self.http.post(self.url + path, json=body) as response:
+            return response.status, await response.json()
+
+
+def fake_settings(redis_url: str, folder: Path, *, request_timeout_s: float = 30.0, **queue: object) -> Settings:
+    """Return settings of a service on the byte tokenizer in `folder`."""
+    write_tokenizer(folder)
+    port = free_port("127.0.0.1")
+    return Settings(
+        server=ServerSettings(port=port, model_name="fake", request_timeout_s=request_timeout_s),
+        queue=QueueSettings(**{"redis_url": redis_url, "lease_ms": 1000, "command_timeout_s": 1.0, **queue}),
+        engine=EngineSettings(target=str(folder)),
+    )
+
+
+@asynccontextmanager
+async def worker(settings: Settings, engine: FakeEngine) -> AsyncIterator[None]:
+    """Run a worker for as long as the context lasts."""
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(work(settings, stop, engine, Tokenizer(Path(settings.engine.target))))
+        try:
+            yield
+        finally:
+            stop.set()
+
+
+@asynccontextmanager
+async def gateway(settings: Settings, *, ready_status: int = 200) -> AsyncIterator[aiohttp.ClientSession]:
+    """Run a gateway for as long as the context lasts, from when its health is as expected."""
+    stop = asyncio.Event()
+    async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as group:
+        group.create_task(serve_http(settings, stop))
+        try:
+            await until(lambda: health(http, settings), ready_status)
+            yield http
+        finally:
+            stop.set()
+
+
+@asynccontextmanager
+async def running(settings: Settings, engine: FakeEngine) -> AsyncIterator[Service]:
+    """Run a gateway and a worker for as long as the context lasts."""
+    async with worker(settings, engine), gateway(settings) as http:
+        yield Service(settings, engine, http)
+
+
+async def health(http: aiohttp.ClientSession, settings: Settings) -> int:
+    """Return the status of /health, 0 where nobody listens."""
+    try:
+        async with http.get(f"{base_url(settings)}/health") as response:
+            return response.status
+    except aiohttp.ClientError:
+        return 0
+
+
+async def until(ask, wanted, timeout_s: float = 10.0) -> None:
+    """Wait until `await ask()` is `wanted`."""
+    async with asyncio.timeout(timeout_s):
+        while await ask() != wanted:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def until_true(ask, timeout_s: float = 10.0) -> None:
+    """Wait until `ask()` holds."""
+    async with asyncio.timeout(timeout_s):
+        while not ask():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)

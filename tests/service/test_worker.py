@@ -1,0 +1,295 @@
+"""The worker serves whatever comes, ends what it must end, and hands over what it cannot finish."""
+
+import asyncio
+
+import pytest
+from structlog.testing import capture_logs
+
+from client.wire import WORKER_GROUP, WORKERS_KEY, job_key, queue_stream, worker_key
+from core.errors import EngineError
+from core.types import FinishReason
+from service.heartbeat import Heartbeat
+from service.queue import JobQueue, connect
+from service.worker import Worker
+from tests.service.conftest import LEASE_MS
+from tests.service.fakes import FakeEngine, spoken, until, until_true, worker, write_tokenizer
+from tests.service.jobs import append, events_of, final_of, new_job, state_of, take, tokens_of
+
+LEASE_S = LEASE_MS / 1000
+REFUSED, BREAKS = (0, 5), (1, 5)
+
+
+async def end_of(client, job):
+    """Wait for a job's Final."""
+    await until(lambda: has_ended(client, job), True)
+    return await final_of(client, job.id)
+
+
+async def has_ended(client, job):
+    return await final_of(client, job.id) is not None
+
+
+async def text_of(client, job):
+    events = await events_of(client, job.id)
+    return "".join(event.text for event in events[:-1]) + events[-1].tail
+
+
+async def has_streamed(client, job, num_tokens):
+    return len(await tokens_of(client, job.id)) >= num_tokens
+
+
+@pytest.fixture
+async def make_worker(settings, tmp_path):
+    """Make workers that a test may abandon: what kill -9 leaves of a worker."""
+    clients, tokenizer = [], write_tokenizer(tmp_path / "tokenizer")
+
+    async def make(engine, name):
+        client = connect(settings.queue.redis_url, 2.0)
+        clients.append(client)
+        queue = JobQueue(client, settings.queue, "fake")
+        await queue.open()
+        return Worker(engine, tokenizer, queue, Heartbeat(settings.queue.redis_url, settings.queue, "fake", name))
+
+    yield make
+    for client in clients:
+        await client.aclose()
+
+
+async def test_every_job_gets_its_text_and_its_count(settings, queue, client):
+    jobs = [new_job(max_tokens=5 + index) for index in range(12)]
+    async with worker(settings, FakeEngine()):
+        for job in jobs:
+            await queue.submit(job)
+        finals = [await end_of(client, job) for job in jobs]
+    assert [final.usage.completion_tokens for final in finals] == [5 + index for index in range(12)]
+    assert [await text_of(client, job) for job in jobs] == [spoken(5 + index) for index in range(12)]
+    assert await queue.depth() == 0
+
+
+async def test_never_more_is_claimed_than_there_are_free_slots(settings, queue, client):
+    jobs = [new_job(max_tokens=30) for _ in range(9)]
+    for job in jobs:
+        await queue.submit(job)
+    engine = FakeEngine(num_slots=2, step_s=0.005)
+    async with worker(settings, engine):
+        await until_true(lambda: len(engine.running) == 2)
+        assert (await client.xpending(queue_stream("fake"), WORKER_GROUP))["pending"] == 2
+        for job in jobs:
+            await end_of(client, job)
+    assert engine.most_running == 2
+
+
+async def test_a_refused_request_ends_alone_with_its_reason(settings, queue, client):
+    refused, served = new_job(REFUSED), new_job()
+    async with worker(settings, FakeEngine()):
+        for job in (refused, served):
+            await queue.submit(job)
+        error = (await end_of(client, refused)).error
+        assert (await end_of(client, served)).reason is FinishReason.LENGTH
+    assert (error.message, error.status, error.code) == ("zeros are refused", 400, "zero")
+
+
+async def test_a_broken_step_ends_its_jobs_and_later_ones_are_served(settings, queue, client):
+    beside, broken, later = new_job(max_tokens=400), new_job(BREAKS), new_job()
+    engine = FakeEngine(step_s=0.01)
+    with capture_logs() as logs:
+        async with worker(settings, engine):
+            await queue.submit(beside)
+            await until_true(lambda: engine.running)
+            await queue.submit(broken)
+            finals = [await end_of(client, job) for job in (beside, broken)]
+            await queue.submit(later)
+            assert (await end_of(client, later)).reason is FinishReason.LENGTH
+    assert [final.error.code for final in finals] == ["internal_error"] * 2
+    assert "step_failed" in [line["event"] for line in logs]
+
+
+async def test_an_engine_that_fails_without_requests_ends_the_worker(make_worker, queue):
+    class Broken(FakeEngine):
+        has_work = True
+
+        def step(self):
+            raise RuntimeError("past use")
+
+    one = await make_worker(Broken(), "one")
+    with pytest.raises(ExceptionGroup) as caught:
+        await one.run()
+    assert caught.group_contains(EngineError, match="past use")
+
+
+async def test_a_cancelled_job_stops_the_engine(settings, queue, client):
+    job = new_job(max_tokens=500)
+    engine = FakeEngine(step_s=0.005)
+    async with worker(settings, engine):
+        await queue.submit(job)
+        await until_true(lambda: engine.running)
+        await queue.cancel(job.id)
+        assert (await end_of(client, job)).reason is FinishReason.CANCELLED
+        await until_true(lambda: not engine.running)
+    assert engine.aborted == [engine.seen[0].id]
+    assert await state_of(client, job.id) == "cancelled"
+
+
+async def test_a_job_cancelled_while_queued_never_reaches_the_engine(settings, queue, client):
+    job = new_job()
+    await queue.submit(job)
+    await queue.cancel(job.id)
+    engine = FakeEngine()
+    async with worker(settings, engine):
+        assert (await end_of(client, job)).reason is FinishReason.CANCELLED
+    assert engine.seen == []
+
+
+async def test_a_job_whose_last_chunk_told_its_reason_only_gets_its_final(settings, queue, client):
+    job = new_job()
+    await queue.submit(job)
+    lost = await take(queue)
+    await queue.append([append(lost, 0, 7, reason=FinishReason.STOP)])
+    await queue.release("one", [lost.entry])
+    engine = FakeEngine()
+    async with worker(settings, engine):
+        final = await end_of(client, job)
+    assert (final.reason, final.usage.completion_tokens) == (FinishReason.STOP, 1)
+    assert engine.seen == []
+
+
+async def test_a_job_that_ends_its_workers_is_given_up(settings, queue, client):
+    job = new_job()
+    await queue.submit(job)
+    lost = await take(queue)
+    for name in ("two", "three"):
+        await queue.claim(lost.entry, name)
+    await queue.release("three", [lost.entry])
+    engine = FakeEngine()
+    async with worker(settings, engine):
+        assert (await end_of(client, job)).error.code == "attempts_exhausted"
+    assert engine.seen == []
+
+
+async def test_stopping_finishes_what_runs_and_claims_nothing_more(settings, queue, client):
+    running, waiting = new_job(max_tokens=60), new_job()
+    engine = FakeEngine(num_slots=1, step_s=0.005)
+    async with worker(settings, engine):
+        await queue.submit(running)
+        await until_true(lambda: engine.running)
+        await queue.submit(waiting)
+    assert (await final_of(client, running.id)).reason is FinishReason.LENGTH
+    assert await final_of(client, waiting.id) is None
+    assert await queue.depth() == 1
+
+
+async def test_what_a_stopping_worker_cannot_finish_is_gone_on_with_at_once(settings, queue, client, monkeypatch):
+    monkeypatch.setattr("service.worker.DRAIN_S", 0.1)
+    job = new_job(max_tokens=90)
+    engine = FakeEngine(step_s=0.02)
+    async with worker(settings, engine):
+        await queue.submit(job)
+        await until_true(lambda: engine.running)
+    assert await final_of(client, job.id) is None
+    assert len(await queue.reclaim("next", 1)) == 1
+
+
+async def test_a_stopped_worker_is_forgotten(settings, client):
+    async with worker(settings, FakeEngine()):
+        await until(lambda: client.scard(WORKERS_KEY), 1)
+        (name,) = await client.smembers(WORKERS_KEY)
+    assert not await client.exists(worker_key(name.decode()))
+
+
+async def test_a_second_worker_takes_over_and_the_text_is_one_growing_prefix(make_worker, queue, client):
+    job = new_job(max_tokens=60)
+    first = await make_worker(FakeEngine(step_s=0.02), "first")
+    await queue.submit(job)
+    abandoned = asyncio.create_task(first.run())
+    await until(lambda: has_streamed(client, job, 9), True)
+    await abandon(first, abandoned)
+    seen = await tokens_of(client, job.id)
+    heir = FakeEngine()
+    async with asyncio.TaskGroup() as group:
+        second = await make_worker(heir, "second")
+        group.create_task(second.run())
+        final = await end_of(client, job)
+        second.stop()
+    tokens = await tokens_of(client, job.id)
+    assert tokens[: len(seen)] == seen
+    assert len(heir.seen[0].output_ids) >= len(seen)
+    assert (await text_of(client, job), final.usage.completion_tokens) == (spoken(60), 60)
+
+
+async def abandon(worker, task):
+    """End a worker without any of its goodbyes."""
+
+    async def nothing(*_):
+        return None
+
+    worker._leave = nothing
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_worker_that_lost_its_job_drops_it_and_holds_its_entry_no_more(make_worker, queue, client):
+    job = new_job(max_tokens=400)
+    engine = FakeEngine(step_s=0.01)
+    zombie = await make_worker(engine, "zombie")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(zombie.run())
+        await queue.submit(job)
+        await until_true(lambda: engine.running)
+        (entry,) = zombie._writer.entries
+        heir = await queue.claim(entry, "heir")
+        await until_true(lambda: not engine.running)
+        assert zombie._heartbeat._entries == frozenset()
+        zombie.stop()
+    assert await queue.depth() == 1
+    assert (await queue.append([append(heir, len([t for c in heir.streamed for t in c.token_ids]), 7)]))[0].is_ours
+
+
+async def test_a_lease_outlives_long_steps(make_worker, queue, client):
+    job = new_job(max_tokens=9)
+    engine = FakeEngine(step_s=LEASE_S * 1.5)
+    slow, idle = await make_worker(engine, "slow"), await make_worker(FakeEngine(), "idle")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(slow.run())
+        await queue.submit(job)
+        await until_true(lambda: engine.running)
+        group.create_task(idle.run())
+        await end_of(client, job)
+        slow.stop()
+        idle.stop()
+    assert await client.hget(job_key(job.id), "epoch") == b"1"
+
+
+async def test_a_second_entry_of_a_running_job_changes_nothing(settings, queue, client):
+    job = new_job(max_tokens=120)
+    engine = FakeEngine(step_s=0.01)
+    async with worker(settings, engine):
+        await queue.submit(job)
+        await until_true(lambda: engine.running)
+        await client.xadd(queue_stream("fake"), {"j": job.id})
+        await end_of(client, job)
+        await until(queue.depth, 0)
+    assert len(engine.seen) == 1
+    assert await text_of(client, job) == spoken(120)
+
+
+async def test_a_redis_that_was_emptied_is_served_again(settings, queue, client):
+    async with worker(settings, FakeEngine()):
+        await until(lambda: client.scard(WORKERS_KEY), 1)
+        await client.flushall()
+        await asyncio.sleep(0.7)
+        job = new_job()
+        await queue.submit(job)
+        await end_of(client, job)
+
+
+async def test_the_logs_hold_ids_and_numbers_only(settings, queue, client):
+    job = new_job(tuple(b"my secret"))
+    with capture_logs() as logs:
+        async with worker(settings, FakeEngine()):
+            await queue.submit(job)
+            await end_of(client, job)
+    (line,) = [line for line in logs if line["event"] == "request_finished"]
+    assert (line["job_id"], line["completion_tokens"]) == (job.id, 8)
+    assert "secret" not in repr(logs)
+    assert spoken(6) not in repr(logs)
