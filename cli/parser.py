@@ -44,9 +44,13 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", choices=["demo"], help="demo: rebuild the demo pair from nothing")
     train.add_argument("--run", type=Path, default=Path("runs/demo"), help="folder of states and loss curves")
     train.add_argument("--output", type=Path, help="where checkpoints go (default: the shipped demo)")
-    train.add_argument("--target-minutes", type=float, default=50.0)
-    train.add_argument("--drafter-minutes", type=float, default=45.0)
-    train.add_argument("--threads", type=int, default=2)
+    train.add_argument("--target", type=Path, help="take this target instead of training one")
+    train.add_argument("--target-minutes", type=float, default=70.0, help="(default %(default)s)")
+    train.add_argument("--drafter-minutes", type=float, default=40.0, help="(default %(default)s)")
+    train.add_argument(
+        "--text-tokens", type=int, default=1_500_000, help="tokens the target writes for its drafter to learn from"
+    )
+    train.add_argument("--threads", type=int, default=2, help="torch threads (default %(default)s)")
 
     inspect = commands.add_parser("inspect", help="say what a checkpoint folder holds")
     inspect.add_argument("path", type=Path, metavar="PATH")

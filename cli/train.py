@@ -15,6 +15,8 @@ def run(arguments: argparse.Namespace) -> int:
         output=arguments.output or DEMO_FOLDER,
         target_minutes=arguments.target_minutes,
         drafter_minutes=arguments.drafter_minutes,
+        text_tokens=arguments.text_tokens,
+        target_folder=arguments.target,
     )
     build(plan)
     return 0

@@ -1,5 +1,6 @@
 """From settings to a running engine: checkpoint, drafter, policy, sizes. The one place that knows the kinds."""
 
+import structlog
 import torch
 
 from core.config import (
@@ -26,6 +27,8 @@ from models.tokenizer import Tokenizer
 from policies.confidence import Confidence
 from policies.fixed import Fixed, Off
 
+log = structlog.get_logger()
+
 
 def build_engine(settings: Settings) -> Engine:
     """Load what the settings name and return an engine that can step.
@@ -46,7 +49,18 @@ def build_engine(settings: Settings) -> Engine:
         kv_cache_tokens=wanted.kv_cache_tokens,
         block_size=wanted.block_size,
     )
-    return Engine(target, drafter, make_policy(settings.policy), shape, eos_token_ids(folder), Tokenizer(folder))
+    engine = Engine(target, drafter, make_policy(settings.policy), shape, eos_token_ids(folder), Tokenizer(folder))
+    log.info(
+        "engine_built",
+        target=str(folder),
+        drafter=engine.speculator.spec.name,
+        policy=engine.speculator.policy.name,
+        dtype=str(engine.dtype).removeprefix("torch."),
+        max_model_len=engine.max_model_len,
+        target_kv_mib=engine.kv.num_bytes >> 20,
+        drafter_kv_mib=engine.speculator.kv.num_bytes >> 20 if engine.speculator.kv else 0,
+    )
+    return engine
 
 
 def make_drafter(settings: DrafterSettings, target: Qwen3) -> Drafter | None:

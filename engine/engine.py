@@ -52,6 +52,7 @@ class Engine:
     ) -> None:
         self.target, self.eos_ids, self.tokenizer, self.stats = target, eos_ids, tokenizer, EngineStats()
         config, dtype = target.config, target.norm.weight.dtype
+        self.dtype = dtype
         num_drafts = drafter.spec.max_drafts if drafter else 0
         longest = config.max_position_embeddings
         self.max_model_len = min(shape.max_model_len or longest, longest)

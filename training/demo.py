@@ -4,7 +4,6 @@ This is `specd train demo`. Every stage leaves its result in the run folder and 
 complete, so a stopped build goes on where it was.
 """
 
-import argparse
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -147,31 +146,3 @@ def held_out_texts(
         # The padding's weights must not count: only documents of the source itself are measured.
         batches[source] = msgspec.structs.replace(rows, weights=rows.weights * (rows.tokens != 0))
     return batches
-
-
-def main() -> None:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description="Build the demo target and drafter.")
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="folder of checkpoints and loss curves")
-    parser.add_argument("--output", type=Path, default=DEMO_FOLDER)
-    parser.add_argument("--target", type=Path, help="take this target instead of training one")
-    parser.add_argument("--target-minutes", type=float, default=50.0)
-    parser.add_argument("--drafter-minutes", type=float, default=35.0)
-    parser.add_argument("--text-tokens", type=int, default=1_500_000, help="tokens the target writes for its drafter")
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    build(
-        Plan(
-            arguments.run,
-            arguments.output,
-            arguments.target_minutes,
-            arguments.drafter_minutes,
-            arguments.text_tokens,
-            arguments.target,
-        )
-    )
-
-
-if __name__ == "__main__":
-    main()
