@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from core.errors import CheckpointError
-from core.tensors import Commit, Draft, DraftAsk, PagedKV, Processing
+from core.tensors import Commit, Draft, DraftAsk, Processing
 from drafters.base import DrafterSpec
-from kernels.attention import paged_attention, plan_attention
+from kernels.attention import cache_rows, paged_attention, plan_attention
 from kernels.process import process
 from kernels.reference import draw
 from models.dflash_net import DFlashNet
@@ -79,8 +79,7 @@ class DFlash:
         positions = (ask.positions[:, None] + offsets).flatten()
         group = config.backbone.num_attention_heads // config.backbone.num_key_value_heads
         layout = plan_attention(
-            kv.block_tables,
-            kv.block_size,
+            kv,
             torch.arange(num_sequences + 1, device=tokens.device) * width,
             positions,
             (ask.positions + width).repeat_interleave(width),
@@ -109,9 +108,3 @@ def process_rows(logits: Tensor, processing: Processing, rows_per_sequence: int)
     """Process logits [B * rows_per_sequence, V] with each sequence's own parameters."""
     sequence = torch.arange(len(processing.temperature), device=logits.device)
     return process(logits, processing, sequence.repeat_interleave(rows_per_sequence))
-
-
-def cache_rows(kv: PagedKV, sequence: Tensor, positions: Tensor) -> Tensor:
-    """Return the flat cache row of each (sequence of the view, position) pair."""
-    blocks = kv.block_tables[sequence, positions // kv.block_size]
-    return blocks * kv.block_size + positions % kv.block_size

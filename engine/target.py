@@ -15,10 +15,9 @@ def forward_target(
     Returns the final hidden states [N, H] and the features [N, F] of `feature_layers`, None if there are none.
     """
     group = network.config.num_attention_heads // network.config.num_key_value_heads
-    layout = plan_attention(rows.block_tables, kv.block_size, rows.cu_rows, rows.positions, rows.positions + 1, group)
+    layout = plan_attention(kv, rows.cu_rows, rows.positions, rows.positions + 1, group)
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return paged_attention(q, k, v, kv.keys[layer], kv.values[layer], layout)
 
-    hidden, features = network(rows.tokens, rows.positions, attend, feature_layers)
-    return hidden, features
+    return network(rows.tokens, rows.positions, attend, feature_layers)

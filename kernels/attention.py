@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from core.tensors import PagedKV
+
 # Sequences with more rows than this (prefill chunks) are computed one by one, so that they do not pad the others.
 LARGEST_SHARED_TILE_ROWS = 16
 
@@ -47,26 +49,29 @@ class AttentionLayout:
     tiles: tuple[Tile, ...]
 
 
-def plan_attention(
-    block_tables: Tensor, block_size: int, cu_rows: Tensor, positions: Tensor, visible: Tensor, group: int
-) -> AttentionLayout:
+def plan_attention(kv: PagedKV, cu_rows: Tensor, positions: Tensor, visible: Tensor, group: int) -> AttentionLayout:
     """Lay out ragged rows over the cache.
 
-    block_tables  i64 [B, max_blocks]
-    cu_rows       i64 [B + 1]
-    positions     i64 [N]; where each row's key and value are stored
-    visible       i64 [N]; how many cache rows, from the sequence's start, each row sees
-    group         query heads per KV head
+    kv         the cache as seen by the B sequences of the batch
+    cu_rows    i64 [B + 1]
+    positions  i64 [N]; where each row's key and value are stored
+    visible    i64 [N]; how many cache rows, from the sequence's start, each row sees
+    group      query heads per KV head
     """
     counts = cu_rows.diff()
     sequence = torch.repeat_interleave(counts)
-    write = block_tables[sequence, positions // block_size] * block_size + positions % block_size
+    write = cache_rows(kv, sequence, positions)
     sizes = counts.tolist()
     shared = [b for b, rows in enumerate(sizes) if 0 < rows <= LARGEST_SHARED_TILE_ROWS]
     lone = [[b] for b, rows in enumerate(sizes) if rows > LARGEST_SHARED_TILE_ROWS]
     members = ([shared] if shared else []) + lone
-    tiles = tuple(_tile(block_tables, block_size, cu_rows, visible, group, torch.tensor(m)) for m in members)
-    return AttentionLayout(write, tiles)
+    return AttentionLayout(write, tuple(_tile(kv, cu_rows, visible, group, torch.tensor(m)) for m in members))
+
+
+def cache_rows(kv: PagedKV, sequence: Tensor, positions: Tensor) -> Tensor:
+    """Return the flat cache row of each (sequence of the view, position) pair."""
+    blocks = kv.block_tables[sequence, positions // kv.block_size]
+    return blocks * kv.block_size + positions % kv.block_size
 
 
 def paged_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, layout: AttentionLayout) -> Tensor:
@@ -92,7 +97,7 @@ def paged_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tenso
             cache.index_select(0, tile.cache).view(b, -1, num_kv_heads, head_dim).transpose(1, 2)
             for cache in (flat_keys, flat_values)
         )
-        mixed = F.scaled_dot_product_attention(grouped, tile_keys, tile_values, tile.mask.to(q.dtype))
+        mixed = F.scaled_dot_product_attention(grouped, tile_keys, tile_values, tile.mask)
         mixed = mixed.unflatten(2, (group, -1)).permute(0, 3, 1, 2, 4).reshape(-1, q.shape[-2], head_dim)
         if tile.is_whole:
             return mixed
@@ -100,7 +105,7 @@ def paged_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tenso
     return out
 
 
-def _tile(block_tables: Tensor, block_size: int, cu_rows: Tensor, visible: Tensor, group: int, members: Tensor) -> Tile:
+def _tile(kv: PagedKV, cu_rows: Tensor, visible: Tensor, group: int, members: Tensor) -> Tile:
     first, counts = cu_rows[members], cu_rows.diff()[members]
     offsets = torch.arange(int(counts.max()))
     is_row = offsets < counts[:, None]
@@ -109,8 +114,8 @@ def _tile(block_tables: Tensor, block_size: int, cu_rows: Tensor, visible: Tenso
     places = torch.arange(int(reach.max()))
     # Padding reads a row the sequence may see, never one that nobody wrote.
     readable = torch.minimum(places, reach.amax(1, keepdim=True) - 1)
-    cache = block_tables[members].gather(1, readable // block_size) * block_size + readable % block_size
-    mask = torch.zeros(len(members), 1, len(offsets), len(places))
+    cache = cache_rows(kv, members[:, None], readable)
+    mask = torch.zeros(len(members), 1, len(offsets), len(places), dtype=kv.keys[0].dtype)
     mask.masked_fill_((places >= reach[:, :, None])[:, None], -torch.inf)
     valid = is_row.flatten().nonzero().squeeze(1)
     is_whole = len(valid) == len(rows) == len(visible)

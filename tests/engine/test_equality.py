@@ -92,8 +92,8 @@ def test_a_planted_rollback_bug_is_noticed(target, plain, monkeypatch):
     """Keys and values of rejected drafts stay in the cache: a row once written is never written again."""
     honest, written = target_module.plan_attention, {"up to": -1}
 
-    def keeps_rejected_rows(tables, block_size, cu_rows, positions, visible, group):
-        layout = honest(tables, block_size, cu_rows, positions, visible, group)
+    def keeps_rejected_rows(kv, cu_rows, positions, visible, group):
+        layout = honest(kv, cu_rows, positions, visible, group)
         write = torch.where(positions > written["up to"], layout.write, 0)
         written["up to"] = max(written["up to"], int(positions.max()))
         return replace(layout, write=write)

@@ -1,0 +1,88 @@
+import pytest
+import torch
+
+from core.tensors import PagedKV
+from kernels.attention import LARGEST_SHARED_TILE_ROWS, paged_attention, plan_attention
+
+HEAD_DIM = 8
+
+
+def poisoned_cache(num_sequences, blocks, block_size, kv_heads):
+    """A cache in which nothing is written yet: reading any such row makes the result nan."""
+    shape = (num_sequences * blocks + 1, block_size, kv_heads, HEAD_DIM)
+    tables = (torch.randperm(num_sequences * blocks) + 1).view(num_sequences, blocks)
+    return PagedKV((torch.full(shape, torch.nan),), (torch.full(shape, torch.nan),), tables, block_size)
+
+
+def attend(kv, rows, visible, q, k, v):
+    """rows: per sequence the positions of its rows."""
+    cu_rows = torch.tensor([0, *(len(each) for each in rows)]).cumsum(0)
+    positions = torch.tensor([position for each in rows for position in each])
+    layout = plan_attention(kv, cu_rows, positions, visible, q.shape[1] // k.shape[1])
+    return paged_attention(q, k, v, kv.keys[0], kv.values[0], layout)
+
+
+def by_hand(q, keys, values):
+    """One row q [Hq, D] over keys, values [T, Hkv, D], in float64."""
+    group = q.shape[0] // keys.shape[1]
+    keys, values = (x.double().repeat_interleave(group, 1) for x in (keys, values))
+    scores = torch.einsum("hd,thd->ht", q.double(), keys) / q.shape[1] ** 0.5
+    return torch.einsum("ht,thd->hd", scores.softmax(-1), values).float()
+
+
+@pytest.mark.parametrize(
+    ("contexts", "counts"),
+    [
+        ([0], [1]),
+        ([5], [8]),
+        ([3, 0, 17], [1, 1, 1]),
+        ([3, 9, 17], [4, 1, 7]),
+        ([0, 11], [LARGEST_SHARED_TILE_ROWS + 1, 2]),
+        ([7, 0, 2], [LARGEST_SHARED_TILE_ROWS, 40, LARGEST_SHARED_TILE_ROWS + 9]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (4, 2), (6, 1)], ids=str)
+@pytest.mark.parametrize("block_size", [1, 4, 16])
+def test_ragged_rows_see_exactly_their_own_past(contexts, counts, heads, kv_heads, block_size):
+    torch.manual_seed(len(contexts) + heads)
+    lengths = [context + count for context, count in zip(contexts, counts, strict=True)]
+    kv = poisoned_cache(len(lengths), -(-max(lengths) // block_size), block_size, kv_heads)
+    keys = [torch.randn(length, kv_heads, HEAD_DIM) for length in lengths]
+    values = [torch.randn(length, kv_heads, HEAD_DIM) for length in lengths]
+    past = [range(context) for context in contexts]
+    if any(contexts):
+        k, v = (torch.cat([x[:c] for x, c in zip(xs, contexts, strict=True)]) for xs in (keys, values))
+        visible = torch.tensor([position + 1 for each in past for position in each])
+        attend(kv, past, visible, torch.randn(sum(contexts), heads, HEAD_DIM), k, v)
+    rows = [range(context, length) for context, length in zip(contexts, lengths, strict=True)]
+    q = torch.randn(sum(counts), heads, HEAD_DIM)
+    k, v = (torch.cat([x[c:] for x, c in zip(xs, contexts, strict=True)]) for xs in (keys, values))
+    visible = torch.tensor([position + 1 for each in rows for position in each])
+    out = attend(kv, rows, visible, q, k, v)
+    places = [(b, position) for b, each in enumerate(rows) for position in each]
+    for row, (b, position) in enumerate(places):
+        expected = by_hand(q[row], keys[b][: position + 1], values[b][: position + 1])
+        torch.testing.assert_close(out[row], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_block_rows_see_their_whole_block():
+    torch.manual_seed(0)
+    kv = poisoned_cache(1, 3, 4, 2)
+    k, v = torch.randn(9, 2, HEAD_DIM), torch.randn(9, 2, HEAD_DIM)
+    attend(kv, [range(5)], torch.arange(5) + 1, torch.randn(5, 4, HEAD_DIM), k[:5], v[:5])
+    q = torch.randn(4, 4, HEAD_DIM)
+    out = attend(kv, [range(5, 9)], torch.full((4,), 9), q, k[5:], v[5:])
+    for row in range(4):
+        torch.testing.assert_close(out[row], by_hand(q[row], k, v), atol=1e-5, rtol=1e-5)
+
+
+def test_a_row_written_again_replaces_the_first():
+    torch.manual_seed(0)
+    kv = poisoned_cache(1, 2, 4, 1)
+    old, new = torch.randn(3, 1, HEAD_DIM), torch.randn(3, 1, HEAD_DIM)
+    attend(kv, [range(3)], torch.arange(3) + 1, torch.randn(3, 1, HEAD_DIM), old, old)
+    q = torch.randn(1, 1, HEAD_DIM)
+    out = attend(kv, [range(1, 2)], torch.tensor([2]), q, new[1:2], new[1:2])
+    seen = torch.cat((old[:1], new[1:2]))
+    torch.testing.assert_close(out[0], by_hand(q[0], seen, seen), atol=1e-5, rtol=1e-5)
