@@ -56,7 +56,7 @@ def test_triton_admits_as_the_twin(batch, width, rule, poisoned):
     assert torch.equal(admit_triton(*arguments), admit_twin(*arguments))
 
 
-def test_ties_go_by_position_then_row():
+def test_twin_and_triton_break_ties_by_position_then_row():
     survival, drafted = torch.ones(3, 2), torch.full((3,), 2, dtype=torch.int32)
     group = torch.zeros(3, dtype=torch.int64)
     assert admit(survival, drafted, group, (TopK(budget=4),)).tolist() == [2, 1, 1]
