@@ -8,7 +8,6 @@ SpecdError
 ├── EngineError
 │   └── OutOfBlocks    the KV pool cannot hold what was asked
 └── QueueError         Redis is out of reach or answered what it should not
-    └── LeaseLost      another worker owns the job now; our writes were refused
 """
 
 
@@ -51,7 +50,3 @@ class OutOfBlocks(EngineError):
 
 class QueueError(SpecdError):
     """Redis is out of reach or answered what it should not."""
-
-
-class LeaseLost(QueueError):
-    """Another worker owns the job now; our writes were refused."""

@@ -7,7 +7,6 @@ one way only: p is the target's law, q the draft's, c a confidence, a a survival
 from enum import StrEnum
 from typing import Annotated, Protocol
 
-import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
@@ -183,8 +182,3 @@ class Policy(Protocol):
     def observe(self, outcome: StepOutcome) -> None:
         """Learn from a finished step."""
         ...
-
-
-def encode_rule(rule: Rule) -> bytes:
-    """Serialise a rule for logs and the wire."""
-    return msgspec.json.encode(rule)

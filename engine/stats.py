@@ -23,7 +23,6 @@ class EngineStats:
     """
 
     steps: int = 0
-    rows: int = 0
     rounds: int = 0
     emitted: int = 0
     drafted: int = 0

@@ -5,6 +5,11 @@ from msgspec import Struct
 from client.wire import Chunk, Final, Job
 
 
+def run_id(job_id: str, epoch: int) -> str:
+    """Name one attempt at a job: nothing of an earlier one can be taken for its own."""
+    return f"{job_id}:{epoch}"
+
+
 class Entry(Struct, frozen=True):
     """A queue entry in this worker's hands: the stream's id for it and the job it names."""
 
@@ -25,8 +30,8 @@ class Claim(Struct, frozen=True):
 
     @property
     def request_id(self) -> str:
-        """Name this attempt at the job: nothing of an earlier one can be taken for its own."""
-        return f"{self.job.id}:{self.epoch}"
+        """The engine's name for this attempt."""
+        return run_id(self.job.id, self.epoch)
 
 
 class Append(Struct, frozen=True):
@@ -40,7 +45,7 @@ class Append(Struct, frozen=True):
     @property
     def request_id(self) -> str:
         """The claim's."""
-        return f"{self.job_id}:{self.epoch}"
+        return run_id(self.job_id, self.epoch)
 
 
 class Ending(Struct, frozen=True):

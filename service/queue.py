@@ -88,10 +88,6 @@ class JobQueue:
         depth: int = await self.client.xlen(self._stream)
         return depth
 
-    async def is_known(self, job_id: str) -> bool:
-        """Tell whether Redis still holds a job."""
-        return bool(await self.client.exists(job_key(job_id)))
-
     async def cancel(self, job_id: str) -> None:
         """Ask for a job's end; the worker that runs it hears of it with its next append."""
         await self._scripts.run("cancel", Call((job_key(job_id),)))

@@ -78,7 +78,7 @@ class Pair:
         self.target: Qwen3 = load_target(folder / "target", torch.float32)
         self.dspark = DSpark("dspark", load_dspark(folder / "dspark", self.target), self.target)
         self.tokenizer = Tokenizer.from_file(str(folder / "target" / "tokenizer.json"))
-        self.library = encode_library(self.tokenizer, list(read_corpus().held_out.values()))
+        self.files = encode_library(self.tokenizer, list(read_corpus().held_out.values()))
         self._eos_ids = eos_token_ids(folder / "target")
         self._count = count
 
@@ -89,7 +89,7 @@ class Pair:
     def prompts(self, source: str) -> list[tuple[int, ...]]:
         """Return the held-out prompts of a domain or of the library."""
         if source == LIBRARY:
-            draw = prompt_source(self.tokenizer, LIBRARY, self.library, "held_out", SEED, (1.0,))
+            draw = prompt_source(self.tokenizer, LIBRARY, self.files, "held_out", SEED, (1.0,))
             return [tuple(draw().ids) for _ in range(self._count)]
         return [tuple(self.tokenizer.encode(render_prompt(task.messages)).ids) for task in self.tasks(source)]
 
@@ -105,7 +105,7 @@ class Pair:
 def evaluate(folder: Path, count: int) -> Report:
     """Measure the pair in `folder`/target and `folder`/dspark on `count` prompts of every source."""
     pair = Pair(folder, count)
-    nats = held_out_losses(pair.target, pair.tokenizer, pair.library, TargetRecipe(Budget(1.0)))
+    nats = held_out_losses(pair.target, pair.tokenizer, pair.files, TargetRecipe(Budget(1.0)))
     measured = [measure(pair, source, temperature) for temperature in TEMPERATURES for source in SOURCES]
     return Report(nats, measured)
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from models import checkpoint
 from models.dflash_net import DFlashConfig, DFlashNet
 from models.load import load_dspark
-from models.qwen3 import Qwen3Config
+from toys import tiny_config
 from training.acceptance import expected_survival
 from training.blocks import block_mask, make_blocks, run_blocks, sample_anchors
 from training.budget import Budget
@@ -24,17 +24,7 @@ from training.target import new_target
 pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype:UserWarning")
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "dspark_vanilla"
-TINY = Qwen3Config(
-    vocab_size=64,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=4,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    head_dim=16,
-    max_position_embeddings=64,
-    tie_word_embeddings=True,
-)
+TINY = tiny_config(64, layers=4)
 RECIPE = DrafterRecipe(
     Budget(600.0, tokens=20 * 4 * 48),
     num_rows=4,

@@ -2,22 +2,12 @@
 
 import torch
 
-from models.qwen3 import Qwen3Config
+from toys import tiny_config
 from training.attention import causal_attend
 from training.generate import Prompt, frozen_copy, generate, sample
 from training.target import new_target
 
-TINY = Qwen3Config(
-    vocab_size=64,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    head_dim=16,
-    max_position_embeddings=64,
-    tie_word_embeddings=True,
-)
+TINY = tiny_config(64, layers=2)
 
 
 def network():

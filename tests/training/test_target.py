@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer
 
 from models.load import load_target
-from models.qwen3 import Qwen3Config
+from toys import tiny_config
 from training.budget import Budget, learning_rate_scale
 from training.export import export_target
 from training.muon import Muon, orthogonalise, split_parameters
@@ -15,17 +15,7 @@ from training.target import TargetRecipe, evaluate, new_target, next_token_loss,
 # Mixed precision is meant: weights stay float32 under bf16 autocast.
 pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype:UserWarning")
 
-TINY = Qwen3Config(
-    vocab_size=4096,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    head_dim=16,
-    max_position_embeddings=128,
-    tie_word_embeddings=True,
-)
+TINY = tiny_config(4096, layers=2)
 
 
 def recipe(num_steps):
