@@ -25,18 +25,61 @@ class PagedKV:
 
 
 @dataclass(frozen=True, slots=True)
+class Edits:
+    """What changes raw logits before temperature, for the B sequences of a call.
+
+    bias_ids, bias        i64 [B, K] padded with -1, f32 [B, K]; added to the logits
+    repetition            f32 [B]; 1 is off: positive logits of tokens seen in prompt or output are divided by it,
+                          negative ones multiplied
+    frequency, presence   f32 [B]; 0 is off: subtracted per occurrence in the output, and once if there is any
+    counts                i32 [B, V] occurrences in the output up to and including the anchor; None if no sequence has
+                          a penalty
+    in_prompt             bool [B, V]; None with counts
+    ban_ids               i64 [B, S] padded with -1; -inf while fewer than min_tokens tokens are out
+    min_left              i64 [B]; output tokens after the anchor that must come before ban_ids are allowed
+    """
+
+    bias_ids: Tensor
+    bias: Tensor
+    repetition: Tensor
+    frequency: Tensor
+    presence: Tensor
+    counts: Tensor | None
+    in_prompt: Tensor | None
+    ban_ids: Tensor
+    min_left: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Processing:
-    """How logits become a law, per sequence [B]: temperature (0 is greedy), top_k (0 is off), top_p (1 is off).
+    """How logits become a law, per sequence [B]; temperature 0 is greedy, top_k 0, top_p 1 and min_p 0 are off.
 
     is_plain and truncates are host facts that let whole kernels be skipped: every temperature is 1 and nothing
-    truncates; some row uses top-k or top-p.
+    truncates or edits; some row uses top-k, top-p or min-p. edits is None where no sequence has any.
     """
 
     temperature: Tensor
     top_k: Tensor
     top_p: Tensor
+    min_p: Tensor
     is_plain: bool
     truncates: bool
+    edits: Edits | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LawRows:
+    """Which law each of N rows of logits is: that of `sequence`, after `offset` drafts past its anchor.
+
+    sequence  i64 [N]; into the Processing
+    offset    i64 [N]
+    drafts    i64 [B, G]; drafts before a row count as output for penalties (the target's side); None freezes the
+              counts at the anchor (the drafter's side)
+    """
+
+    sequence: Tensor
+    offset: Tensor
+    drafts: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +111,10 @@ class DraftAsk:
     slots, anchors, positions  i64 [B]; the anchor's token id and absolute position
     lengths                    i32 [B], 1..G; more need not be drafted
     processing                 the requests' logit processing, for q
-    noise                      f32 [B, G] uniform in [0, 1); the only randomness a drafter gets
+    noise                      f32 [B, G] uniform in [0, 1); with gumbel the only randomness a drafter gets
+    gumbel                     f32 [B, G, V], or None where no sequence is coupled; a
+                               coupled token is argmax(log q + gumbel), the very noise its verification will use
+    coupled                    bool [B]; whose tokens gumbel draws; None with gumbel
     kv                         the drafter's own group, or None
     """
 
@@ -79,6 +125,8 @@ class DraftAsk:
     processing: Processing
     noise: Tensor
     kv: PagedKV | None
+    gumbel: Tensor | None = None
+    coupled: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +155,15 @@ class VerifyRows:
     tokens, positions  i64 [N]
     cu_rows            i64 [B + 1]
     block_tables       i64 [B, max_blocks]
+    stores             bool [N]; whether the row's key and value are written. Catch-up rows run again only for their
+                       features, over cache rows that may be shared by now. None: all are
     """
 
     tokens: Tensor
     positions: Tensor
     cu_rows: Tensor
     block_tables: Tensor
+    stores: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +173,8 @@ class Verdict:
     accepted     i32 [B]; drafts kept, accepted <= verified <= drafted
     next_token   i64 [B]; the residual draw after a rejection, else the bonus token from the target's own law
     verified     i32 [B]
-    soft_labels  f32 [B, G]; sum over the vocabulary of min(p, q) at each verified draft, 0 past them: the chance,
-                 before the token was drawn, that the draft would be accepted
+    soft_labels  f32 [B, G]; at each verified draft the chance, before the token was drawn, that it would be accepted,
+                 0 past them: the sum of min(p, q) under `rejection`; under `coupled` 1 if it was accepted, else 0
     """
 
     accepted: Tensor

@@ -11,9 +11,18 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
+from core.cost import CostTable
+
 I32 = NDArray[np.int32]
 F32 = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+
+
+class Numerics(StrEnum):
+    """How forwards are summed: as fast as may be, or bit for bit the same whatever shares the batch."""
+
+    FAST = "fast"
+    BATCH_INVARIANT = "batch_invariant"
 
 
 class FinishReason(StrEnum):
@@ -27,27 +36,53 @@ class FinishReason(StrEnum):
 
 
 class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
-    """How to draw tokens. Bounds live in the type; a temperature of 0 is greedy; top_k of 0 means no limit."""
+    """How to draw tokens. Bounds live in the type; a temperature of 0 is greedy; top_k of 0 means no limit.
+
+    Laws are shaped in a fixed order: logit_bias, penalties, min_tokens (bans end-of-text and stop ids), temperature,
+    top_k, top_p, min_p. The repetition penalty counts prompt and output tokens, the other two output tokens only.
+    seed      the answer is a function of model, prompt, parameters and seed (the `coupled` verifier)
+    stop      texts that end the answer; matched by models/stop.py on text, not by the engine on tokens
+    logprobs  how many alternatives to report beside each token's own log-probability; None reports nothing
+    """
 
     max_tokens: Annotated[int, Meta(ge=1, le=131072)] = 16
     temperature: Annotated[float, Meta(ge=0.0, le=2.0)] = 1.0
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
     top_k: Annotated[int, Meta(ge=0)] = 0
+    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
+    frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
+    repetition_penalty: Annotated[float, Meta(gt=0.0, le=2.0)] = 1.0
+    logit_bias: Annotated[
+        tuple[tuple[int, Annotated[float, Meta(ge=-100.0, le=100.0)]], ...], Meta(max_length=1024)
+    ] = ()
+    min_tokens: Annotated[int, Meta(ge=0, le=131072)] = 0
+    stop: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=1024)], ...], Meta(max_length=16)] = ()
+    include_stop_str_in_output: bool = False
     stop_token_ids: Annotated[tuple[int, ...], Meta(max_length=64)] = ()
     ignore_eos: bool = False
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
 
 
 class Speculation(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a request asks of speculation: `max_drafts` caps its drafts per step (0 is off), None leaves it open."""
+    """What a request asks of speculation.
+
+    max_drafts caps its drafts per step (0 is off), None leaves it open; drafter and policy are configured names, None
+    takes the engine's default.
+    """
 
     max_drafts: Annotated[int, Meta(ge=0)] | None = None
+    drafter: str | None = None
+    policy: str | None = None
 
 
 class Request(Struct, frozen=True):
     """One generation as the engine sees it; it knows nothing of HTTP or Redis.
 
     output_ids are tokens already streamed by an earlier attempt: limits and usage count them, the prompt does not.
-    nonce is 64 random bits that key every draw of this request; two requests must never share one.
+    nonce is 64 random bits that key every draw of this request under `rejection`; two requests must never share one.
+    coupled_key is the 64-bit key of the `coupled` verifier, the same in every attempt; None takes `rejection`.
     """
 
     id: str
@@ -56,17 +91,31 @@ class Request(Struct, frozen=True):
     nonce: int
     output_ids: tuple[int, ...] = ()
     n_index: int = 0
+    coupled_key: int | None = None
     cache_salt: str = ""
     speculation: Speculation = Speculation()
     priority: int = 1
     deadline_s: float | None = None
 
 
+class TokenLogprobs(Struct, frozen=True):
+    """Log-probabilities of one emitted token by the target's raw law: before bias, penalties and temperature.
+
+    top_ids and top_logprobs are the most likely tokens, most likely first; rank is the token's own, from 1.
+    """
+
+    logprob: float
+    rank: int
+    top_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
+
+
 class Emission(Struct, frozen=True):
     """Token ids that leave the engine for one request after one step.
 
     verified drafts were checked by the target, accepted of them were kept (before any cut at a stop token);
-    num_draft_tokens of the emitted `token_ids`, always the first ones, came from the drafter.
+    num_draft_tokens of the emitted `token_ids`, always the first ones, came from the drafter. logprobs has one entry
+    per token where the request asked for them. num_cached_tokens of the prompt came from the prefix cache.
     """
 
     request_id: str
@@ -76,6 +125,8 @@ class Emission(Struct, frozen=True):
     num_draft_tokens: int
     finish_reason: FinishReason | None = None
     error: str | None = None
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    num_cached_tokens: int = 0
 
 
 # --- What a policy may say -------------------------------------------------------------------------------------
@@ -127,26 +178,37 @@ class Calibration(Struct, frozen=True):
 class StepView(Struct, frozen=True):
     """What a policy sees: only facts fixed before this step's drafts are sampled (docs/exactness.md).
 
-    All arrays have one entry per sequence of the policy's group, in batch order. survival_lag holds the survival
-    recorded one or more steps ago, nan where there is none yet.
+    All arrays have one entry per sequence of the policy's group, in batch order.
+    gamma_max        most drafts a sequence may have now; 0 while it is prefilling or its drafter state is stale
+    samples          the sequence gets a next token in this step, drafts or not; false inside a long prefill
+    context_len      tokens whose target KV exists
+    stale_rows       rows the drafter has not seen: drafting again first costs them once more (`Plan.follow`)
+    survival_lag     [B, G] survival recorded one or more steps ago, nan where there is none yet
+    extra_rows       rows of this step outside the group's own anchors and drafts: prefill, other groups' anchors and
+                     what groups before this one have planned; extra_sequences are the sequences of other groups
+    cost             what steps cost on this machine with this group's drafter; None where nobody measured
     """
 
     step: int
     slots: I32
     gamma_max: I32
+    samples: BoolArray
     context_len: I32
     extra_rows: int
+    extra_sequences: int
     stale_rows: I32
     survival_lag: F32
     kv_free: float
     queue_depth: int
+    cost: CostTable | None = None
 
 
 class Plan(Struct, frozen=True):
     """What a policy may say: how much each sequence drafts (0 = not at all), and one admission rule for the group.
 
-    follow marks sequences whose drafter state is kept up with the target; one that is not followed cannot draft
-    again until it has caught up.
+    follow marks sequences whose drafter state is kept up with the target; one that is not followed becomes stale. To
+    follow a stale one is to ask for catch-up: its rows run through the target once more in this step (in chunks, if
+    they are many), and it can draft in the step after the last of them.
     """
 
     draft_len: I32
@@ -156,7 +218,10 @@ class Plan(Struct, frozen=True):
 
 
 class StepOutcome(Struct, frozen=True):
-    """What a finished step taught, for policies and metrics; arrays have one entry per sequence of the group."""
+    """What a finished step taught, for policies and metrics; arrays have one entry per judged sequence of the group.
+
+    rows are the target rows of the whole step, prefill_rows and catch_up_rows of them no verification.
+    """
 
     step: int
     slots: I32
@@ -164,6 +229,9 @@ class StepOutcome(Struct, frozen=True):
     verified: I32
     accepted: I32
     step_s: float
+    rows: int
+    prefill_rows: int
+    catch_up_rows: int
 
 
 class Policy(Protocol):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.errors import CheckpointError
-from core.tensors import Commit, Draft, DraftAsk, Processing
+from core.tensors import Commit, Draft, DraftAsk, LawRows, Processing
 from drafters.base import DrafterSpec
 from kernels.attention import cache_rows, paged_attention, plan_attention
 from kernels.process import process
@@ -106,5 +106,5 @@ class DFlash:
 
 def process_rows(logits: Tensor, processing: Processing, rows_per_sequence: int) -> Tensor:
     """Process logits [B * rows_per_sequence, V] with each sequence's own parameters."""
-    sequence = torch.arange(len(processing.temperature), device=logits.device)
-    return process(logits, processing, sequence.repeat_interleave(rows_per_sequence))
+    sequence = torch.arange(len(processing.temperature), device=logits.device).repeat_interleave(rows_per_sequence)
+    return process(logits, processing, LawRows(sequence, torch.zeros_like(sequence)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.tensors import Draft, Processing, Verdict
+from core.tensors import Draft, LawRows, Processing, Verdict
 from kernels.process import process
 from kernels.reject import reject
 
@@ -44,8 +44,8 @@ def accept(index: Tensor, logits: Tensor, draft: Draft, lengths: Tensor, uniform
     draft, lengths   of these sequences, lengths i32 [S] drafts verified
     uniforms   f32 [S, G + 1]
     """
-    row_sequence = torch.repeat_interleave(lengths.to(torch.int64) + 1)
-    verdict = reject(process(logits, terms.processing, row_sequence), draft, lengths, uniforms)
+    law_rows = make_law_rows(lengths, draft.tokens)
+    verdict = reject(process(logits, terms.processing, law_rows), draft, lengths, uniforms)
     emitted, counts, stopped = _cut(draft.tokens, verdict, terms.stop_ids)
     rows = emitted.tolist()
     return Round(
@@ -56,6 +56,14 @@ def accept(index: Tensor, logits: Tensor, draft: Draft, lengths: Tensor, uniform
         verdict.accepted.tolist(),
         verdict.verified.tolist(),
     )
+
+
+def make_law_rows(lengths: Tensor, drafts: Tensor) -> LawRows:
+    """Say which law each judged row is: per sequence its anchor's and one after each of `lengths` i32 [S] drafts."""
+    counts = lengths.to(torch.int64) + 1
+    sequence = torch.repeat_interleave(counts)
+    first = counts.cumsum(0) - counts
+    return LawRows(sequence, torch.arange(len(sequence)) - first[sequence], drafts)
 
 
 def _cut(drafted: Tensor, verdict: Verdict, stop_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,13 +5,15 @@ schedule, plan, draft, admit, verify, accept, commit, emit: `Engine.step` reads 
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from core.cost import CostTable
 from core.errors import RequestError
 from core.random import round_uniforms
 from core.tensors import Draft, DraftAsk
@@ -53,6 +55,7 @@ class Engine:
         self.target, self.eos_ids, self.tokenizer, self.stats = target, eos_ids, tokenizer, EngineStats()
         config, dtype = target.config, target.norm.weight.dtype
         self.dtype = dtype
+        self.costs: dict[str, CostTable] = {}
         num_drafts = drafter.spec.max_drafts if drafter else 0
         longest = config.max_position_embeddings
         self.max_model_len = min(shape.max_model_len or longest, longest)
@@ -135,6 +138,15 @@ class Engine:
             raise RequestError("this engine has no tokenizer; give prompts as token ids", param="prompt")
         return tuple(self.tokenizer.encode(prompt))
 
+    @contextmanager
+    def scripted(self, policy: Policy) -> Iterator[None]:
+        """Let `policy` plan every step inside: how a profile makes the engine take the steps it wants to time."""
+        usual, self.speculator.policy = self.speculator.policy, policy
+        try:
+            yield
+        finally:
+            self.speculator.policy = usual
+
     # --- The step ----------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
@@ -151,7 +163,7 @@ class Engine:
         logits, features = self._verify(plan, rows)
         verdict = self._accept(batch, rows, (draft, lengths), logits, uniforms)
         self._commit(batch, plan, rows, verdict, features)
-        self._observe(batch, draft, verdict, time.perf_counter() - started)
+        self._observe(batch, draft, verdict, time.perf_counter() - started, len(rows.offset))
         return self._emit(batch, verdict)
 
     def _schedule(self) -> Batch:
@@ -166,7 +178,11 @@ class Engine:
         with self.stats.timed("plan"):
             pool = self.scheduler.pool
             view = self.speculator.view(
-                batch, self.stats.steps, pool.num_free / pool.num_usable, len(self.scheduler.waiting)
+                batch,
+                self.stats.steps,
+                pool.num_free / pool.num_usable,
+                len(self.scheduler.waiting),
+                self.costs.get(self.speculator.spec.name),
             )
             return self.speculator.plan(view)
 
@@ -243,7 +259,7 @@ class Engine:
                 view = kv.view(self.slots.block_tables[slots]) if kv else None
                 self.speculator.extend(make_commit(rows, final, features, slots, view), followed)
 
-    def _observe(self, batch: Batch, draft: Draft, verdict: Round, step_s: float) -> None:
+    def _observe(self, batch: Batch, draft: Draft, verdict: Round, step_s: float, rows: int) -> None:
         self.stats.steps += 1
         self.stats.soft_accepts += float(verdict.verdict.soft_labels.sum())
         drafted = draft.lengths[verdict.index].tolist()
@@ -257,6 +273,9 @@ class Engine:
                 verified=np.array(verdict.verified, dtype=np.int32),
                 accepted=np.array(verdict.accepted, dtype=np.int32),
                 step_s=step_s,
+                rows=rows,
+                prefill_rows=batch.num_prefill_rows,
+                catch_up_rows=0,
             )
         )
 

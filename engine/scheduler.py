@@ -34,6 +34,11 @@ class Batch(Struct, frozen=True):
     num_rows: tuple[int, ...]
     gamma_max: tuple[int, ...]
 
+    @property
+    def num_prefill_rows(self) -> int:
+        """Rows that only catch up with tokens already known."""
+        return sum(rows - self.samples(b) for b, rows in enumerate(self.num_rows))
+
     def samples(self, index: int) -> bool:
         """Tell whether the sequence reaches the end of its tokens in this step and so gets a next token."""
         return self.num_rows[index] == self.sequences[index].num_uncomputed

@@ -23,6 +23,7 @@ class SlotTable:
         self.temperature = torch.ones(num_slots)
         self.top_k = torch.zeros(num_slots, dtype=torch.int64)
         self.top_p = torch.ones(num_slots)
+        self.min_p = torch.zeros(num_slots)
         self.stop_ids = torch.full((num_slots, MAX_STOP_IDS), NO_TOKEN, dtype=torch.int64)
 
     def open(self, sequence: Sequence, eos_ids: tuple[int, ...]) -> None:
@@ -33,6 +34,7 @@ class SlotTable:
         self.temperature[slot] = sampling.temperature
         self.top_k[slot] = sampling.top_k
         self.top_p[slot] = sampling.top_p
+        self.min_p[slot] = sampling.min_p
         stops = (*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_ids))
         self.stop_ids[slot].fill_(NO_TOKEN)
         self.stop_ids[slot, : len(stops)] = torch.tensor(stops, dtype=torch.int64)
@@ -42,4 +44,6 @@ class SlotTable:
         samplings = [sequence.request.sampling for sequence in sequences]
         truncates = any(s.top_k > 0 or s.top_p < 1.0 for s in samplings)
         is_plain = not truncates and all(s.temperature == 1.0 for s in samplings)
-        return Processing(self.temperature[slots], self.top_k[slots], self.top_p[slots], is_plain, truncates)
+        return Processing(
+            self.temperature[slots], self.top_k[slots], self.top_p[slots], self.min_p[slots], is_plain, truncates
+        )

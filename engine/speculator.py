@@ -12,6 +12,7 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
+from core.cost import CostTable
 from core.errors import EngineError
 from core.tensors import Commit, Draft, DraftAsk
 from core.types import Plan, Policy, Rule, StepOutcome, StepView
@@ -55,24 +56,27 @@ class Speculator:
         if drafter:
             self._guard(lambda: drafter.release(sequence.slot))
 
-    def view(self, batch: Batch, step: int, kv_free: float, queue_depth: int) -> StepView:
+    def view(self, batch: Batch, step: int, kv_free: float, queue_depth: int, cost: CostTable | None) -> StepView:
         """Describe the step to the policy, before any draft of it exists."""
         slots = np.array([s.slot for s in batch.sequences], dtype=np.int32)
         stale = np.array([s.num_computed - s.extended for s in batch.sequences], dtype=np.int32)
         gamma_max = np.array(batch.gamma_max, dtype=np.int32)
         # A stale drafter state cannot be drafted from.
         gamma_max[stale > 0] = 0
-        decoding = sum(batch.samples(b) for b in range(len(batch.sequences)))
+        samples = np.array([batch.samples(b) for b in range(len(batch.sequences))], dtype=np.bool_)
         return StepView(
             step=step,
             slots=slots,
             gamma_max=gamma_max,
+            samples=samples,
             context_len=np.array([s.num_computed for s in batch.sequences], dtype=np.int32),
-            extra_rows=sum(batch.num_rows) - decoding,
+            extra_rows=sum(batch.num_rows) - int(samples.sum()),
+            extra_sequences=0,
             stale_rows=stale,
             survival_lag=self._survival_lag[slots],
             kv_free=kv_free,
             queue_depth=queue_depth,
+            cost=cost,
         )
 
     def plan(self, view: StepView) -> Plan:

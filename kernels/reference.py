@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.errors import EngineError, ShapeError
-from core.tensors import Draft, Processing, Verdict
+from core.tensors import Draft, LawRows, Processing, Verdict
 from core.types import Calibration, EarlyStop, FixedLength, Rule, Threshold, TopK
 from kernels.shapes import check_admit, check_lengths, check_reject
 
@@ -94,18 +94,18 @@ def draw(mass: Tensor, uniforms: Tensor) -> Tensor:
     return token.squeeze(-1)
 
 
-def process(logits: Tensor, processing: Processing, row_sequence: Tensor) -> Tensor:
+def process(logits: Tensor, processing: Processing, rows: LawRows) -> Tensor:
     """Turn raw logits into those of the law a request asked for: temperature, then top-k, then top-p; f32 [N, V].
 
-    logits        f32 [N, V]
-    row_sequence  i64 [N]; which sequence of `processing` each row belongs to
+    logits  f32 [N, V]
+    rows    which sequence of `processing` each row belongs to
     softmax of the result is the law; dropped tokens are -inf. A temperature of 0 leaves 0 at the largest logit and
     -inf elsewhere. top-p keeps a token while the tokens before it hold less than top_p of the mass left by top-k. Equal
     logits rank by token id; the first is always kept. Logits of a plain batch are returned as they are.
     """
     if processing.is_plain:
         return logits
-    temperature = processing.temperature[row_sequence]
+    temperature = processing.temperature[rows.sequence]
     # Largest logit first: no temperature, however small, can then overflow.
     scaled = logits.sub(logits.amax(-1, keepdim=True)).div_(temperature[:, None])
     greedy = (temperature == 0).nonzero().squeeze(1)
@@ -114,10 +114,10 @@ def process(logits: Tensor, processing: Processing, row_sequence: Tensor) -> Ten
         scaled[greedy] = torch.full_like(logits[greedy], -torch.inf).scatter_(1, best, 0.0)
     if not processing.truncates:
         return scaled
-    top_k, top_p = processing.top_k[row_sequence], processing.top_p[row_sequence]
-    rows = ((top_k > 0) | (top_p < 1)).nonzero().squeeze(1)
-    if len(rows):
-        scaled[rows] = _truncate(scaled[rows], top_k[rows, None], top_p[rows, None])
+    top_k, top_p = processing.top_k[rows.sequence], processing.top_p[rows.sequence]
+    limited = ((top_k > 0) | (top_p < 1)).nonzero().squeeze(1)
+    if len(limited):
+        scaled[limited] = _truncate(scaled[limited], top_k[limited, None], top_p[limited, None])
     return scaled
 
 

@@ -49,9 +49,8 @@ def commit(expected, kv, start, stop):
 def ask(kv, anchors, positions, temperature=0.0, noise=None):
     batch = len(anchors)
     off = torch.zeros(batch, dtype=torch.int64)
-    processing = Processing(
-        torch.full((batch,), temperature), off, torch.ones(batch), is_plain=temperature == 1.0, truncates=False
-    )
+    temperatures, is_plain = torch.full((batch,), temperature), temperature == 1.0
+    processing = Processing(temperatures, off, torch.ones(batch), torch.zeros(batch), is_plain, truncates=False)
     noise = torch.rand(batch, 7) if noise is None else noise
     lengths = torch.full((batch,), 7, dtype=torch.int32)
     slots = torch.arange(batch)

@@ -6,7 +6,9 @@ from drafters.ngram import NGram
 
 
 def propose(drafter, slot, anchor, position, limit=7):
-    processing = Processing(torch.ones(1), torch.zeros(1, dtype=torch.int64), torch.ones(1), True, False)
+    processing = Processing(
+        torch.ones(1), torch.zeros(1, dtype=torch.int64), torch.ones(1), torch.zeros(1), True, False
+    )
     return drafter.propose(
         DraftAsk(
             torch.tensor([slot]),

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from core.tensors import Processing
+from core.tensors import LawRows, Processing
 from kernels import reference
 from kernels.process import process
 from tests.kernels.oracles import TOLERANCE, check_draw, processed_law
@@ -11,11 +11,15 @@ LIMITS = [(1.0, 0, 1.0), (0.7, 5, 1.0), (1.3, 0, 0.9), (0.5, 40, 0.6), (0.0, 3, 
 
 def processing(limits):
     temperature, top_k, top_p = (torch.tensor(column) for column in zip(*limits, strict=True))
-    return Processing(temperature, top_k, top_p, is_plain=False, truncates=True)
+    return Processing(temperature, top_k, top_p, torch.zeros(len(limits)), is_plain=False, truncates=True)
+
+
+def law_rows(sequence):
+    return LawRows(sequence, torch.zeros_like(sequence))
 
 
 def check_process(body, logits, row_sequence):
-    laws = body(logits, processing(LIMITS), row_sequence).softmax(-1)
+    laws = body(logits, processing(LIMITS), law_rows(row_sequence)).softmax(-1)
     for row, sequence, law in zip(logits.tolist(), row_sequence.tolist(), laws.tolist(), strict=True):
         expected = processed_law(row, *LIMITS[sequence])
         assert law == pytest.approx(expected, abs=TOLERANCE)
@@ -35,7 +39,7 @@ def test_laws_are_what_was_asked_for(vocab):
 
 def test_flat_laws_outgrow_the_candidates():
     logits, rows = batch(1000, scale=0.1)
-    assert (process(logits, processing(LIMITS), rows).isfinite().sum(-1) > reference.NUM_CANDIDATES).any()
+    assert (process(logits, processing(LIMITS), law_rows(rows)).isfinite().sum(-1) > reference.NUM_CANDIDATES).any()
     check_process(process, logits, rows)
 
 
@@ -44,7 +48,8 @@ def test_planted_mistakes_are_caught(mistake):
     def planted(logits, limits, rows):
         if mistake == "ties to the higher id":
             return process(logits.flip(-1), limits, rows).flip(-1)
-        return process(logits * limits.temperature[rows, None], limits, rows) / limits.temperature[rows, None]
+        temperature = limits.temperature[rows.sequence, None]
+        return process(logits * temperature, limits, rows) / temperature
 
     with pytest.raises(AssertionError):
         check_process(planted, *batch(100))
@@ -52,14 +57,14 @@ def test_planted_mistakes_are_caught(mistake):
 
 def test_plain_logits_are_returned_untouched():
     logits = torch.randn(2, 5)
-    plain = Processing(torch.ones(1), torch.zeros(1), torch.ones(1), is_plain=True, truncates=False)
-    assert process(logits, plain, torch.zeros(2, dtype=torch.int64)) is logits
+    plain = Processing(torch.ones(1), torch.zeros(1), torch.ones(1), torch.zeros(1), is_plain=True, truncates=False)
+    assert process(logits, plain, law_rows(torch.zeros(2, dtype=torch.int64))) is logits
 
 
 def test_greedy_is_one_hot_at_the_first_largest():
     logits = torch.tensor([[0.0, 2.0, 2.0, 1.0]])
-    greedy = Processing(torch.zeros(1), torch.zeros(1), torch.ones(1), is_plain=False, truncates=False)
-    result = process(logits, greedy, torch.zeros(1, dtype=torch.int64))
+    greedy = Processing(torch.zeros(1), torch.zeros(1), torch.ones(1), torch.zeros(1), is_plain=False, truncates=False)
+    result = process(logits, greedy, law_rows(torch.zeros(1, dtype=torch.int64)))
     assert result.tolist() == [[-torch.inf, 0.0, -torch.inf, -torch.inf]]
 
 
