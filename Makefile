@@ -3,7 +3,7 @@
 #   make demo      answer three questions with and without speculation, side by side
 #   make test      lint, types and the tests (make test-all adds the long proofs)
 #   make serve     serve the demo on http://127.0.0.1:8000 (ARGS="--port 9000" adds flags)
-#   make bench     run the benchmarks
+#   make bench     compare decoding modes under load, 8 minutes (ARGS="--minutes 2" for a quick look)
 #   make lint      ruff and mypy only
 #   make clean     remove what make created
 
@@ -40,12 +40,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	@scripts=$$(find bench -name '*.py' ! -name '__init__.py' -exec grep -l '__name__ == "__main__"' {} + | sort); \
-	if [ -z "$$scripts" ]; then echo "make bench: bench/ holds no benchmark to run" >&2; exit 1; fi; \
-	for script in $$scripts; do \
-		module=$$(echo "$${script%.py}" | tr / .); \
-		echo "== $$module"; $(BIN)/python -m "$$module" $(ARGS) || exit 1; \
-	done
+	@$(BIN)/specd bench --output bench/results/load $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,8 +4,10 @@ import argparse
 from importlib.metadata import version
 from pathlib import Path
 
+from cli.bench_flags import add_bench_flags
 from core.config import SECTIONS, Settings, nearest
 from core.errors import ConfigError
+from core.speculative_config import speculative_flags
 
 SERVER_URL = "http://127.0.0.1:8000"
 
@@ -16,6 +18,7 @@ SETTING_FLAGS = {
     "role": "server.role",
     "target": "engine.target",
     "verifier": "engine.verifier",
+    "numerics": "engine.numerics",
     "redis_url": "queue.redis_url",
 }
 # policy kind -> the field that "kind:value" sets, and how to read the value.
@@ -60,6 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_settings(config)
 
     commands.add_parser("demo", help="answer three questions with and without speculation, side by side")
+    add_bench_flags(commands.add_parser("bench", help="compare decoding modes under load on this machine"))
     return parser
 
 
@@ -70,6 +74,12 @@ def setting_flags(arguments: argparse.Namespace) -> dict[str, object]:
         flags |= drafter_flags(arguments.drafter)
     if arguments.policy is not None:
         flags |= policy_flags(arguments.policy)
+    if arguments.speculative_config is not None:
+        told = speculative_flags(arguments.speculative_config)
+        for flag, kind in (("--drafter", "drafter.kind"), ("--policy", "policy.kind")):
+            if kind in flags and kind in told:
+                raise ConfigError(f"--speculative-config and {flag} both say {kind}; give one of them")
+        flags |= told
     return flags
 
 
@@ -106,8 +116,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--role", help="all, gateway or worker (default all)")
     parser.add_argument("--target", help='"demo" or a checkpoint folder')
     parser.add_argument("--drafter", metavar="dspark|ngram|none|PATH", help="a path is a DSpark checkpoint")
-    parser.add_argument("--policy", metavar="off|fixed[:N]|confidence[:P]", help="how much to verify")
-    parser.add_argument("--verifier", help="rejection")
+    parser.add_argument("--policy", metavar="load_adaptive|off|fixed[:N]|confidence[:P]", help="how much to verify")
+    parser.add_argument("--speculative-config", metavar="JSON", help="vLLM's, in place of --drafter and --policy")
+    parser.add_argument("--verifier", help="rejection or coupled (default rejection)")
+    parser.add_argument("--numerics", help="fast or batch_invariant (default fast)")
     parser.add_argument("--redis-url", help="redis://, rediss:// or unix:// (default: a private server)")
 
 

@@ -37,6 +37,8 @@ async def stream_chat(url: str, messages: list[dict[str, str]], **fields: Any) -
 
 async def _stream(url: str, body: dict[str, Any]) -> AsyncIterator[Chunk | Final]:
     body = {name: value for name, value in body.items() if value is not None}
+    if body.get("n", 1) != 1:
+        raise RequestError(f"one stream of events is one choice: n must be 1 here, got {body['n']}", param="n")
     body |= {"stream": True, "stream_options": {"include_usage": True}}
     timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
     try:
@@ -76,7 +78,7 @@ def _final(message: dict[str, Any], reason: FinishReason, tail: str) -> Final:
     usage, spec = message["usage"], message["metrics"]["speculative_decoding"]
     return Final(
         reason,
-        Usage(usage["prompt_tokens"], usage["completion_tokens"]),
+        Usage(usage["prompt_tokens"], usage["completion_tokens"], usage["prompt_tokens_details"]["cached_tokens"]),
         Speculated(spec["num_spec_steps"], spec["num_draft_tokens"], spec["num_accepted_draft_tokens"]),
         tail,
     )

@@ -3,13 +3,14 @@
 Everything here is msgspec, tagged and closed: an unknown field or tag is an error on read. No torch, no tokenizer.
 """
 
-from typing import Annotated
+import hashlib
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from core.errors import QueueError
-from core.types import FinishReason, Sampling, Speculation
+from core.types import FinishReason, Sampling, Speculation, TokenLogprobs
 
 INTAKE_STREAM = "specd:intake"
 INTAKE_GROUP = "gateways"
@@ -22,6 +23,11 @@ WORKER_GROUP = "workers"
 WORKERS_KEY = "specd:workers"
 
 JobId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$", max_length=32)]
+
+
+def child_id(request_id: str, n_index: int) -> str:
+    """Return the job id of a request's n_index-th choice; the first one's is the request's own."""
+    return request_id if n_index == 0 else hashlib.sha256(f"{request_id}:{n_index}".encode()).hexdigest()[:32]
 
 
 def out_stream(job_id: str) -> str:
@@ -45,7 +51,11 @@ def worker_key(worker: str) -> str:
 
 
 class Job(Struct, frozen=True, tag="job/1", forbid_unknown_fields=True):
-    """One generation, validated and tokenised by a gateway. nonce is 128 random bits, drawn at intake."""
+    """One generation, validated and tokenised by a gateway. nonce is 128 random bits, drawn at intake.
+
+    A request for n choices is n jobs of one nonce, told apart by n_index; each is claimed and taken over alone. arm is
+    the experiment arm that chose `speculation`, "" for none.
+    """
 
     id: JobId
     model: str
@@ -58,13 +68,15 @@ class Job(Struct, frozen=True, tag="job/1", forbid_unknown_fields=True):
     speculation: Speculation = Speculation()
     priority: int = 1
     deadline_ms: int | None = None
+    arm: str = ""
 
 
 class Usage(Struct, frozen=True, forbid_unknown_fields=True):
-    """Tokens as the client counts them."""
+    """Tokens as the client counts them; cached_tokens of the prompt came from the prefix cache."""
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -83,6 +95,10 @@ class Speculated(Struct, frozen=True, forbid_unknown_fields=True):
         """Return the sums after one more round."""
         return Speculated(self.rounds + 1, self.verified + chunk.verified, self.accepted + chunk.num_drafts)
 
+    def merged(self, other: "Speculated") -> "Speculated":
+        """Return the sums over two answers."""
+        return Speculated(self.rounds + other.rounds, self.verified + other.verified, self.accepted + other.accepted)
+
 
 class WireError(Struct, frozen=True, forbid_unknown_fields=True):
     """Why a job failed, as a client may see it."""
@@ -93,11 +109,13 @@ class WireError(Struct, frozen=True, forbid_unknown_fields=True):
     param: str | None = None
 
 
-class Chunk(Struct, frozen=True, tag="c/1", forbid_unknown_fields=True):
+class Chunk(Struct, frozen=True, tag="c/1", forbid_unknown_fields=True, omit_defaults=True):
     """The tokens of one round. The first num_drafts of them are accepted drafts.
 
-    pieces has one text per token: what became readable with it, empty where a token ends inside a character. reason is
-    set on the answer's last chunk, so that a worker that takes over knows that only the Final is missing.
+    pieces has one text per token: what became readable with it, empty where a token ends inside a character or in what
+    may begin a stop text. reason is set on the answer's last chunk, so that a worker that takes over knows that only
+    the Final is missing. logprobs has one entry per token where the request asked for them; num_cached_tokens of the
+    prompt came from the prefix cache, told in the answer's first chunk.
     """
 
     token_ids: tuple[int, ...]
@@ -105,6 +123,8 @@ class Chunk(Struct, frozen=True, tag="c/1", forbid_unknown_fields=True):
     verified: int = 0
     num_drafts: int = 0
     reason: FinishReason | None = None
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    num_cached_tokens: int = 0
 
     @property
     def text(self) -> str:
@@ -132,19 +152,35 @@ class ChatMessage(Struct, frozen=True, forbid_unknown_fields=True):
 class IntakeRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """What one writes to the intake stream to submit a job straight through Redis.
 
-    id names the job and its out stream, 32 hexadecimal digits; exactly one of prompt and messages is given.
+    id names the job and its out stream, 32 hexadecimal digits; exactly one of prompt and messages is given. The other
+    fields mean what they mean over HTTP, where their bounds are checked; logprobs is the number of alternatives for
+    chats too. With n > 1, choice i has the out stream of `child_id(id, i)`.
     """
 
     id: JobId
-    prompt: str | None = None
+    prompt: str | tuple[int, ...] | None = None
     messages: tuple[ChatMessage, ...] | None = None
     model: str | None = None
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[int, float] | None = None
+    min_tokens: int | None = None
+    stop: str | tuple[str, ...] | None = None
+    include_stop_str_in_output: bool | None = None
     stop_token_ids: tuple[int, ...] | None = None
     ignore_eos: bool | None = None
+    seed: int | None = None
+    n: int | None = None
+    logprobs: int | None = None
+    speculation: Speculation | Literal["off"] | bool | None = None
+    cache_salt: str | None = None
+    user: str | None = None
 
 
 _events = msgspec.msgpack.Decoder(Chunk | Final)

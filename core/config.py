@@ -1,27 +1,16 @@
-"""The one tree of settings: typed, bounded, and told by default, file, environment and flags, in that order.
+"""The one tree of settings: typed and bounded, with its defaults. How they are told stands in core/config_file.py.
 
-Everything is passed in: this module reads one TOML file and nothing of the process around it. An unknown key,
-a wrong type and an impossible combination are ConfigError, with the name, what came and what would be right.
+A section has one shape, or one per kind: then its field `kind` says which, and no field applies to only some kinds.
 """
 
 import difflib
-import json
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
 
-from core.errors import ConfigError
-
-Origin = Literal["default", "file", "env", "flag"]
-
 ENV_PREFIX = "SPECD_"
-REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
-# A gateway and a worker that are separate processes meet in Redis and nowhere else.
-ROLES_THAT_MEET_IN_REDIS = ("gateway", "worker")
 DEMO = "demo"
 
 Seconds = Annotated[float, Meta(gt=0.0, le=604800.0)]
@@ -59,6 +48,9 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     max_num_batched_tokens bounds the prefill rows of a step; kv_cache_tokens is the room of the KV cache, for
     all sequences; num_threads are torch's on the CPU, where more threads than idle cores slow every step.
+    verifier is that of requests without a seed, those with one are always `coupled`; batch_invariant numerics make an
+    answer independent of the batch around it, bit for bit. With profile, what steps cost is measured at start-up where
+    a policy asks for it, and kept in cost_table_dir (None: nowhere).
     """
 
     target: Name = DEMO
@@ -70,7 +62,11 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     kv_cache_tokens: Count = 65536
     block_size: Annotated[int, Meta(ge=1, le=1024)] = 16
     num_threads: Annotated[int, Meta(ge=1, le=1024)] = 1
-    verifier: Literal["rejection"] = "rejection"
+    numerics: Literal["fast", "batch_invariant"] = "fast"
+    verifier: Literal["rejection", "coupled"] = "rejection"
+    prefix_cache: bool = True
+    profile: bool = True
+    cost_table_dir: Name | None = None
 
 
 class DSparkSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="dspark"):
@@ -113,6 +109,19 @@ class ConfidenceSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     cumulative: bool = True
 
 
+class LoadAdaptiveSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="load_adaptive"):
+    """Draft and verify as much as pays at the present load, by measured costs and recent acceptance.
+
+    hysteresis   share of its plain decoding time that a sequence must gain in order to start drafting
+    probe_after  steps without drafting after which a sequence drafts once to see
+    horizon      steps over which catching a drafter up must pay
+    """
+
+    hysteresis: Probability = 0.02
+    probe_after: Annotated[int, Meta(ge=1, le=1_000_000)] = 32
+    horizon: Annotated[int, Meta(ge=1, le=1_000_000)] = 32
+
+
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Logs go to stderr: `console` for people, `json` for collectors, one object per line."""
 
@@ -120,19 +129,34 @@ class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal["console", "json"] = "console"
 
 
+class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """One arm of an experiment: its share of the users, by weight, and what speculation they get.
+
+    drafter and policy are configured names, None takes the default; max_drafts caps the drafts per step, 0 is off.
+    """
+
+    weight: Annotated[float, Meta(gt=0.0, le=1e6)] = 1.0
+    drafter: Name | None = None
+    policy: Name | None = None
+    max_drafts: Annotated[int, Meta(ge=0, le=64)] | None = None
+
+
 DrafterSettings = DSparkSettings | NgramSettings | NoDrafterSettings
-PolicySettings = OffSettings | FixedSettings | ConfidenceSettings
+PolicySettings = LoadAdaptiveSettings | OffSettings | FixedSettings | ConfidenceSettings
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
-    """All settings of a process."""
+    """All settings of a process. drafter and policy are the defaults; the named ones stand beside them."""
 
     server: ServerSettings = field(default_factory=ServerSettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     drafter: DrafterSettings = field(default_factory=DSparkSettings)
-    policy: PolicySettings = field(default_factory=ConfidenceSettings)
+    policy: PolicySettings = field(default_factory=LoadAdaptiveSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    drafters: dict[str, DrafterSettings] = field(default_factory=dict)
+    policies: dict[str, PolicySettings] = field(default_factory=dict)
+    arms: dict[str, ArmSettings] = field(default_factory=dict)
 
 
 # Per section either its one kind, under "", or its kinds by tag; the first is the default.
@@ -141,74 +165,40 @@ SECTIONS: dict[str, dict[str, type[Struct]]] = {
     "queue": {"": QueueSettings},
     "engine": {"": EngineSettings},
     "drafter": {"dspark": DSparkSettings, "ngram": NgramSettings, "none": NoDrafterSettings},
-    "policy": {"confidence": ConfidenceSettings, "off": OffSettings, "fixed": FixedSettings},
+    "policy": {
+        "load_adaptive": LoadAdaptiveSettings,
+        "off": OffSettings,
+        "fixed": FixedSettings,
+        "confidence": ConfidenceSettings,
+    },
     "log": {"": LogSettings},
+}
+# Tables of named sections, such as [drafters.small], and the kinds that their entries have.
+TABLES: dict[str, dict[str, type[Struct]]] = {
+    "drafters": SECTIONS["drafter"],
+    "policies": SECTIONS["policy"],
+    "arms": {"": ArmSettings},
 }
 
 
-class _Given(Struct, frozen=True):
-    """One value as somebody gave it; `text` is an environment string, `where` names its source in errors."""
-
-    value: object
-    origin: Origin
-    where: str
-    text: str | None = None
+def kind_of(settings: DrafterSettings | PolicySettings) -> str:
+    """Return the kind of a drafter's or policy's settings."""
+    return str(settings.__struct_config__.tag)
 
 
-_Tree = dict[str, dict[str, _Given]]
+def all_drafters(settings: Settings) -> dict[str, DrafterSettings]:
+    """Return every drafter by name: the default under its kind's name, then the named ones in their order."""
+    return {kind_of(settings.drafter): settings.drafter, **settings.drafters}
 
 
-def load_settings(
-    toml_path: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]
-) -> tuple[Settings, dict[str, Origin]]:
-    """Return the effective settings and, per "section.field", who decided it.
+def all_policies(settings: Settings) -> dict[str, PolicySettings]:
+    """Return every policy by name: the default under its kind's name, then the named ones in their order.
 
-    flags are named "section.field"; a value of None was not given. An empty environment variable counts as
-    unset. Raises ConfigError.
+    After them comes each other kind that no name shadows, under its own name and with its defaults.
     """
-    given: _Tree = {section: {} for section in SECTIONS}
-    for layer in (_from_file(toml_path), _from_environ(environ), _from_flags(flags)):
-        for section, values in layer.items():
-            # Fields of one kind mean nothing to another: who changes the kind starts that section anew.
-            if "kind" in values and values["kind"].value != _kind(section, given[section]):
-                given[section] = {}
-            given[section] |= values
-    built: dict[str, Any] = {}
-    origin: dict[str, Origin] = {}
-    for section, values in given.items():
-        built[section] = _build(section, values, origin)
-    settings = Settings(**built)
-    check_settings(settings)
-    return settings, origin
-
-
-def check_settings(settings: Settings) -> None:
-    """Raise ConfigError for settings that are each fine but impossible together."""
-    engine, queue = settings.engine, settings.queue
-    if queue.redis_url is not None and not queue.redis_url.startswith(REDIS_SCHEMES):
-        raise ConfigError(
-            f"queue.redis_url must begin with one of {', '.join(REDIS_SCHEMES)}, got {shown(queue.redis_url)!r}"
-        )
-    if settings.server.role in ROLES_THAT_MEET_IN_REDIS and queue.redis_url is None:
-        raise ConfigError(
-            f"server.role {settings.server.role!r} needs queue.redis_url: the gateway and its workers meet "
-            "in Redis; give --redis-url, or take role 'all'"
-        )
-    if engine.kv_cache_tokens < max(engine.max_model_len or 0, engine.block_size):
-        raise ConfigError(
-            f"engine.kv_cache_tokens must hold a sequence (engine.max_model_len {engine.max_model_len}) "
-            f"and one block (engine.block_size {engine.block_size}), got {engine.kv_cache_tokens}"
-        )
-    drafter, policy = settings.drafter, settings.policy
-    if isinstance(drafter, NgramSettings):
-        if drafter.min_ngram > drafter.max_ngram:
-            raise ConfigError(
-                f"drafter.min_ngram must be at most drafter.max_ngram {drafter.max_ngram}, got {drafter.min_ngram}"
-            )
-        if isinstance(policy, FixedSettings) and policy.length > drafter.max_drafts:
-            raise ConfigError(
-                f"policy.length must be at most drafter.max_drafts {drafter.max_drafts}, got {policy.length}"
-            )
+    named: dict[str, PolicySettings] = {kind_of(settings.policy): settings.policy, **settings.policies}
+    kinds: tuple[PolicySettings, ...] = (OffSettings(), FixedSettings(), ConfidenceSettings(), LoadAdaptiveSettings())
+    return named | {kind_of(each): each for each in kinds if kind_of(each) not in named}
 
 
 def model_name(settings: Settings) -> str:
@@ -224,22 +214,6 @@ def without_secrets(settings: Settings) -> Settings:
     return msgspec.structs.replace(settings, queue=msgspec.structs.replace(settings.queue, redis_url=shown(url)))
 
 
-def to_toml(settings: Settings, origin: Mapping[str, Origin] | None = None) -> str:
-    """Return the settings as a TOML file that loads back to the same; `origin` adds who decided each field.
-
-    It holds secrets as they are: pass `without_secrets(settings)` to show it to anybody.
-    """
-    lines: list[str] = []
-    for section, values in msgspec.to_builtins(settings).items():
-        lines += ["", f"[{section}]"] if lines else [f"[{section}]"]
-        for name, value in values.items():
-            # TOML has no null: an unset field is one that is not there.
-            line = f"# {name} is unset" if value is None else f"{name} = {_toml_scalar(value)}"
-            by = origin.get(f"{section}.{name}") if origin else None
-            lines.append(f"{line:<40} # {by}" if by else line)
-    return "\n".join(lines) + "\n"
-
-
 def shown(value: object) -> object:
     """Return a value fit for messages: a URL loses its user and password."""
     if isinstance(value, str) and "://" in value and "@" in value:
@@ -253,114 +227,3 @@ def nearest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}known: {', '.join(sorted(known))}"
-
-
-def _toml_scalar(value: object) -> str:
-    # JSON strings, numbers and booleans are valid TOML, but for the one control character JSON leaves bare.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _from_file(path: Path | None) -> _Tree:
-    if path is None:
-        return {}
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
-    tree: _Tree = {}
-    for section, values in document.items():
-        _check_section(section, str(path))
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path}: {section} must be a table [{section}], got {values!r}")
-        tree[section] = {name: _Given(value, "file", str(path)) for name, value in values.items()}
-    return tree
-
-
-def _from_environ(environ: Mapping[str, str]) -> _Tree:
-    tree: _Tree = {}
-    for variable in sorted(environ):
-        text = environ[variable]
-        if not variable.startswith(ENV_PREFIX) or not text:
-            continue
-        section, separator, name = variable.removeprefix(ENV_PREFIX).lower().partition("__")
-        if not separator:
-            raise ConfigError(f"environment variable {variable} is unknown: settings are SPECD_SECTION__FIELD")
-        _check_section(section, variable)
-        tree.setdefault(section, {})[name] = _Given(_scalar(text), "env", variable, text)
-    return tree
-
-
-def _from_flags(flags: Mapping[str, object]) -> _Tree:
-    tree: _Tree = {}
-    for dotted, value in flags.items():
-        section, _, name = dotted.partition(".")
-        _check_section(section, dotted)
-        if value is not None:
-            tree.setdefault(section, {})[name] = _Given(value, "flag", "the command line")
-    return tree
-
-
-def _scalar(text: str) -> object:
-    """Read an environment string as one TOML scalar, or as itself."""
-    try:
-        document = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    value = document["value"]
-    return value if len(document) == 1 and isinstance(value, str | int | float | bool) else text
-
-
-def _check_section(section: str, where: str) -> None:
-    if section not in SECTIONS:
-        raise ConfigError(f"unknown section {section!r} ({where}); {nearest(section, list(SECTIONS))}")
-
-
-def _kind(section: str, values: Mapping[str, _Given]) -> object:
-    return values["kind"].value if "kind" in values else next(iter(SECTIONS[section]))
-
-
-def _build(section: str, values: dict[str, _Given], origin: dict[str, Origin]) -> Struct:
-    """Build one section from what was given for it, and note in `origin` who decided each field."""
-    kinds = SECTIONS[section]
-    kind = _kind(section, values)
-    if not isinstance(kind, str) or kind not in kinds:
-        where = values["kind"].where
-        raise ConfigError(f"unknown {section}.kind {kind!r} ({where}); {nearest(str(kind), list(kinds))}")
-    shape = kinds[kind]
-    types = get_type_hints(shape, include_extras=True)
-    known = list(shape.__struct_fields__)
-    if kind:
-        origin[f"{section}.kind"] = values["kind"].origin if "kind" in values else "default"
-    built: dict[str, Any] = {}
-    for name, given in values.items():
-        if name == "kind" and kind:
-            continue
-        if name not in known:
-            of_kind = f" for kind {kind!r}" if kind else ""
-            raise ConfigError(f"unknown setting {section}.{name}{of_kind} ({given.where}); {nearest(name, known)}")
-        built[name] = _convert(f"{section}.{name}", given, types[name])
-    for name in known:
-        origin[f"{section}.{name}"] = values[name].origin if name in values else "default"
-    return shape(**built)
-
-
-def _convert(name: str, given: _Given, wanted: Any) -> Any:
-    try:
-        return msgspec.convert(given.value, wanted)
-    except msgspec.ValidationError as error:
-        # A folder may be called 123: what reads as a number may still be meant as a string.
-        if given.text is not None and _takes(given.text, wanted):
-            return given.text
-        choices = get_args(wanted) if get_origin(wanted) is Literal else ()
-        reason = f"expected one of {', '.join(map(repr, choices))}" if choices else str(error)
-        raise ConfigError(f"{name}: {reason}; got {shown(given.value)!r} ({given.where})") from error
-
-
-def _takes(text: str, wanted: Any) -> bool:
-    try:
-        msgspec.convert(text, wanted)
-    except msgspec.ValidationError:
-        return False
-    return True

@@ -20,6 +20,9 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
 WORD = 0xFFFFFFFF
+# The same as arrays [2, 1, 1], and the rounds [10, 1, 1, 1].
+_FACTORS, _STEPS = (np.array(pair, dtype=np.uint64).reshape(2, 1, 1) for pair in (MULTIPLIERS, KEY_STEPS))
+_ROUNDS = np.arange(ROUNDS, dtype=np.uint64).reshape(-1, 1, 1, 1)
 
 
 class _Integers(Protocol):
@@ -97,11 +100,26 @@ def round_uniforms(
     position = np.concatenate((offsets, offsets, [0])) + anchors[:, None]  # [B, 2G + 1]
     purpose = np.repeat([Purpose.DRAFT, Purpose.ACCEPT, Purpose.TARGET], [width, width, 1])
     bits = nonce.astype(np.uint64)[:, None]
-    key = (bits & np.uint64(WORD)).astype(np.int64), (bits >> np.uint64(32)).astype(np.int64)
-    attempt_purpose = ((attempts[:, None] << 8) | purpose) & WORD
-    counter = np.zeros_like(position), position & WORD, anchors[:, None] & WORD, attempt_purpose
-    numbers = uniforms(philox(counter, key)[0])
+    counter = np.zeros((4, *position.shape), dtype=np.uint64)
+    counter[1] = position & WORD
+    counter[2] = anchors[:, None] & WORD
+    counter[3] = ((attempts[:, None] << 8) | purpose) & WORD
+    numbers = uniforms(_first_words(counter, np.stack((bits & np.uint64(WORD), bits >> np.uint64(32)))))
     return np.ascontiguousarray(numbers[:, :width]), np.ascontiguousarray(numbers[:, width:])
+
+
+def _first_words(counter: NDArray[np.uint64], key: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return the first word of `philox`, [B, M], for counters [4, B, M] and keys [2, B, 1].
+
+    A step asks for few numbers, where the number of numpy calls is all that costs: so a round's two products are one.
+    """
+    keys = (key + _ROUNDS * _STEPS) & np.uint64(WORD)
+    even, odd = counter[0::2], counter[1::2]
+    for round_key in keys:
+        products = even * _FACTORS
+        even = (products >> np.uint64(32))[::-1] ^ odd ^ round_key
+        odd = (products & np.uint64(WORD))[::-1]
+    return even[0].astype(np.int64)
 
 
 def derive_nonce(job_nonce: bytes, n_index: int, epoch: int) -> int:
@@ -111,3 +129,11 @@ def derive_nonce(job_nonce: bytes, n_index: int, epoch: int) -> int:
     """
     digest = hashlib.sha256(job_nonce + n_index.to_bytes(8, "big") + epoch.to_bytes(8, "big")).digest()
     return int.from_bytes(digest[:8], "big")
+
+
+def derive_coupled_key(job_nonce: bytes) -> int:
+    """Return the 64-bit key of the coupled verifier for a job without a seed: the first 64 bits of sha256.
+
+    It does not depend on the claim: a job that is taken over goes on with the noise it began with.
+    """
+    return int.from_bytes(hashlib.sha256(job_nonce + b"coupled").digest()[:8], "big")

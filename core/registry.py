@@ -62,6 +62,7 @@ POLICIES = Registry(
         "off": "policies.fixed:Off",
         "fixed": "policies.fixed:Fixed",
         "confidence": "policies.confidence:Confidence",
+        "load_adaptive": "policies.load_adaptive:LoadAdaptive",
     },
     "specd.policies",
 )
@@ -83,5 +84,6 @@ COMMANDS = Registry(
         "inspect": "cli.inspect:run",
         "config": "cli.configuration:run",
         "demo": "cli.demo:run",
+        "bench": "cli.bench:run",
     },
 )

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from core.errors import CheckpointError
-from core.tensors import Commit, Draft, DraftAsk, LawRows, Processing
+from core.tensors import Commit, Draft, DraftAsk
+from core.types import Numerics
 from drafters.base import DrafterSpec
+from drafters.draws import SlotDraws
 from kernels.attention import cache_rows, paged_attention, plan_attention
-from kernels.process import process
-from kernels.reference import draw
+from kernels.split_attention import plan_split_attention
 from models.dflash_net import DFlashNet
 from models.qwen3 import Qwen3
 
@@ -78,7 +79,8 @@ class DFlash:
         offsets = torch.arange(width, device=tokens.device)
         positions = (ask.positions[:, None] + offsets).flatten()
         group = config.backbone.num_attention_heads // config.backbone.num_key_value_heads
-        layout = plan_attention(
+        plan = plan_attention if self.network.numerics is Numerics.FAST else plan_split_attention
+        layout = plan(
             kv,
             torch.arange(num_sequences + 1, device=tokens.device) * width,
             positions,
@@ -93,18 +95,10 @@ class DFlash:
         return self.network.block(embedded, positions, attend).unflatten(0, (num_sequences, width))
 
     def _choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Turn base logits [B, G, V] into tokens [B, G] and the processed logits they were drawn from."""
-        batch, width = logits.shape[:2]
-        q_logits = process_rows(logits.flatten(0, 1), ask.processing, width)
-        tokens = draw(q_logits.softmax(-1), ask.noise.flatten())
-        return tokens.view(batch, width), q_logits.view_as(logits)
+        """Turn base logits [B, G, V], in place, into those of the law, and draw from it: tokens [B, G] and law."""
+        draws = SlotDraws(ask)
+        return torch.stack([draws.draw(k, logits[:, k]) for k in range(logits.shape[1])], 1), logits
 
     def _evidence(self, hidden: Tensor, q_logits: Tensor, tokens: Tensor, anchors: Tensor) -> Tensor:  # noqa: ARG002
         """Without a confidence head: the log-odds of the draft law's greatest probability, [B, G]."""
         return torch.logit(q_logits.softmax(-1).amax(-1), eps=1e-6)
-
-
-def process_rows(logits: Tensor, processing: Processing, rows_per_sequence: int) -> Tensor:
-    """Process logits [B * rows_per_sequence, V] with each sequence's own parameters."""
-    sequence = torch.arange(len(processing.temperature), device=logits.device).repeat_interleave(rows_per_sequence)
-    return process(logits, processing, LawRows(sequence, torch.zeros_like(sequence)))

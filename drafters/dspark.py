@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from core.tensors import DraftAsk
-from drafters.dflash import DFlash, process_rows
-from kernels.reference import draw
+from drafters.dflash import DFlash
+from drafters.draws import SlotDraws
 
 
 class DSpark(DFlash):
@@ -18,15 +18,11 @@ class DSpark(DFlash):
 
     def _choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Draw slot by slot: x_k from softmax of (base logits + W2 W1[x_{k-1}]) after processing."""
-        tokens = torch.empty(logits.shape[:2], dtype=torch.int64, device=logits.device)
-        q_logits = torch.empty_like(logits)
-        previous = ask.anchors
+        draws, tokens, previous = SlotDraws(ask), [], ask.anchors
         for k in range(logits.shape[1]):
-            biased = logits[:, k] + self.network.markov_head(previous)
-            q_logits[:, k] = process_rows(biased, ask.processing, 1)
-            previous = draw(q_logits[:, k].softmax(-1), ask.noise[:, k])
-            tokens[:, k] = previous
-        return tokens, q_logits
+            previous = draws.draw(k, logits[:, k].add_(self.network.markov_head(previous)))
+            tokens.append(previous)
+        return torch.stack(tokens, 1), logits
 
     def _evidence(self, hidden: Tensor, q_logits: Tensor, tokens: Tensor, anchors: Tensor) -> Tensor:
         """Return confidence logits [B, G]; entry k reads h_k and the token before k, never token k."""

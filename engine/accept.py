@@ -1,4 +1,4 @@
-"""From target logits to the tokens of a round: process, reject, cut at stop ids, one copy to the host."""
+"""From target logits to the tokens of a round: process, judge, cut at stop ids, one copy to the host."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,15 @@ import torch
 from torch import Tensor
 
 from core.tensors import Draft, LawRows, Processing, Verdict
+from core.types import TokenLogprobs
+from engine.drafts import select
+from engine.noise import RoundNoise
+from kernels.coupled import couple
+from kernels.logprobs import token_logprobs
 from kernels.process import process
 from kernels.reject import reject
+
+Logprobs = tuple[TokenLogprobs, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +25,7 @@ class Round:
     verdict    [S] entries
     emitted    per sequence its new tokens, accepted drafts then one more, cut after the first stop id
     stopped    per sequence whether a stop id was met
+    logprobs   per sequence those of its new tokens, None where nobody asked
     accepted, verified   the verdict's counts, on the host
     """
 
@@ -25,34 +33,36 @@ class Round:
     verdict: Verdict
     emitted: list[list[int]]
     stopped: list[bool]
+    logprobs: list[Logprobs | None]
     accepted: list[int]
     verified: list[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What the requests of S sequences asked for: logit processing, and stop ids i64 [S, K] padded with -1."""
+    """What the requests of S sequences asked for: logit processing, stop ids i64 [S, K] padded with -1, logprobs."""
 
     processing: Processing
     stop_ids: Tensor
+    logprobs: tuple[int | None, ...]
 
 
-def accept(index: Tensor, logits: Tensor, draft: Draft, lengths: Tensor, uniforms: Tensor, terms: Terms) -> Round:
+def accept(index: Tensor, logits: Tensor, draft: Draft, lengths: Tensor, noise: RoundNoise, terms: Terms) -> Round:
     """Judge the drafts of S sequences by their target logits f32 [sum(lengths + 1), V].
 
     index      i64 [S]; places of the sequences in the batch
-    draft, lengths   of these sequences, lengths i32 [S] drafts verified
-    uniforms   f32 [S, G + 1]
+    draft, lengths, noise   of these sequences, lengths i32 [S] drafts verified
     """
-    law_rows = make_law_rows(lengths, draft.tokens)
-    verdict = reject(process(logits, terms.processing, law_rows), draft, lengths, uniforms)
-    emitted, counts, stopped = _cut(draft.tokens, verdict, terms.stop_ids)
-    rows = emitted.tolist()
+    rows = make_law_rows(lengths, draft.tokens)
+    verdict = _judge(process(logits, terms.processing, rows), draft, lengths, noise, rows)
+    tokens, counts, stopped = _cut(draft.tokens, verdict, terms.stop_ids)
+    emitted = [row[:count] for row, count in zip(tokens.tolist(), counts.tolist(), strict=True)]
     return Round(
         index,
         verdict,
-        [row[:count] for row, count in zip(rows, counts.tolist(), strict=True)],
+        emitted,
         stopped.tolist(),
+        _logprobs(logits, rows, emitted, terms.logprobs),
         verdict.accepted.tolist(),
         verdict.verified.tolist(),
     )
@@ -66,6 +76,32 @@ def make_law_rows(lengths: Tensor, drafts: Tensor) -> LawRows:
     return LawRows(sequence, torch.arange(len(sequence)) - first[sequence], drafts)
 
 
+def _judge(logits: Tensor, draft: Draft, lengths: Tensor, noise: RoundNoise, rows: LawRows) -> Verdict:
+    """Let each sequence's own verifier decide; both may share a batch."""
+    if noise.gumbel is None:
+        return reject(logits, draft, lengths, noise.verdict)
+    sampled = (~noise.coupled).nonzero().squeeze(1)
+    if not len(sampled):
+        return couple(logits, draft, lengths, noise.gumbel)
+    coupled = noise.coupled.nonzero().squeeze(1)
+    is_coupled = noise.coupled[rows.sequence]
+    parts = (
+        (sampled, reject(logits[~is_coupled], select(draft, sampled), lengths[sampled], noise.verdict[sampled])),
+        (coupled, couple(logits[is_coupled], select(draft, coupled), lengths[coupled], noise.gumbel[coupled])),
+    )
+    whole = Verdict(
+        torch.empty_like(lengths),
+        torch.empty(len(lengths), dtype=torch.int64),
+        lengths,
+        torch.empty(draft.tokens.shape),
+    )
+    for index, part in parts:
+        whole.accepted[index] = part.accepted
+        whole.next_token[index] = part.next_token
+        whole.soft_labels[index] = part.soft_labels
+    return whole
+
+
 def _cut(drafted: Tensor, verdict: Verdict, stop_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return tokens [S, G + 1], how many of each row are emitted, and whether a stop id ended the row."""
     places = torch.arange(drafted.shape[1] + 1)
@@ -76,3 +112,27 @@ def _cut(drafted: Tensor, verdict: Verdict, stop_ids: Tensor) -> tuple[Tensor, T
     stopped = stops.any(1)
     counts = torch.where(stopped, stops.to(torch.int8).argmax(1), verdict.accepted) + 1
     return tokens, counts, stopped
+
+
+def _logprobs(
+    logits: Tensor, rows: LawRows, emitted: list[list[int]], wanted: tuple[int | None, ...]
+) -> list[Logprobs | None]:
+    """Return the raw law's log-probabilities of each emitted token, for the sequences that asked."""
+    asked = [s for s, number in enumerate(wanted) if number is not None]
+    found: list[Logprobs | None] = [None] * len(wanted)
+    if not asked:
+        return found
+    counts = torch.zeros(len(wanted), dtype=torch.int64)
+    counts[asked] = torch.tensor([len(emitted[s]) for s in asked])
+    picked = (rows.offset < counts[rows.sequence]).nonzero().squeeze(1)
+    tokens = torch.tensor([token for s in asked for token in emitted[s]])
+    scores = token_logprobs(logits[picked], tokens, max(number or 0 for number in wanted))
+    columns = (scores.logprob, scores.rank, scores.top_ids, scores.top_logprobs)
+    entries = iter(zip(*(column.tolist() for column in columns), strict=True))
+    for s in asked:
+        number = wanted[s] or 0
+        found[s] = tuple(
+            TokenLogprobs(logprob, rank, tuple(ids[:number]), tuple(values[:number]))
+            for logprob, rank, ids, values in (next(entries) for _ in emitted[s])
+        )
+    return found

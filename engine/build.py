@@ -1,5 +1,8 @@
 """From settings to a running engine: checkpoint, drafter, policy, sizes. The one place that knows the kinds."""
 
+from functools import partial
+from pathlib import Path
+
 import structlog
 import torch
 
@@ -8,16 +11,22 @@ from core.config import (
     DrafterSettings,
     DSparkSettings,
     FixedSettings,
+    LoadAdaptiveSettings,
     NgramSettings,
+    OffSettings,
     PolicySettings,
     Settings,
+    all_drafters,
+    all_policies,
 )
-from core.errors import ConfigError
-from core.types import Policy
+from core.errors import ConfigError, EngineError
+from core.types import Numerics, Policy
 from drafters.base import Drafter
 from drafters.dspark import DSpark
 from drafters.ngram import NGram
+from engine.cost_cache import load_or_measure
 from engine.engine import Engine
+from engine.profile import profile
 from engine.shape import EngineShape
 from kernels.linear import can_pack
 from models.folders import dspark_folder, target_folder
@@ -26,6 +35,7 @@ from models.qwen3 import Qwen3
 from models.tokenizer import Tokenizer
 from policies.confidence import Confidence
 from policies.fixed import Fixed, Off
+from policies.load_adaptive import LoadAdaptive
 
 log = structlog.get_logger()
 
@@ -39,28 +49,52 @@ def build_engine(settings: Settings) -> Engine:
     if wanted.device == "cuda":
         raise ConfigError("engine.device 'cuda' is not built yet; use 'cpu' or 'auto'")
     torch.set_num_threads(wanted.num_threads)
-    folder = target_folder(wanted.target)
-    target = load_target(folder, pick_dtype(wanted.dtype))
-    drafter = make_drafter(settings.drafter, target)
+    folder, numerics = target_folder(wanted.target), Numerics(wanted.numerics)
+    target = load_target(folder, pick_dtype(wanted.dtype, numerics), numerics)
+    drafters = {name: make_drafter(drafter, target) for name, drafter in all_drafters(settings).items()}
+    policies = {name: partial(make_policy, policy) for name, policy in all_policies(settings).items()}
     shape = EngineShape(
         max_num_seqs=wanted.max_num_seqs,
         max_num_batched_tokens=wanted.max_num_batched_tokens,
         max_model_len=wanted.max_model_len,
         kv_cache_tokens=wanted.kv_cache_tokens,
         block_size=wanted.block_size,
+        prefix_cache=wanted.prefix_cache,
     )
-    engine = Engine(target, drafter, make_policy(settings.policy), shape, eos_token_ids(folder), Tokenizer(folder))
+    engine = Engine(target, drafters, policies, shape, eos_token_ids(folder), Tokenizer(folder))
     log.info(
         "engine_built",
         target=str(folder),
-        drafter=engine.speculator.spec.name,
-        policy=engine.speculator.policy.name,
-        dtype=str(engine.dtype).removeprefix("torch."),
+        drafters=list(drafters),
+        policies=list(policies),
+        dtype=str(target.norm.weight.dtype).removeprefix("torch."),
+        numerics=wanted.numerics,
         max_model_len=engine.max_model_len,
-        target_kv_mib=engine.kv.num_bytes >> 20,
-        drafter_kv_mib=engine.speculator.kv.num_bytes >> 20 if engine.speculator.kv else 0,
+        target_kv_mib=engine.memory.kv.num_bytes >> 20,
+        drafter_kv_mib=engine.memory.drafter_bytes >> 20,
     )
+    if wanted.profile and any(isinstance(each, LoadAdaptiveSettings) for each in chosen_policies(settings)):
+        measure_costs(engine, Path(wanted.cost_table_dir) if wanted.cost_table_dir else None)
     return engine
+
+
+def chosen_policies(settings: Settings) -> tuple[PolicySettings, ...]:
+    """Return the policies that somebody named: the default and those of the file."""
+    return settings.policy, *settings.policies.values()
+
+
+def measure_costs(engine: Engine, folder: Path | None) -> None:
+    """Let policies know what steps cost here, with every drafter; tables are kept in `folder`, None keeps none.
+
+    A drafter whose steps cannot be measured goes without a table, and then nothing of its drafts is trimmed.
+    """
+    for name, speculator in engine.memory.speculators.items():
+        if speculator.drafter is None:
+            continue
+        try:
+            engine.costs[name] = load_or_measure(engine, name, folder) if folder else profile(engine, name)
+        except EngineError as error:
+            log.warning("profile_failed", drafter=name, error=str(error))
 
 
 def make_drafter(settings: DrafterSettings, target: Qwen3) -> Drafter | None:
@@ -75,15 +109,20 @@ def make_drafter(settings: DrafterSettings, target: Qwen3) -> Drafter | None:
 
 def make_policy(settings: PolicySettings) -> Policy:
     """Return the policy that `settings` describe."""
-    if isinstance(settings, FixedSettings):
-        return Fixed(settings.length)
-    if isinstance(settings, ConfidenceSettings):
-        return Confidence(settings.threshold, cumulative=settings.cumulative)
-    return Off()
+    match settings:
+        case OffSettings():
+            return Off()
+        case FixedSettings(length=length):
+            return Fixed(length)
+        case ConfidenceSettings(threshold=threshold, cumulative=cumulative):
+            return Confidence(threshold, cumulative=cumulative)
+        case LoadAdaptiveSettings(hysteresis=hysteresis, probe_after=probe_after, horizon=horizon):
+            return LoadAdaptive(hysteresis=hysteresis, probe_after=probe_after, horizon=horizon)
 
 
-def pick_dtype(name: str) -> torch.dtype:
-    """Return the dtype to compute in; "auto" is bfloat16 where the processor has units for it."""
+def pick_dtype(name: str, numerics: Numerics = Numerics.FAST) -> torch.dtype:
+    """Return the dtype to compute in; "auto" is bfloat16 where that is faster and numerics allow it."""
     if name == "auto":
-        return torch.bfloat16 if can_pack(torch.device("cpu"), torch.bfloat16) else torch.float32
+        has_units = can_pack(torch.device("cpu"), torch.bfloat16)
+        return torch.bfloat16 if has_units and numerics is Numerics.FAST else torch.float32
     return torch.bfloat16 if name == "bfloat16" else torch.float32

@@ -5,85 +5,64 @@ schedule, plan, draft, admit, verify, accept, commit, emit: `Engine.step` reads 
 
 import secrets
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from core.cost import CostTable
 from core.errors import RequestError
-from core.random import round_uniforms
 from core.tensors import Draft, DraftAsk
-from core.types import F32, Emission, FinishReason, Plan, Policy, Request, Sampling, StepOutcome
+from core.types import Emission, FinishReason, Policy, Request, Sampling, StepOutcome
 from drafters.base import Drafter
 from engine.accept import Round, Terms, accept
-from engine.blocks import BlockPool
+from engine.commit import FinalRows, final_rows, make_commit
 from engine.completion import Completion
-from engine.kv_cache import KVGroup
-from engine.rows import StepRows, make_commit, make_final, make_rows
-from engine.scheduler import Batch, Limits, Scheduler
+from engine.drafts import merge, no_draft, select
+from engine.groups import Groups, MakePolicy
+from engine.memory import EngineMemory
+from engine.noise import RoundNoise, draw_noise
+from engine.plan import StepPlan, plan_step
+from engine.rows import StepRows, append_catch_up, make_rows
+from engine.scheduler import Batch
 from engine.sequence import Sequence
 from engine.shape import EngineShape
-from engine.slots import SlotTable
-from engine.speculator import Sizes, Speculator, no_draft, select, spread
+from engine.speculator import Speculator
 from engine.stats import EngineStats
 from engine.target import forward_target
 from kernels.admit import admit
 from kernels.survival import survival as survival_of
+from models.answer_text import AnswerText
 from models.qwen3 import Qwen3
 from models.tokenizer import Tokenizer
 
-I64 = NDArray[np.int64]
-NonceArray = NDArray[np.uint64]
-
 
 class Engine:
-    """Runs requests through a target with the help of a drafter; `step` advances all of them by one round."""
+    """Runs requests through a target with the help of drafters; `step` advances all of them by one round.
+
+    drafters and policies are by the names that requests may ask for; the first of each is the default. A drafter of
+    None is plain decoding, which is always there under the name "none". A policy is
+    made anew for every drafter it is used with, because it learns. costs, by drafter, is what policies know of the
+    machine (engine/profile.py).
+    """
 
     def __init__(
         self,
         target: Qwen3,
-        drafter: Drafter | None,
-        policy: Policy,
+        drafters: Mapping[str, Drafter | None],
+        policies: Mapping[str, MakePolicy],
         shape: EngineShape,
         eos_ids: tuple[int, ...],
         tokenizer: Tokenizer | None = None,
     ) -> None:
         self.target, self.eos_ids, self.tokenizer, self.stats = target, eos_ids, tokenizer, EngineStats()
-        config, dtype = target.config, target.norm.weight.dtype
-        self.dtype = dtype
         self.costs: dict[str, CostTable] = {}
-        num_drafts = drafter.spec.max_drafts if drafter else 0
-        longest = config.max_position_embeddings
-        self.max_model_len = min(shape.max_model_len or longest, longest)
-        limits = Limits(
-            max_num_seqs=shape.max_num_seqs,
-            max_num_batched_tokens=shape.max_num_batched_tokens,
-            max_model_len=self.max_model_len,
-            max_drafts=num_drafts,
-        )
-        num_blocks = shape.kv_cache_tokens // shape.block_size + 1
-        pool = BlockPool(num_blocks, shape.block_size)
-        self.scheduler = Scheduler(limits, pool)
-        self.slots = SlotTable(shape.max_num_seqs, pool.blocks_for(self.max_model_len + num_drafts + 1))
-        self.kv = KVGroup(
-            config.num_hidden_layers,
-            num_blocks,
-            shape.block_size,
-            config.num_key_value_heads,
-            config.head_dim,
-            dtype,
-        )
-        draft_kv = None
-        if drafter and drafter.spec.kv_layers:
-            layers, heads, head_dim = drafter.spec.kv_layers
-            draft_kv = KVGroup(layers, num_blocks, shape.block_size, heads, head_dim, dtype)
-        self.speculator = Speculator(
-            drafter, policy, draft_kv, Sizes(shape.max_num_seqs, config.vocab_size), self.stats
-        )
+        memory = EngineMemory(target, drafters, shape, self.stats)
+        self.memory, self.scheduler, self.slots = memory, memory.scheduler, memory.slots
+        self.groups = Groups(memory.speculators, policies, self.stats, shape.max_num_seqs)
 
     # --- Requests ----------------------------------------------------------------------------------------------
 
@@ -97,39 +76,66 @@ class Engine:
         """Requests that could be admitted beside those here."""
         return self.scheduler.num_free_slots
 
+    @property
+    def max_model_len(self) -> int:
+        """Most tokens of one request, prompt and answer together."""
+        return self.scheduler.limits.max_model_len
+
     def add(self, request: Request) -> None:
         """Take a request in; raises RequestError if it can never run here."""
         check_tokens(request, self.target.config.vocab_size)
-        self.scheduler.add(request)
+        self.scheduler.add(self.groups.join(request))
 
     def abort(self, request_id: str) -> None:
         """Drop a request at once; an unknown or finished id is nothing to do."""
-        if self.scheduler.cancel_waiting(request_id):
-            return
-        for sequence in self.scheduler.running:
-            if sequence.request.id == request_id:
-                self._finish(sequence)
-                return
+        sequence = self.scheduler.find(request_id)
+        if sequence:
+            self._finish(sequence)
 
     def generate(self, prompts: Iterable[str | tuple[int, ...]], sampling: Sampling) -> list[Completion]:
         """Run prompts, texts or token ids, to their ends and return their completions in order.
 
-        Draws fresh nonces, so two calls give two samples. The engine must be idle: it is stepped until it is again.
-        Raises RequestError for a prompt that can never run here, and for a text if the engine has no tokenizer.
+        Draws fresh nonces, so two calls give two samples, unless the sampling has a seed. The engine must be idle: it
+        is stepped until it is again. Raises RequestError for a prompt that can never run here, and for a text if the
+        engine has no tokenizer.
         """
+        if sampling.stop and self.tokenizer is None:
+            raise RequestError("this engine has no tokenizer; it cannot look for stop texts", param="stop")
+        key = None if sampling.seed is None else sampling.seed % (1 << 64)
         requests = [
-            Request(str(index), self._encode(prompt), sampling, secrets.randbits(64))
+            Request(str(index), self._encode(prompt), sampling, secrets.randbits(64), coupled_key=key)
             for index, prompt in enumerate(prompts)
         ]
-        done = {request.id: Completion() for request in requests}
+        done = {
+            request.id: Completion(AnswerText(self.tokenizer, sampling) if self.tokenizer else None)
+            for request in requests
+        }
         for request in requests:
             self.add(request)
         while self.has_work:
             for emission in self.step():
-                done[emission.request_id].add(emission)
-        for completion in done.values():
-            completion.text = self.tokenizer.decode(completion.token_ids) if self.tokenizer else ""
+                if done[emission.request_id].add(emission):
+                    self.abort(emission.request_id)
         return list(done.values())
+
+    def scripted(self, policy: Policy, drafter: str | None = None) -> AbstractContextManager[None]:
+        """Let `policy` plan every request that is added inside, with the named drafter (None: the default).
+
+        How a profile makes the engine take the steps it wants to time; all requests must end inside.
+        """
+        return self.groups.scripted(policy, drafter)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what the engine counts and holds, as plain values."""
+        pool, scheduler = self.memory.pool, self.scheduler
+        return self.stats.snapshot() | {
+            "running": len(scheduler.running),
+            "waiting": len(scheduler.waiting),
+            "kv_usage": 1 - pool.num_free / pool.num_usable,
+            "preemptions": scheduler.num_preemptions,
+            "prefix_queries": scheduler.prefix_queries,
+            "prefix_hits": scheduler.prefix_hits,
+        }
 
     def _encode(self, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
         if not isinstance(prompt, str):
@@ -137,15 +143,6 @@ class Engine:
         if self.tokenizer is None:
             raise RequestError("this engine has no tokenizer; give prompts as token ids", param="prompt")
         return tuple(self.tokenizer.encode(prompt))
-
-    @contextmanager
-    def scripted(self, policy: Policy) -> Iterator[None]:
-        """Let `policy` plan every step inside: how a profile makes the engine take the steps it wants to time."""
-        usual, self.speculator.policy = self.speculator.policy, policy
-        try:
-            yield
-        finally:
-            self.speculator.policy = usual
 
     # --- The step ----------------------------------------------------------------------------------------------
 
@@ -157,127 +154,152 @@ class Engine:
         if not batch.sequences:
             return []
         plan = self._plan(batch)
-        noise, uniforms = round_uniforms(*round_keys(batch.sequences), self.speculator.spec.max_drafts)
-        draft = self._draft(batch, plan, noise)
+        draft, noise = self._draft(batch, plan)
         lengths, rows = self._admit(batch, plan, draft)
         logits, features = self._verify(plan, rows)
-        verdict = self._accept(batch, rows, (draft, lengths), logits, uniforms)
+        verdict = self._accept(batch, rows, (draft, lengths), logits, noise)
         self._commit(batch, plan, rows, verdict, features)
-        self._observe(batch, draft, verdict, time.perf_counter() - started, len(rows.offset))
+        self._observe(batch, plan, draft, verdict, (time.perf_counter() - started, len(rows.verify.tokens)))
         return self._emit(batch, verdict)
 
     def _schedule(self) -> Batch:
         with self.stats.timed("schedule"):
-            admitted = self.scheduler.admit()
-            for sequence in admitted:
+            batch = self.scheduler.schedule()
+            for slot, sequence in batch.preempted:
+                self.groups.of(sequence).speculator.release(slot)
+            for sequence in batch.admitted:
+                group = self.groups.of(sequence)
                 self.slots.open(sequence, self.eos_ids)
-                self.speculator.open(sequence)
-            return self.scheduler.schedule()
+                group.open(sequence.slot)
+                group.speculator.open(sequence)
+            for sequence in batch.grown:
+                self.slots.write_blocks(sequence)
+            return batch
 
-    def _plan(self, batch: Batch) -> Plan:
+    def _plan(self, batch: Batch) -> StepPlan:
         with self.stats.timed("plan"):
-            pool = self.scheduler.pool
-            view = self.speculator.view(
-                batch,
-                self.stats.steps,
-                pool.num_free / pool.num_usable,
-                len(self.scheduler.waiting),
-                self.costs.get(self.speculator.spec.name),
-            )
-            return self.speculator.plan(view)
+            num_waiting = len(self.scheduler.waiting)
+            return plan_step(batch, self.groups.by_key, self.costs, self.memory.pool, num_waiting)
 
-    def _draft(self, batch: Batch, plan: Plan, noise: F32) -> Draft:
-        """Return what the drafter proposes where the plan asks for drafts, nothing elsewhere."""
-        size, width = len(batch.sequences), self.speculator.spec.max_drafts
-        index = torch.from_numpy(np.flatnonzero(plan.draft_len))
-        if not len(index):
-            return no_draft(size, width)
+    def _draft(self, batch: Batch, plan: StepPlan) -> tuple[Draft, RoundNoise]:
+        """Return what drafters propose where the plan asks for drafts, nothing elsewhere; and the round's noise."""
+        size, width = len(batch.sequences), self.memory.width
+        with self.stats.timed("noise"):
+            noise = draw_noise(batch.sequences, plan.draft_len, width, self.target.config.vocab_size)
+        if not plan.draft_len.any():
+            return no_draft(size, width), noise
         with self.stats.timed("draft"):
-            asked = tuple(batch.sequences[b] for b in index.tolist())
-            slots = batch_slots(asked)
-            kv = self.speculator.kv
-            ask = DraftAsk(
-                slots,
-                torch.tensor([sequence.tokens[-1] for sequence in asked]),
-                torch.tensor([len(sequence.tokens) - 1 for sequence in asked]),
-                torch.from_numpy(plan.draft_len)[index],
-                self.slots.processing(asked, slots),
-                torch.from_numpy(noise)[index],
-                kv.view(self.slots.block_tables[slots]) if kv else None,
-            )
-            draft = self.speculator.propose(ask)
-            if draft is None:
-                for sequence in asked:
-                    sequence.attempt += 1
-                return no_draft(size, width)
-            return spread(draft, index, size)
+            proposals = []
+            for speculator, index in plan.drafting:
+                draft = speculator.propose(self._ask(batch, plan, speculator, index, noise))
+                if draft is not None:
+                    proposals.append((index, draft))
+                    continue
+                for b in index.tolist():
+                    batch.sequences[b].attempt += 1
+            return merge(proposals, size, width) if proposals else no_draft(size, width), noise
 
-    def _admit(self, batch: Batch, plan: Plan, draft: Draft) -> tuple[Tensor, StepRows]:
+    def _ask(self, batch: Batch, plan: StepPlan, speculator: Speculator, index: Tensor, noise: RoundNoise) -> DraftAsk:
+        asked = tuple(batch.sequences[b] for b in index.tolist())
+        slots, width, noise = batch_slots(asked), speculator.spec.max_drafts, noise.of(index)
+        return DraftAsk(
+            slots,
+            torch.tensor([sequence.tokens[-1] for sequence in asked]),
+            torch.tensor([len(sequence.tokens) - 1 for sequence in asked]),
+            torch.from_numpy(plan.draft_len)[index],
+            self.slots.processing(asked, slots),
+            noise.draft[:, :width],
+            speculator.view(self.slots.block_tables[slots]),
+            None if noise.gumbel is None else noise.gumbel[:, :width],
+            None if noise.gumbel is None else noise.coupled,
+        )
+
+    def _admit(self, batch: Batch, plan: StepPlan, draft: Draft) -> tuple[Tensor, StepRows]:
         """Return the verify lengths i32 [B] and the rows of the target's forward."""
         with self.stats.timed("admit"):
-            survival = survival_of(draft.evidence, draft.lengths, plan.calibration)
-            self.speculator.remember(batch, survival)
-            group = torch.zeros(len(batch.sequences), dtype=torch.int64)
-            lengths = admit(survival, draft.lengths, group, (plan.rule,))
-            tables = self.slots.block_tables[batch_slots(batch.sequences)]
-            return lengths, make_rows(batch, draft, lengths, tables)
+            survival = torch.zeros_like(draft.evidence)
+            for part in plan.parts:
+                index, width = torch.from_numpy(part.members), part.group.speculator.spec.max_drafts
+                evidence, lengths = draft.evidence[index, :width], draft.lengths[index]
+                survival[index, :width] = found = survival_of(evidence, lengths, part.plan.calibration)
+                part.group.remember(part.slots, part.plan.draft_len, found)
+            lengths = admit(survival, draft.lengths, torch.from_numpy(plan.group), plan.rules)
+            rows = make_rows(batch, draft, lengths, self.slots.block_tables[batch_slots(batch.sequences)])
+            return lengths, append_catch_up(rows, plan.catch_up, self.slots.block_tables)
 
-    def _verify(self, plan: Plan, rows: StepRows) -> tuple[Tensor, Tensor | None]:
+    def _verify(self, plan: StepPlan, rows: StepRows) -> tuple[Tensor, Tensor | None]:
         """Run the target once over all rows; logits of the judged rows, features of all if a drafter follows."""
         with self.stats.timed("verify"):
-            taps = self.speculator.spec.feature_layers if plan.follow.any() else ()
-            kv = self.kv.view(rows.verify.block_tables)
-            hidden, features = forward_target(self.target, rows.verify, kv, taps)
+            kv = self.memory.kv.view(rows.verify.block_tables)
+            hidden, features = forward_target(self.target, rows.verify, kv, plan.feature_layers)
             return self.target.logits(hidden[rows.judged]), features
 
     def _accept(
-        self, batch: Batch, rows: StepRows, proposal: tuple[Draft, Tensor], logits: Tensor, uniforms: F32
+        self, batch: Batch, rows: StepRows, proposal: tuple[Draft, Tensor], logits: Tensor, noise: RoundNoise
     ) -> Round:
         """Judge the admitted drafts of every sequence that gets a next token."""
         with self.stats.timed("accept"):
             index = rows.samples.nonzero().squeeze(1)
             judged = tuple(batch.sequences[b] for b in index.tolist())
             slots = batch_slots(judged)
-            terms = Terms(self.slots.processing(judged, slots), self.slots.stop_ids[slots])
+            logprobs = tuple(sequence.request.sampling.logprobs for sequence in judged)
+            terms = Terms(self.slots.processing(judged, slots), self.slots.stop_ids[slots], logprobs)
             draft, lengths = proposal
-            draws = torch.from_numpy(uniforms)[index]
-            return accept(index, logits, select(draft, index), lengths[index], draws, terms)
+            return accept(index, logits, select(draft, index), lengths[index], noise.of(index), terms)
 
-    def _commit(self, batch: Batch, plan: Plan, rows: StepRows, verdict: Round, features: Tensor | None) -> None:
-        """Append tokens, advance lengths (a rollback is only a length), hand final rows to the drafter."""
+    def _commit(self, batch: Batch, plan: StepPlan, rows: StepRows, verdict: Round, features: Tensor | None) -> None:
+        """Append tokens, advance lengths (a rollback is only a length), hand final rows to the drafters."""
         with self.stats.timed("commit"):
-            final = make_final(batch, rows, verdict, torch.from_numpy(plan.follow.copy()))
+            final = [
+                (speculator, final_rows(batch, rows, verdict, own, speculator.name)) for speculator, own in plan.told
+            ]
             for sequence, num_rows in zip(batch.sequences, batch.num_rows, strict=True):
                 sequence.num_computed += num_rows
             for b, accepted, emitted in zip(verdict.index.tolist(), verdict.accepted, verdict.emitted, strict=True):
                 sequence = batch.sequences[b]
                 sequence.num_computed += accepted
                 sequence.tokens.extend(emitted)
-            if len(final.index):
-                followed = tuple(batch.sequences[b] for b in final.index.tolist())
-                slots, kv = batch_slots(followed), self.speculator.kv
-                view = kv.view(self.slots.block_tables[slots]) if kv else None
-                self.speculator.extend(make_commit(rows, final, features, slots, view), followed)
+            for speculator, told in final:
+                self._extend(batch, plan, speculator, told, features)
+            for sequence in batch.sequences:
+                self.scheduler.commit(sequence)
 
-    def _observe(self, batch: Batch, draft: Draft, verdict: Round, step_s: float, rows: int) -> None:
+    def _extend(
+        self, batch: Batch, plan: StepPlan, speculator: Speculator, final: FinalRows, features: Tensor | None
+    ) -> None:
+        """Tell one drafter of its sequences' final rows."""
+        sequences = tuple(batch.sequences[b] for b in final.index.tolist())
+        slots = batch_slots(sequences)
+        picked = pick_features(features, plan.feature_layers, speculator.spec.feature_layers)
+        commit = make_commit(final, picked, slots, speculator.view(self.slots.block_tables[slots]))
+        ends = (commit.positions[commit.cu_rows[1:] - 1] + 1).tolist()
+        speculator.extend(commit, list(zip(sequences, ends, strict=True)))
+
+    def _observe(self, batch: Batch, plan: StepPlan, draft: Draft, verdict: Round, taken: tuple[float, int]) -> None:
+        """Count the round and teach each policy its part of it; taken are the step's seconds and rows."""
         self.stats.steps += 1
         self.stats.soft_accepts += float(verdict.verdict.soft_labels.sum())
-        drafted = draft.lengths[verdict.index].tolist()
+        catch_up_rows = sum(each.num_rows for each in plan.catch_up if each.in_forward)
+        self.stats.catch_up_rows += catch_up_rows
+        drafted, index = draft.lengths[verdict.index].tolist(), verdict.index.tolist()
         for counts in zip(verdict.verified, verdict.accepted, drafted, map(len, verdict.emitted), strict=True):
             self.stats.count_round(*counts)
-        self.speculator.observe(
-            StepOutcome(
+        for number, part in enumerate(plan.parts):
+            mine = [i for i, b in enumerate(index) if plan.group[b] == number]
+            for i in mine:
+                part.group.counts.count_round(verdict.verified[i], verdict.accepted[i], drafted[i])
+            outcome = StepOutcome(
                 step=self.stats.steps,
-                slots=np.array([batch.sequences[b].slot for b in verdict.index.tolist()], dtype=np.int32),
-                drafted=np.array(drafted, dtype=np.int32),
-                verified=np.array(verdict.verified, dtype=np.int32),
-                accepted=np.array(verdict.accepted, dtype=np.int32),
-                step_s=step_s,
-                rows=rows,
+                slots=np.array([batch.sequences[index[i]].slot for i in mine], dtype=np.int32),
+                drafted=np.array([drafted[i] for i in mine], dtype=np.int32),
+                verified=np.array([verdict.verified[i] for i in mine], dtype=np.int32),
+                accepted=np.array([verdict.accepted[i] for i in mine], dtype=np.int32),
+                step_s=taken[0],
+                rows=taken[1],
                 prefill_rows=batch.num_prefill_rows,
-                catch_up_rows=0,
+                catch_up_rows=catch_up_rows,
             )
-        )
+            part.group.observe(outcome)
 
     def _emit(self, batch: Batch, verdict: Round) -> list[Emission]:
         """Say what each sequence gained, and let go of those that are done."""
@@ -287,15 +309,25 @@ class Engine:
             reason = FinishReason.LENGTH if sequence.num_remaining <= 0 else None
             if verdict.stopped[i]:
                 reason = FinishReason.STOP
-            num_drafts = min(accepted, len(tokens))
-            name, verified = sequence.request.id, verdict.verified[i]
-            emissions.append(Emission(name, tuple(tokens), verified, accepted, num_drafts, reason))
+            emissions.append(
+                Emission(
+                    sequence.request.id,
+                    tuple(tokens),
+                    verdict.verified[i],
+                    accepted,
+                    min(accepted, len(tokens)),
+                    reason,
+                    logprobs=verdict.logprobs[i],
+                    num_cached_tokens=sequence.num_cached or 0,
+                )
+            )
             if reason is not None:
                 self._finish(sequence)
         return emissions
 
     def _finish(self, sequence: Sequence) -> None:
-        self.speculator.release(sequence)
+        if sequence.slot >= 0:
+            self.groups.of(sequence).speculator.release(sequence.slot)
         self.scheduler.finish(sequence)
 
 
@@ -304,20 +336,21 @@ def batch_slots(sequences: tuple[Sequence, ...]) -> Tensor:
     return torch.tensor([sequence.slot for sequence in sequences], dtype=torch.int64)
 
 
-def round_keys(sequences: tuple[Sequence, ...]) -> tuple[NonceArray, I64, I64]:
-    """Return what keys a round's draws: nonces, anchor positions and attempts [B] (docs/exactness.md)."""
-    return (
-        np.array([sequence.request.nonce for sequence in sequences], dtype=np.uint64),
-        np.array([len(sequence.tokens) - 1 for sequence in sequences], dtype=np.int64),
-        np.array([sequence.attempt for sequence in sequences], dtype=np.int64),
-    )
+def pick_features(features: Tensor | None, tapped: tuple[int, ...], wanted: tuple[int, ...]) -> Tensor | None:
+    """Return the columns [N, F] of the layers that one drafter reads; None if it reads none."""
+    if features is None or not wanted:
+        return None
+    if tapped == wanted:
+        return features
+    by_layer = features.unflatten(-1, (len(tapped), -1))
+    return by_layer[:, [tapped.index(layer) for layer in wanted]].flatten(1)
 
 
 def check_tokens(request: Request, vocab_size: int) -> None:
     """Raise RequestError if a token id of the request is not in the vocabulary."""
-    ids = (*request.prompt_ids, *request.output_ids)
-    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
-        raise RequestError(
-            f"token ids must lie in 0..{vocab_size - 1}, got {min(ids) if min(ids) < 0 else max(ids)}",
-            param="prompt",
-        )
+    biased = (token for token, _ in request.sampling.logit_bias)
+    for param, ids in (("prompt", (*request.prompt_ids, *request.output_ids)), ("logit_bias", (*biased,))):
+        if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+            raise RequestError(
+                f"token ids must lie in 0..{vocab_size - 1}, got {min(ids) if min(ids) < 0 else max(ids)}", param=param
+            )

@@ -1,12 +1,12 @@
-"""From a batch and its admitted drafts to the ragged rows of one target forward, and from a verdict to final rows."""
+"""From a batch and its admitted drafts to the ragged rows of one target forward."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from core.tensors import Commit, Draft, PagedKV, VerifyRows
-from engine.accept import Round
+from core.tensors import Draft, VerifyRows
+from engine.catch_up import CatchUp
 from engine.scheduler import Batch
 
 
@@ -14,12 +14,14 @@ from engine.scheduler import Batch
 class StepRows:
     """The rows of a step and which of them are what.
 
-    verify    the rows of the target forward: per sequence its uncomputed tokens, then its admitted drafts
+    verify    the rows of the target forward: per sequence its uncomputed tokens, then its admitted drafts; behind all
+              of these the rows of catch_up, which nothing else below speaks of
     sequence  i64 [N]; batch index of each row
     offset    i64 [N]; place of each row within its sequence's rows
     base      i64 [B]; uncomputed rows of each sequence
     samples   bool [B]; the sequence reaches its end and gets a next token
     judged    i64 [M]; the rows whose logits the verifier needs: the last uncomputed one and the drafts
+    catch_up  rows that drafters missed, and the first row of the forward that runs each, -1 if none does
     """
 
     verify: VerifyRows
@@ -28,6 +30,7 @@ class StepRows:
     base: Tensor
     samples: Tensor
     judged: Tensor
+    catch_up: tuple[tuple[CatchUp, int], ...] = ()
 
 
 def make_rows(batch: Batch, draft: Draft, lengths: Tensor, block_tables: Tensor) -> StepRows:
@@ -53,46 +56,23 @@ def make_rows(batch: Batch, draft: Draft, lengths: Tensor, block_tables: Tensor)
     return StepRows(verify, sequence, offset, base, samples, judged)
 
 
-@dataclass(frozen=True, slots=True)
-class FinalRows:
-    """Rows of the sequences whose drafter follows, that became final in this step, ready for a Commit.
-
-    index          i64 [b]; the sequences, by place in the batch
-    cu_rows        i64 [b + 1]
-    rows           i64 [K]; which rows of the forward they are
-    next_tokens    i64 [K]; the committed token after each row
-    """
-
-    index: Tensor
-    cu_rows: Tensor
-    rows: Tensor
-    next_tokens: Tensor
-
-
-def make_final(batch: Batch, rows: StepRows, verdict: Round, follow: Tensor) -> FinalRows:
-    """Pick the final rows of followed sequences: their uncomputed tokens and their accepted drafts.
-
-    follow  bool [B]
-    """
-    counts = rows.base.clone()
-    counts[verdict.index] += verdict.verdict.accepted
-    # After a prefill chunk that stops short of the end, the next token is already known.
-    after = [s.tokens[min(s.num_computed + n, len(s.tokens) - 1)] for s, n in zip(batch.sequences, batch.num_rows)]
-    following = torch.tensor(after)
-    following[verdict.index] = verdict.verdict.next_token
-    counts = counts * follow
-    final = (rows.offset < counts[rows.sequence]).nonzero().squeeze(1)
-    is_last = rows.offset[final] == counts[rows.sequence[final]] - 1
-    shifted = rows.verify.tokens[(final + 1).clamp(max=len(rows.offset) - 1)]
-    next_tokens = torch.where(is_last, following[rows.sequence[final]], shifted)
-    index = follow.nonzero().squeeze(1)
-    cu_rows = torch.zeros(len(index) + 1, dtype=torch.int64)
-    torch.cumsum(counts[index], 0, out=cu_rows[1:])
-    return FinalRows(index, cu_rows, final, next_tokens)
-
-
-def make_commit(rows: StepRows, final: FinalRows, features: Tensor | None, slots: Tensor, kv: PagedKV | None) -> Commit:
-    """Describe final rows to a drafter; slots i64 [b] and kv are those of the followed sequences."""
-    picked = None if features is None else features[final.rows]
-    positions, tokens = rows.verify.positions[final.rows], rows.verify.tokens[final.rows]
-    return Commit(slots, final.cu_rows, positions, tokens, final.next_tokens, picked, kv)
+def append_catch_up(rows: StepRows, catch_up: tuple[CatchUp, ...], block_tables: Tensor) -> StepRows:
+    """Return the rows with those that drafters missed behind them; block_tables i64 [slots, max_blocks] are of all."""
+    run = [each for each in catch_up if each.in_forward]
+    firsts = dict.fromkeys(catch_up, -1)
+    if not run:
+        return replace(rows, catch_up=tuple(firsts.items()))
+    verify, num_own = rows.verify, len(rows.verify.tokens)
+    num_rows = torch.tensor([each.num_rows for each in run])
+    cu_rows = num_own + num_rows.cumsum(0)
+    firsts |= dict(zip(run, (cu_rows - num_rows).tolist(), strict=True))
+    stores = torch.zeros(int(cu_rows[-1]), dtype=torch.bool)
+    stores[:num_own] = True
+    verify = VerifyRows(
+        torch.cat((verify.tokens, *(torch.tensor(each.tokens[:-1]) for each in run))),
+        torch.cat((verify.positions, *(torch.arange(each.start, each.stop) for each in run))),
+        torch.cat((verify.cu_rows, cu_rows)),
+        torch.cat((verify.block_tables, block_tables[torch.tensor([each.sequence.slot for each in run])])),
+        stores,
+    )
+    return replace(rows, verify=verify, catch_up=tuple(firsts.items()))

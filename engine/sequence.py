@@ -4,21 +4,37 @@ from dataclasses import dataclass, field
 
 from core.types import Request
 
+# Names of the drafter and of the policy that a sequence is planned under.
+GroupKey = tuple[str, str]
+
 
 @dataclass(slots=True)
 class Sequence:
-    """A request that holds a slot, its tokens and its KV blocks. Only the scheduler and the step mutate it.
+    """A request, its tokens, and while it runs its slot and KV blocks. Only the scheduler and the step mutate it.
 
+    group         the drafter and the policy it is planned under
+    max_drafts    most drafts per step, by its drafter and by what the request says
+    scratch_rows  rows past the anchor that its drafter may write: its full width, however few drafts are asked for
+    slot          its place in the engine; -1 while it waits
     tokens        prompt, tokens streamed by earlier attempts, tokens generated here
+    chain         hashes of its full blocks, as far as anyone asked (engine/prefix.py)
+    num_published blocks at its start that the prefix cache knows of
+    num_cached    prompt tokens that came from the prefix cache when it was first admitted; None before that
     num_computed  tokens whose target KV exists; the rest is what the next steps catch up with
     extended      rows before it are in the drafter's KV without gaps; behind num_computed the drafter is stale
     attempt       raised when a round is abandoned before its verdict, so that no draw is ever used twice
     """
 
     request: Request
-    slot: int
-    blocks: list[int]
+    group: GroupKey = ("none", "off")
+    max_drafts: int = 0
+    scratch_rows: int = 0
+    slot: int = -1
+    blocks: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
+    chain: list[bytes] = field(default_factory=list)
+    num_published: int = 0
+    num_cached: int | None = None
     num_computed: int = 0
     extended: int = 0
     attempt: int = 0
@@ -40,3 +56,8 @@ class Sequence:
     def num_remaining(self) -> int:
         """Tokens that may still be generated."""
         return self.request.sampling.max_tokens - self.num_output
+
+    @property
+    def num_stale(self) -> int:
+        """Computed rows that its drafter has not seen."""
+        return self.num_computed - self.extended

@@ -4,10 +4,12 @@ from msgspec import Struct
 
 
 class EngineShape(Struct, frozen=True, kw_only=True):
-    """Slots, prefill rows per step, tokens per sequence (None: the model's own limit), rows of KV cache."""
+    """Slots, prefill rows per step, tokens per sequence (None: the model's own limit), rows of KV cache, in blocks of
+    block_size; with prefix_cache, blocks of finished requests are found again by what they hold."""
 
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512
     max_model_len: int | None = None
     kv_cache_tokens: int = 65536
     block_size: int = 16
+    prefix_cache: bool = True

@@ -1,16 +1,17 @@
-"""Per-slot facts that every step needs as tensors: block tables, sampling parameters, stop ids.
+"""Per-slot facts that every step needs as tensors: block tables, sampling parameters, stop ids, token counts.
 
 Written once when a sequence takes its slot, indexed by slot afterwards, so that a step builds no table from Python
-objects.
+objects. What few requests ask for (bias, penalties) takes room only once somebody has asked.
 """
 
 import torch
 from torch import Tensor
 
-from core.tensors import Processing
+from core.tensors import Edits, Processing
+from core.types import Sampling
 from engine.sequence import Sequence
 
-# Pads rows of stop ids; no token has this id.
+# Pads rows of token ids; no token has this id.
 NO_TOKEN = -1
 MAX_STOP_IDS = 72
 
@@ -18,19 +19,28 @@ MAX_STOP_IDS = 72
 class SlotTable:
     """Tensors with one row per slot; rows of free slots hold whatever the last sequence left there."""
 
-    def __init__(self, num_slots: int, max_blocks: int) -> None:
+    def __init__(self, num_slots: int, max_blocks: int, vocab_size: int) -> None:
+        self._shape = (num_slots, vocab_size)
         self.block_tables = torch.zeros(num_slots, max_blocks, dtype=torch.int64)
         self.temperature = torch.ones(num_slots)
         self.top_k = torch.zeros(num_slots, dtype=torch.int64)
         self.top_p = torch.ones(num_slots)
         self.min_p = torch.zeros(num_slots)
         self.stop_ids = torch.full((num_slots, MAX_STOP_IDS), NO_TOKEN, dtype=torch.int64)
+        self.repetition = torch.ones(num_slots)
+        self.frequency = torch.zeros(num_slots)
+        self.presence = torch.zeros(num_slots)
+        self._bias_ids = torch.empty(num_slots, 0, dtype=torch.int64)
+        self._bias = torch.empty(num_slots, 0)
+        self._counts: Tensor | None = None
+        self._in_prompt: Tensor | None = None
+        # Output tokens already in the counts.
+        self._num_counted = [0] * num_slots
 
     def open(self, sequence: Sequence, eos_ids: tuple[int, ...]) -> None:
-        """Fill the slot's rows for a new sequence."""
+        """Fill the slot's rows for a sequence that has just been admitted."""
         slot, sampling = sequence.slot, sequence.request.sampling
-        self.block_tables[slot].zero_()
-        self.block_tables[slot, : len(sequence.blocks)] = torch.tensor(sequence.blocks)
+        self.write_blocks(sequence)
         self.temperature[slot] = sampling.temperature
         self.top_k[slot] = sampling.top_k
         self.top_p[slot] = sampling.top_p
@@ -38,12 +48,86 @@ class SlotTable:
         stops = (*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_ids))
         self.stop_ids[slot].fill_(NO_TOKEN)
         self.stop_ids[slot, : len(stops)] = torch.tensor(stops, dtype=torch.int64)
+        self.repetition[slot] = sampling.repetition_penalty
+        self.frequency[slot] = sampling.frequency_penalty
+        self.presence[slot] = sampling.presence_penalty
+        self._open_bias(slot, sampling)
+        if has_penalty(sampling):
+            self._open_counts(slot, sequence.request.prompt_ids)
+
+    def write_blocks(self, sequence: Sequence) -> None:
+        """Copy a sequence's blocks into its row, whose rest becomes the null block."""
+        row = self.block_tables[sequence.slot]
+        row.zero_()
+        row[: len(sequence.blocks)] = torch.tensor(sequence.blocks, dtype=torch.int64)
 
     def processing(self, sequences: tuple[Sequence, ...], slots: Tensor) -> Processing:
         """Return the logit processing of `sequences`, whose slots are `slots` i64 [B]."""
         samplings = [sequence.request.sampling for sequence in sequences]
-        truncates = any(s.top_k > 0 or s.top_p < 1.0 for s in samplings)
-        is_plain = not truncates and all(s.temperature == 1.0 for s in samplings)
+        truncates = any(s.top_k > 0 or s.top_p < 1.0 or s.min_p > 0.0 for s in samplings)
+        is_edited = any(edits(s) for s in samplings)
+        is_plain = not truncates and not is_edited and all(s.temperature == 1.0 for s in samplings)
         return Processing(
-            self.temperature[slots], self.top_k[slots], self.top_p[slots], self.min_p[slots], is_plain, truncates
+            self.temperature[slots],
+            self.top_k[slots],
+            self.top_p[slots],
+            self.min_p[slots],
+            is_plain,
+            truncates,
+            self._edits(sequences, slots) if is_edited else None,
         )
+
+    def _edits(self, sequences: tuple[Sequence, ...], slots: Tensor) -> Edits:
+        penalised = [sequence for sequence in sequences if has_penalty(sequence.request.sampling)]
+        for sequence in penalised:
+            self._count(sequence)
+        min_left = [max(0, s.request.sampling.min_tokens - s.num_output) for s in sequences]
+        counts, in_prompt = self._counts, self._in_prompt
+        return Edits(
+            self._bias_ids[slots],
+            self._bias[slots],
+            self.repetition[slots],
+            self.frequency[slots],
+            self.presence[slots],
+            counts[slots] if penalised and counts is not None else None,
+            in_prompt[slots] if penalised and in_prompt is not None else None,
+            self.stop_ids[slots],
+            torch.tensor(min_left),
+        )
+
+    def _open_bias(self, slot: int, sampling: Sampling) -> None:
+        missing = len(sampling.logit_bias) - self._bias.shape[1]
+        if missing > 0:
+            self._bias_ids = torch.nn.functional.pad(self._bias_ids, (0, missing), value=NO_TOKEN)
+            self._bias = torch.nn.functional.pad(self._bias, (0, missing))
+        self._bias_ids[slot].fill_(NO_TOKEN)
+        for place, (token, bias) in enumerate(sampling.logit_bias):
+            self._bias_ids[slot, place], self._bias[slot, place] = token, bias
+
+    def _open_counts(self, slot: int, prompt_ids: tuple[int, ...]) -> None:
+        if self._counts is None or self._in_prompt is None:
+            self._counts = torch.zeros(self._shape, dtype=torch.int32)
+            self._in_prompt = torch.zeros(self._shape, dtype=torch.bool)
+        self._counts[slot].zero_()
+        self._in_prompt[slot].zero_()
+        self._in_prompt[slot, torch.tensor(prompt_ids)] = True
+        self._num_counted[slot] = 0
+
+    def _count(self, sequence: Sequence) -> None:
+        """Bring a slot's counts up to the sequence's last token."""
+        assert self._counts is not None
+        slot, num_output = sequence.slot, sequence.num_output
+        if fresh := sequence.tokens[len(sequence.tokens) - num_output + self._num_counted[slot] :]:
+            ids = torch.tensor(fresh)
+            self._counts[slot].index_add_(0, ids, torch.ones(len(ids), dtype=torch.int32))
+            self._num_counted[slot] = num_output
+
+
+def has_penalty(sampling: Sampling) -> bool:
+    """Tell whether a request's law depends on which tokens came before."""
+    return sampling.repetition_penalty != 1.0 or sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0
+
+
+def edits(sampling: Sampling) -> bool:
+    """Tell whether a request changes logits before temperature."""
+    return bool(sampling.logit_bias) or sampling.min_tokens > 0 or has_penalty(sampling)

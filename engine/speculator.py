@@ -1,150 +1,119 @@
-"""One drafter under one policy: plans, drafts and keeps the drafter up to date, and falls back to plain decoding.
+"""One drafter: its KV, what of it is up to date, and calls into it that fall back to plain decoding.
 
-A drafter or policy is a plug-in. Whatever it raises is logged and counted, and the step goes on without drafts; the
-output law does not change, because it never depended on them.
+A drafter is a plug-in. Whatever it raises is logged and counted, and the step goes on without drafts; the output law
+does not change, because it never depended on them.
 """
 
 from collections.abc import Callable
 
-import numpy as np
 import structlog
-import torch
 from msgspec import Struct
 from torch import Tensor
 
-from core.cost import CostTable
 from core.errors import EngineError
-from core.tensors import Commit, Draft, DraftAsk
-from core.types import Plan, Policy, Rule, StepOutcome, StepView
+from core.tensors import Commit, Draft, DraftAsk, PagedKV
 from drafters.base import Drafter, DrafterSpec
+from engine.blocks import BlockPool
 from engine.kv_cache import KVGroup
-from engine.scheduler import Batch
 from engine.sequence import Sequence
 from engine.stats import EngineStats
-from policies.base import draft_nothing
 
 log = structlog.get_logger()
 
+NO_DRAFTER = "none"
 
-class Sizes(Struct, frozen=True):
-    """What a speculator must know of its engine."""
 
-    num_slots: int
-    vocab_size: int
+class Place(Struct, frozen=True):
+    """A drafter's name in its engine, and its place among the validity bits of a block."""
+
+    name: str
+    bit: int
 
 
 class Speculator:
-    """Owns the calls into a drafter and a policy; `kv` is the drafter's group, None if it keeps none."""
+    """Owns the calls into a drafter; `kv` is its group, None if it keeps none. drafter None never drafts."""
 
     def __init__(
-        self, drafter: Drafter | None, policy: Policy, kv: KVGroup | None, sizes: Sizes, stats: EngineStats
+        self,
+        place: Place,
+        drafter: Drafter | None,
+        kv: KVGroup | None,
+        pool: BlockPool,
+        stats: EngineStats,
+        vocab_size: int,
     ) -> None:
-        self.drafter, self.policy, self.kv, self.sizes, self.stats = drafter, policy, kv, sizes, stats
-        self.spec = drafter.spec if drafter else DrafterSpec(name="none", max_drafts=0)
-        self._survival_lag = np.full((sizes.num_slots, self.spec.max_drafts), np.nan, dtype=np.float32)
+        self.name, self.drafter, self.kv, self.vocab_size = place.name, drafter, kv, vocab_size
+        self.spec = drafter.spec if drafter else DrafterSpec(name=NO_DRAFTER, max_drafts=0)
+        self._bit, self._pool, self._stats = place.bit, pool, stats
 
     def open(self, sequence: Sequence) -> None:
-        """Tell the drafter of a new sequence; a drafter that fails here leaves the sequence undrafted."""
-        self._survival_lag[sequence.slot] = np.nan
+        """Tell the drafter of an admitted sequence; one that fails here leaves the sequence undrafted."""
         drafter = self.drafter
-        if drafter and not self._guard(lambda: drafter.open(sequence.slot, sequence.tokens, 0)):
+        if drafter is None:
+            return
+        # A drafter without KV needs no more than the tokens, and it gets them here.
+        sequence.extended = 0 if self.kv else sequence.num_computed
+        self.advance(sequence)
+        if not self._guard(lambda: drafter.open(sequence.slot, sequence.tokens, sequence.extended)):
+            sequence.max_drafts = 0
             sequence.extended = -1
 
-    def release(self, sequence: Sequence) -> None:
-        """Tell the drafter that a sequence is gone."""
+    def release(self, slot: int) -> None:
+        """Tell the drafter that a sequence left its slot."""
         drafter = self.drafter
         if drafter:
-            self._guard(lambda: drafter.release(sequence.slot))
+            self._guard(lambda: drafter.release(slot))
 
-    def view(self, batch: Batch, step: int, kv_free: float, queue_depth: int, cost: CostTable | None) -> StepView:
-        """Describe the step to the policy, before any draft of it exists."""
-        slots = np.array([s.slot for s in batch.sequences], dtype=np.int32)
-        stale = np.array([s.num_computed - s.extended for s in batch.sequences], dtype=np.int32)
-        gamma_max = np.array(batch.gamma_max, dtype=np.int32)
-        # A stale drafter state cannot be drafted from.
-        gamma_max[stale > 0] = 0
-        samples = np.array([batch.samples(b) for b in range(len(batch.sequences))], dtype=np.bool_)
-        return StepView(
-            step=step,
-            slots=slots,
-            gamma_max=gamma_max,
-            samples=samples,
-            context_len=np.array([s.num_computed for s in batch.sequences], dtype=np.int32),
-            extra_rows=sum(batch.num_rows) - int(samples.sum()),
-            extra_sequences=0,
-            stale_rows=stale,
-            survival_lag=self._survival_lag[slots],
-            kv_free=kv_free,
-            queue_depth=queue_depth,
-            cost=cost,
-        )
-
-    def plan(self, view: StepView) -> Plan:
-        """Ask the policy, hold its answer to the view's bounds; plain decoding if it fails."""
-        if self.drafter is None:
-            return draft_nothing(view)
-        try:
-            plan = self.policy.plan(view)
-            draft_len = np.clip(np.asarray(plan.draft_len, dtype=np.int32), 0, view.gamma_max)
-            # A state with a gap cannot be extended: it stays stale.
-            follow = np.broadcast_to(np.asarray(plan.follow, dtype=np.bool_), view.slots.shape) & (view.stale_rows == 0)
-            check_plan(plan, self.spec.max_drafts)
-            return Plan(draft_len, plan.rule, follow, plan.calibration)
-        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; the step must go on
-            self._fell_back("policy", error)
-            return draft_nothing(view)
+    def advance(self, sequence: Sequence) -> None:
+        """Move the watermark over blocks whose part another sequence has written."""
+        size = self._pool.block_size
+        if self.kv is None or sequence.extended < 0:
+            return
+        while sequence.extended < sequence.num_computed:
+            index = sequence.extended // size
+            if not self._pool.is_valid(sequence.blocks[index], self._bit):
+                return
+            sequence.extended = min((index + 1) * size, sequence.num_computed)
 
     def propose(self, ask: DraftAsk) -> Draft | None:
         """Draft; None if the drafter failed, and then its proposal was abandoned before any verdict."""
         assert self.drafter is not None
         try:
             draft = self.drafter.propose(ask)
-            check_draft(draft, len(ask.slots), self.spec, self.sizes.vocab_size)
+            check_draft(draft, len(ask.slots), self.spec, self.vocab_size)
             lengths = draft.lengths.clamp(max=ask.lengths)
             return Draft(draft.tokens, lengths, draft.point_mass, draft.q_logits, draft.evidence)
-        except Exception as error:  # noqa: BLE001 - see plan
-            self._fell_back("drafter", error)
+        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; the step must go on
+            self._fell_back(error)
             return None
 
-    def extend(self, commit: Commit, sequences: tuple[Sequence, ...]) -> None:
-        """Hand final rows to the drafter; if it fails, the sequences are stale from here on."""
-        drafter = self.drafter
+    def extend(self, commit: Commit, ends: list[tuple[Sequence, int]]) -> None:
+        """Hand final rows to the drafter; `ends` says how far each sequence's reach. If it fails, they stay stale."""
+        drafter, size = self.drafter, self._pool.block_size
         assert drafter is not None
-        if self._guard(lambda: drafter.extend(commit)):
-            for sequence in sequences:
-                sequence.extended = sequence.num_computed
+        if not self._guard(lambda: drafter.extend(commit)):
+            return
+        for sequence, end in ends:
+            if self.kv:
+                for index in range(sequence.extended // size, end // size):
+                    self._pool.set_valid(sequence.blocks[index], self._bit)
+            sequence.extended = end
 
-    def remember(self, batch: Batch, survival: Tensor) -> None:
-        """Keep this step's survival [B, G], which later views show to the policy."""
-        self._survival_lag[[s.slot for s in batch.sequences]] = survival.numpy(force=True)
-
-    def observe(self, outcome: StepOutcome) -> None:
-        """Teach the policy a finished step."""
-        try:
-            self.policy.observe(outcome)
-        except Exception as error:  # noqa: BLE001 - see plan
-            self._fell_back("policy", error)
+    def view(self, block_tables: Tensor) -> PagedKV | None:
+        """Return the drafter's group as seen through block tables; None if it keeps none."""
+        return self.kv.view(block_tables) if self.kv else None
 
     def _guard(self, call: Callable[[], None]) -> bool:
         try:
             call()
-        except Exception as error:  # noqa: BLE001 - see plan
-            self._fell_back("drafter", error)
+        except Exception as error:  # noqa: BLE001 - see propose
+            self._fell_back(error)
             return False
         return True
 
-    def _fell_back(self, part: str, error: Exception) -> None:
-        self.stats.fallbacks[part] += 1
-        log.warning(f"{part}_failed", drafter=self.spec.name, policy=self.policy.name, error=repr(error))
-
-
-def check_plan(plan: Plan, width: int) -> None:
-    """Raise EngineError if a policy says what no rule or calibration of ours means."""
-    if not isinstance(plan.rule, Rule):
-        raise EngineError(f"a plan's rule must be one of core.types.Rule, got {plan.rule!r}")
-    calibration = plan.calibration
-    if calibration and not len(calibration.slope) == len(calibration.intercept) == width:
-        raise EngineError(f"a plan's calibration must have {width} places, got {len(calibration.slope)}")
+    def _fell_back(self, error: Exception) -> None:
+        self._stats.fallbacks["drafter"] += 1
+        log.warning("drafter_failed", drafter=self.name, error=repr(error))
 
 
 def check_draft(draft: Draft, batch_size: int, spec: DrafterSpec, vocab_size: int) -> None:
@@ -159,36 +128,3 @@ def check_draft(draft: Draft, batch_size: int, spec: DrafterSpec, vocab_size: in
     low, high = draft.tokens.aminmax()
     if int(low) < 0 or int(high) >= vocab_size:
         raise EngineError(f"drafted tokens must lie in 0..{vocab_size - 1}, got {int(low)}..{int(high)}")
-
-
-def no_draft(batch_size: int, width: int) -> Draft:
-    """Return a proposal of nothing for `batch_size` sequences."""
-    return Draft(
-        torch.zeros(batch_size, width, dtype=torch.int64),
-        torch.zeros(batch_size, dtype=torch.int32),
-        torch.ones(batch_size, dtype=torch.bool),
-        None,
-        torch.zeros(batch_size, width),
-    )
-
-
-def select(draft: Draft, index: Tensor) -> Draft:
-    """Return the proposal of some sequences of a batch, index i64 [b]."""
-    q_logits = None if draft.q_logits is None else draft.q_logits[index]
-    return Draft(draft.tokens[index], draft.lengths[index], draft.point_mass[index], q_logits, draft.evidence[index])
-
-
-def spread(draft: Draft, index: Tensor, batch_size: int) -> Draft:
-    """Place a proposal for some sequences into a whole batch; the others have none."""
-    if len(index) == batch_size:
-        return draft
-    whole = no_draft(batch_size, draft.tokens.shape[1])
-    whole.tokens[index] = draft.tokens
-    whole.lengths[index] = draft.lengths
-    whole.point_mass[index] = draft.point_mass
-    whole.evidence[index] = draft.evidence
-    if draft.q_logits is None:
-        return whole
-    q_logits = draft.q_logits.new_zeros(batch_size, *draft.q_logits.shape[1:])
-    q_logits[index] = draft.q_logits
-    return Draft(whole.tokens, whole.lengths, whole.point_mass, q_logits, whole.evidence)

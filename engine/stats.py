@@ -8,6 +8,28 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class GroupStats:
+    """What speculation did for one drafter under one policy; fields as in EngineStats."""
+
+    rounds: int = 0
+    drafted: int = 0
+    verified: int = 0
+    accepted: int = 0
+    verified_at: Counter[int] = field(default_factory=Counter)
+    accepted_at: Counter[int] = field(default_factory=Counter)
+
+    def count_round(self, verified: int, accepted: int, drafted: int) -> None:
+        """Count one sequence's verdict."""
+        self.rounds += 1
+        self.drafted += drafted
+        self.verified += verified
+        self.accepted += accepted
+        self.verified_at.update(range(verified))
+        self.accepted_at.update(range(accepted))
 
 
 @dataclass(slots=True)
@@ -17,6 +39,8 @@ class EngineStats:
     rounds       verdicts of one sequence each, plain decoding included
     drafted, verified, accepted   draft tokens proposed, sent to the target, kept
     verified_at, accepted_at      the same by draft position, 0-based
+    groups       the same by (drafter, policy)
+    catch_up_rows   target rows run again for their features
     soft_accepts sum over verified drafts of the chance of acceptance before the token was drawn
     fallbacks    by what failed: "policy", "drafter"
     seconds      by part of the step
@@ -29,10 +53,12 @@ class EngineStats:
     verified: int = 0
     accepted: int = 0
     soft_accepts: float = 0.0
+    catch_up_rows: int = 0
     verified_at: Counter[int] = field(default_factory=Counter)
     accepted_at: Counter[int] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
+    groups: dict[tuple[str, str], GroupStats] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -53,7 +79,42 @@ class EngineStats:
         self.verified_at.update(range(verified))
         self.accepted_at.update(range(accepted))
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return all of it as plain values, for another process to read."""
+        return {
+            "steps": self.steps,
+            "rounds": self.rounds,
+            "emitted": self.emitted,
+            "drafted": self.drafted,
+            "verified": self.verified,
+            "accepted": self.accepted,
+            "verified_at": by_place(self.verified_at),
+            "accepted_at": by_place(self.accepted_at),
+            "soft_accepts": self.soft_accepts,
+            "catch_up_rows": self.catch_up_rows,
+            "fallbacks": dict(self.fallbacks),
+            "seconds": dict(self.seconds),
+            "groups": [
+                {
+                    "drafter": drafter,
+                    "policy": policy,
+                    "rounds": group.rounds,
+                    "drafted": group.drafted,
+                    "verified": group.verified,
+                    "accepted": group.accepted,
+                    "verified_at": by_place(group.verified_at),
+                    "accepted_at": by_place(group.accepted_at),
+                }
+                for (drafter, policy), group in list(self.groups.items())
+            ],
+        }
+
     @property
     def accepted_length(self) -> float:
         """Tokens per round, bonus included (tau)."""
         return (self.accepted + self.rounds) / self.rounds if self.rounds else 0.0
+
+
+def by_place(counts: Counter[int]) -> list[int]:
+    """Return counts by draft position as a list."""
+    return [counts[place] for place in range(max(counts, default=-1) + 1)]

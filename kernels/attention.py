@@ -2,10 +2,12 @@
 
 Every query row sees a prefix of its sequence's cache, so causality is only a number per row: position + 1 for a row of
 the target, anchor + G for every row of a drafter's bidirectional block. The torch body below serves all devices; a
-fused Triton kernel can take its place behind the same contract.
+fused Triton kernel can take its place behind the same contract. kernels/split_attention.py lays the same rows out so
+that no result depends on what else is in the batch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,13 +19,46 @@ from core.tensors import PagedKV
 LARGEST_SHARED_TILE_ROWS = 16
 
 
+class AttentionTile(Protocol):
+    """Some sequences of a batch, ready to be attended together."""
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> None:
+        """Write out [N, Hq, D] at the tile's rows from q [N, Hq, D] and caches [num_cache_rows, Hkv, D]."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
-class Tile:
-    """Some sequences computed together as a dense, padded problem.
+class LoneTile:
+    """One sequence, computed by itself: its rows are a range of the batch, and so may be its context of the cache.
+
+    rows   range of the ragged batch
+    cache  range of cache rows where the sequence's blocks follow each other, else i64 [L]
+    mask   [R, L] additive, 0 or -inf; None where every row sees all
+    """
+
+    rows: slice
+    cache: slice | Tensor
+    mask: Tensor | None
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> None:
+        """Attend with the tile's rows (`AttentionTile.attend`)."""
+        seen = [
+            cache[self.cache] if isinstance(self.cache, slice) else cache.index_select(0, self.cache)
+            for cache in (keys, values)
+        ]
+        queries, seen_keys, seen_values = (x.transpose(0, 1).unsqueeze(0) for x in (q[self.rows], *seen))
+        mixed = F.scaled_dot_product_attention(queries, seen_keys, seen_values, self.mask, enable_gqa=True)
+        out[self.rows] = mixed.squeeze(0).transpose(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedTile:
+    """Some sequences of few rows, computed together as a dense, padded problem.
 
     rows   i64 [b * R]; row of the ragged batch for each padded place (padding repeats the sequence's first row)
     cache  i64 [b * L]; cache row (block * block_size + offset) for each visible position, padding points anywhere
-    mask   [b, 1, R, L] additive, 0 or -inf, repeated for the query heads that share a KV head
+    mask   [b, 1, M, L] additive, 0 or -inf; M is 1 where all rows of each sequence see the same, else R, repeated for
+           the query heads that share a KV head
     valid  i64; places of the padded [b * R] that are real rows; targets are the ragged rows they belong to
     is_whole  the tile is the whole batch, in order and without padding: nothing is gathered or scattered
     """
@@ -36,6 +71,25 @@ class Tile:
     num_sequences: int
     is_whole: bool
 
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> None:
+        """Attend with the tile's rows (`AttentionTile.attend`)."""
+        b, (num_kv_heads, head_dim) = self.num_sequences, keys.shape[1:]
+        group = q.shape[1] // num_kv_heads
+        rows = q if self.is_whole else q.index_select(0, self.rows)
+        # Query heads of one KV head become further rows of it: no key is ever repeated for its group.
+        grouped = rows.view(b, -1, num_kv_heads, group, head_dim).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        # index_select copies whole rows; plain indexing is several times slower.
+        tile_keys, tile_values = (
+            cache.index_select(0, self.cache).view(b, -1, num_kv_heads, head_dim).transpose(1, 2)
+            for cache in (keys, values)
+        )
+        mixed = F.scaled_dot_product_attention(grouped, tile_keys, tile_values, self.mask)
+        mixed = mixed.unflatten(2, (group, -1)).permute(0, 3, 1, 2, 4)
+        if self.is_whole:
+            out.view(b, -1, num_kv_heads, group, head_dim).copy_(mixed)
+        else:
+            out.index_copy_(0, self.targets, mixed.reshape(-1, *q.shape[1:]).index_select(0, self.valid))
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionLayout:
@@ -46,7 +100,14 @@ class AttentionLayout:
     """
 
     write: Tensor
-    tiles: tuple[Tile, ...]
+    tiles: tuple[AttentionTile, ...]
+
+    def storing(self, stores: Tensor) -> "AttentionLayout":
+        """Return the layout in which only rows with `stores` bool [N] write; the others write to cache row 0.
+
+        It lies in block 0, which no sequence reads.
+        """
+        return replace(self, write=self.write * stores)
 
 
 def plan_attention(kv: PagedKV, cu_rows: Tensor, positions: Tensor, visible: Tensor, group: int) -> AttentionLayout:
@@ -59,19 +120,35 @@ def plan_attention(kv: PagedKV, cu_rows: Tensor, positions: Tensor, visible: Ten
     group      query heads per KV head
     """
     counts = cu_rows.diff()
-    sequence = torch.repeat_interleave(counts)
-    write = cache_rows(kv, sequence, positions)
     sizes = counts.tolist()
-    shared = [b for b, rows in enumerate(sizes) if 0 < rows <= LARGEST_SHARED_TILE_ROWS]
-    lone = [[b] for b, rows in enumerate(sizes) if rows > LARGEST_SHARED_TILE_ROWS]
-    members = ([shared] if shared else []) + lone
-    return AttentionLayout(write, tuple(_tile(kv, cu_rows, visible, group, torch.tensor(m)) for m in members))
+    write = cache_rows(kv, torch.repeat_interleave(counts, output_size=len(positions)), positions)
+    few = [b for b, rows in enumerate(sizes) if 0 < rows <= LARGEST_SHARED_TILE_ROWS]
+    shared = few if len(few) > 1 else []
+    tiles: list[AttentionTile] = [_padded_tile(kv, cu_rows, visible, group, torch.tensor(shared))] if shared else []
+    starts = cu_rows.tolist()
+    for b, rows in enumerate(sizes):
+        if rows and b not in shared:
+            tiles.append(_lone_tile(kv, b, slice(starts[b], starts[b + 1]), visible))
+    return AttentionLayout(write, tuple(tiles))
 
 
 def cache_rows(kv: PagedKV, sequence: Tensor, positions: Tensor) -> Tensor:
     """Return the flat cache row of each (sequence of the view, position) pair."""
     blocks = kv.block_tables[sequence, positions // kv.block_size]
     return blocks * kv.block_size + positions % kv.block_size
+
+
+def context_rows(kv: PagedKV, members: Tensor, lengths: Tensor, num_places: int) -> Tensor:
+    """Return the flat cache rows i64 [b, num_places] of the contexts of some sequences.
+
+    members  i64 [b]; into kv.block_tables
+    lengths  i64 [b, 1]; places past a context repeat its first row, so that nobody reads what was never written
+    """
+    # Places may go beyond the table, never a context.
+    columns = torch.arange(-(-num_places // kv.block_size)).clamp_(max=kv.block_tables.shape[1] - 1)
+    blocks = kv.block_tables[members[:, None], columns]
+    rows = (blocks[:, :, None] * kv.block_size + torch.arange(kv.block_size)).flatten(1)[:, :num_places]
+    return torch.where(torch.arange(num_places) < lengths, rows, rows[:, :1])
 
 
 def paged_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, layout: AttentionLayout) -> Tensor:
@@ -82,41 +159,43 @@ def paged_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tenso
     Accumulation is float32 whatever the dtype.
     """
     num_kv_heads, head_dim = k.shape[-2:]
-    group = q.shape[-2] // num_kv_heads
     flat_keys, flat_values = keys.view(-1, num_kv_heads, head_dim), values.view(-1, num_kv_heads, head_dim)
     flat_keys.index_copy_(0, layout.write, k)
     flat_values.index_copy_(0, layout.write, v)
     out = torch.empty_like(q)
     for tile in layout.tiles:
-        b = tile.num_sequences
-        rows = q if tile.is_whole else q.index_select(0, tile.rows)
-        # Query heads of one KV head become further rows of it: no key is ever repeated for its group.
-        grouped = rows.view(b, -1, num_kv_heads, group, head_dim).permute(0, 2, 3, 1, 4).flatten(2, 3)
-        # index_select copies whole rows; plain indexing is several times slower.
-        tile_keys, tile_values = (
-            cache.index_select(0, tile.cache).view(b, -1, num_kv_heads, head_dim).transpose(1, 2)
-            for cache in (flat_keys, flat_values)
-        )
-        mixed = F.scaled_dot_product_attention(grouped, tile_keys, tile_values, tile.mask)
-        mixed = mixed.unflatten(2, (group, -1)).permute(0, 3, 1, 2, 4).reshape(-1, q.shape[-2], head_dim)
-        if tile.is_whole:
-            return mixed
-        out.index_copy_(0, tile.targets, mixed.index_select(0, tile.valid))
+        tile.attend(q, flat_keys, flat_values, out)
     return out
 
 
-def _tile(kv: PagedKV, cu_rows: Tensor, visible: Tensor, group: int, members: Tensor) -> Tile:
+def _lone_tile(kv: PagedKV, sequence: int, rows: slice, visible: Tensor) -> LoneTile:
+    reach = visible[rows]
+    least, most = (int(bound) for bound in reach.aminmax())
+    blocks = kv.block_tables[sequence, : -(-most // kv.block_size)].tolist()
+    cache: slice | Tensor = slice(blocks[0] * kv.block_size, blocks[0] * kv.block_size + most)
+    if blocks != list(range(blocks[0], blocks[0] + len(blocks))):
+        cache = context_rows(kv, torch.tensor([sequence]), torch.tensor([[most]]), most).squeeze(0)
+    mask = None if least == most else _mask(torch.arange(most) >= reach[:, None], kv)
+    return LoneTile(rows, cache, mask)
+
+
+def _padded_tile(kv: PagedKV, cu_rows: Tensor, visible: Tensor, group: int, members: Tensor) -> PaddedTile:
     first, counts = cu_rows[members], cu_rows.diff()[members]
     offsets = torch.arange(int(counts.max()))
     is_row = offsets < counts[:, None]
     rows = (first[:, None] + offsets * is_row).flatten()
-    reach = torch.where(is_row, visible[rows].view_as(is_row), 1)
-    places = torch.arange(int(reach.max()))
-    # Padding reads a row the sequence may see, never one that nobody wrote.
-    readable = torch.minimum(places, reach.amax(1, keepdim=True) - 1)
-    cache = cache_rows(kv, members[:, None], readable)
-    mask = torch.zeros(len(members), 1, len(offsets), len(places), dtype=kv.keys[0].dtype)
-    mask.masked_fill_((places >= reach[:, :, None])[:, None], -torch.inf)
+    reach = visible[rows].view_as(is_row)
+    longest = reach.amax(1, keepdim=True)
+    places = torch.arange(int(longest.max()))
+    cache = context_rows(kv, members, longest, len(places))
+    if torch.equal(reach, longest.expand_as(reach)):
+        reach, group = longest, 1
+    mask = _mask(places >= reach[:, :, None], kv)[:, None].repeat(1, 1, group, 1)
     valid = is_row.flatten().nonzero().squeeze(1)
     is_whole = len(valid) == len(rows) == len(visible)
-    return Tile(rows, cache.flatten(), mask.repeat(1, 1, group, 1), valid, rows[valid], len(members), is_whole)
+    return PaddedTile(rows, cache.flatten(), mask, valid, rows[valid], len(members), is_whole)
+
+
+def _mask(hidden: Tensor, kv: PagedKV) -> Tensor:
+    """Return what to add to scores: -inf where `hidden`, else 0."""
+    return torch.zeros(hidden.shape, dtype=kv.keys[0].dtype).masked_fill_(hidden, -torch.inf)

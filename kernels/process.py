@@ -9,7 +9,7 @@ from kernels import reference
 def process(logits: Tensor, processing: Processing, rows: LawRows) -> Tensor:
     """Turn raw logits f32 [N, V] into those of the law each row's request asked for (`reference.process`).
 
-    No Triton kernel serves this yet: on CUDA the torch twin runs too, and waits for the device where rows are greedy
-    or truncated. Plain batches cost nothing.
+    No Triton kernel serves this yet: on CUDA the torch twin runs too, and waits for the device where rows are edited,
+    greedy or truncated. Plain batches cost nothing.
     """
     return reference.process(logits, processing, rows)

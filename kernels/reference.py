@@ -2,7 +2,7 @@
 
 Symbols: p is the target's law, q the draft's, c a conditional acceptance, a a survival (cumulative product of c).
 Triton kernels answer to these functions (tests/kernels); on the CPU these are what runs. Nothing here draws random
-numbers: uniforms are passed in (core/random.py). Why the output is exact: docs/exactness.md.
+numbers: uniforms and Gumbel noise are passed in (core/random.py). Why the output is exact: docs/exactness.md.
 """
 
 import torch
@@ -11,10 +11,9 @@ from torch import Tensor
 from core.errors import EngineError, ShapeError
 from core.tensors import Draft, LawRows, Processing, Verdict
 from core.types import Calibration, EarlyStop, FixedLength, Rule, Threshold, TopK
+from kernels.edits import edit
 from kernels.shapes import check_admit, check_lengths, check_reject
-
-# Sorting a vocabulary costs ten times more than finding its largest few hundred logits, which mostly suffice.
-NUM_CANDIDATES = 256
+from kernels.truncation import drop_below, truncate
 
 
 def reject(target_logits: Tensor, draft: Draft, lengths: Tensor, uniforms: Tensor) -> Verdict:
@@ -94,17 +93,65 @@ def draw(mass: Tensor, uniforms: Tensor) -> Tensor:
     return token.squeeze(-1)
 
 
+def couple(target_logits: Tensor, draft: Draft, lengths: Tensor, gumbel: Tensor) -> Verdict:
+    """Draw the target's tokens with given noise, and keep drafts while they are the very tokens drawn.
+
+    target_logits  f32 [N, V], N = sum(lengths + 1); processed target rows, ragged, in batch order, as for `reject`
+    draft          tokens are read, up to lengths
+    lengths        i32 [B], 0..G; drafts sent to verification
+    gumbel         f32 [B, G + 1, V]; standard Gumbel noise of the tokens at anchor + 1 ..: of the target alone, keyed
+                   by position, it is all the randomness there is
+    Row j of a sequence draws t_j = argmax(logits + gumbel[:, j]), a sample of its law. Draft j is accepted while
+    draft j = t_j; the next token is t at the first disagreement, else that of the last row. So the tokens out are
+    t_0, t_1, .. whatever was drafted: drafts and lengths decide only how many come at once. soft_labels are 1 where a
+    draft was accepted. Bit-equal for a sequence whatever else is in the batch.
+    Raises ShapeError if the shapes do not fit, or lengths are not within 0..G.
+    Source: Daliri, Musco and Suresh 2024, arXiv 2408.07978, Algorithm 2 (Gumbel coupling).
+    """
+    batch, width = draft.tokens.shape
+    noise_shape = (batch, width + 1, target_logits.shape[-1])
+    if lengths.shape != (batch,) or gumbel.shape != noise_shape:
+        raise ShapeError(
+            f"couple takes lengths [{batch}], gumbel {list(noise_shape)}, "
+            f"got {list(lengths.shape)}, {list(gumbel.shape)}"
+        )
+    check_lengths(lengths, width, len(target_logits))
+    places = torch.arange(width + 1, device=lengths.device)
+    cell = (places <= lengths[:, None]).flatten().nonzero().squeeze(1)  # [N]; places in a flat [B, G + 1]
+    drawn = draw_coupled(target_logits, gumbel.flatten(0, 1)[cell])
+    tokens = _grid(drawn, cell, (batch, width + 1))
+    is_kept = ((tokens[:, :width] == draft.tokens) & (places[:width] < lengths[:, None])).to(torch.int32).cumprod(1)
+    accepted = is_kept.sum(1, dtype=torch.int32)
+    next_token = tokens.gather(1, accepted[:, None].long()).squeeze(1)
+    return Verdict(accepted, next_token, lengths, is_kept.to(gumbel.dtype))
+
+
+def draw_coupled(logits: Tensor, gumbel: Tensor) -> Tensor:
+    """Return argmax(logits + gumbel) over the vocabulary, the lowest id of equals; i64 [...].
+
+    logits, gumbel  f32 [..., V]; noise of one's own position, for drafter and target the same
+    The largest logit is subtracted first, so that logits of a plain batch, which `process` leaves as they are, round
+    as they would in any other batch. A token at -inf is never drawn.
+    """
+    return logits.sub(logits.amax(-1, keepdim=True)).add_(gumbel).argmax(-1)
+
+
 def process(logits: Tensor, processing: Processing, rows: LawRows) -> Tensor:
-    """Turn raw logits into those of the law a request asked for: temperature, then top-k, then top-p; f32 [N, V].
+    """Turn raw logits into those of the law a request asked for, f32 [N, V]; the argument is left as it is.
 
     logits  f32 [N, V]
-    rows    which sequence of `processing` each row belongs to
-    softmax of the result is the law; dropped tokens are -inf. A temperature of 0 leaves 0 at the largest logit and
-    -inf elsewhere. top-p keeps a token while the tokens before it hold less than top_p of the mass left by top-k. Equal
-    logits rank by token id; the first is always kept. Logits of a plain batch are returned as they are.
+    rows    which sequence of `processing` each row belongs to, and which drafts lie before it
+    In this order: edits (kernels/edits.py), temperature, top-k, top-p, min-p (kernels/truncation.py). softmax of the
+    result is the law; dropped tokens are -inf. A temperature of 0 leaves 0 at the largest logit and -inf elsewhere.
+    top-p keeps a token while the tokens before it hold less than top_p of the mass left by top-k; min-p one that has
+    at least min_p times the chance of the most likely one. Equal logits rank by token id; the first is always kept.
+    Logits of a plain batch are returned as they are. Each row is computed by itself, to the last bit: what else is in
+    the batch cannot change it.
     """
     if processing.is_plain:
         return logits
+    if processing.edits is not None:
+        logits = edit(logits, processing.edits, rows)
     temperature = processing.temperature[rows.sequence]
     # Largest logit first: no temperature, however small, can then overflow.
     scaled = logits.sub(logits.amax(-1, keepdim=True)).div_(temperature[:, None])
@@ -117,36 +164,12 @@ def process(logits: Tensor, processing: Processing, rows: LawRows) -> Tensor:
     top_k, top_p = processing.top_k[rows.sequence], processing.top_p[rows.sequence]
     limited = ((top_k > 0) | (top_p < 1)).nonzero().squeeze(1)
     if len(limited):
-        scaled[limited] = _truncate(scaled[limited], top_k[limited, None], top_p[limited, None])
+        scaled[limited] = truncate(scaled[limited], top_k[limited, None], top_p[limited, None])
+    min_p = processing.min_p[rows.sequence]
+    floored = (min_p > 0).nonzero().squeeze(1)
+    if len(floored):
+        scaled[floored] = drop_below(scaled[floored], min_p[floored, None])
     return scaled
-
-
-def _truncate(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """Apply top-k and top-p to logits [R, V] whose largest is 0; limits [R, 1]."""
-    vocab = logits.shape[-1]
-    num = vocab if int(top_k.max()) > NUM_CANDIDATES else min(NUM_CANDIDATES, vocab)
-    ordered, num_kept = _cut(logits, top_k, top_p, num)
-    if num < vocab and int(num_kept.max()) == num:
-        ordered, num_kept = _cut(logits, top_k, top_p, vocab)
-    # Kept are the logits above the last kept one, and of those equal to it the first by id.
-    last = ordered.gather(1, num_kept - 1)
-    is_last = logits == last
-    num_ties = num_kept - (ordered > last).sum(1, keepdim=True)
-    kept = (logits > last) | (is_last & (is_last.cumsum(1) <= num_ties))
-    return logits.masked_fill(~kept, -torch.inf)
-
-
-def _cut(logits: Tensor, top_k: Tensor, top_p: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    """Return the `num` largest logits [R, num] and how many of them are kept, i64 [R, 1]; `num` means all or more."""
-    ordered = logits.topk(num).values
-    rank = torch.arange(num, device=logits.device)
-    within_k = (top_k <= 0) | (rank < top_k)
-    mass = ordered.exp() * within_k
-    total = torch.where(top_k > 0, mass.sum(-1, keepdim=True), logits.exp().sum(-1, keepdim=True))
-    mass_before = mass.cumsum(-1) - mass
-    # top_p of 1 is off: rounding must not cost it the last tokens.
-    within_p = (top_p >= 1) | (mass_before < top_p * total) | (rank == 0)
-    return ordered, (within_k & within_p).sum(1, keepdim=True)
 
 
 def survival(evidence: Tensor, lengths: Tensor, calibration: Calibration | None) -> Tensor:

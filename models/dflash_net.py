@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import CheckpointError
+from core.types import Numerics
 from models.layers import Attend, Attention, DecoderLayer, RMSNorm, Rotation
 from models.qwen3 import Qwen3Config
 
@@ -80,11 +81,14 @@ class ConfidenceHead(nn.Module):
 
 
 class DFlashNet(nn.Module):
-    """Backbone, Markov head and confidence head; embeddings and output head are the target's, passed in."""
+    """Backbone, Markov head and confidence head; embeddings and output head are the target's, passed in.
 
-    def __init__(self, config: DFlashConfig) -> None:
+    numerics is the target's (`Qwen3.numerics`).
+    """
+
+    def __init__(self, config: DFlashConfig, numerics: Numerics = Numerics.FAST) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.numerics = config, numerics
         shape = config.backbone
         self.fc = nn.Linear(len(config.target_layer_ids) * shape.hidden_size, shape.hidden_size, bias=False)
         self.hidden_norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)

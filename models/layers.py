@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kernels.norms import LeanRMSNorm
+
 
 class Attend(Protocol):
     """Attention of one layer: takes q [..., Hq, D], roped k and v [..., Hkv, D], returns [..., Hq, D]."""
@@ -57,7 +59,7 @@ class Rotation(nn.Module):
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply rotary position embedding to x [..., heads, D]."""
-    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 class Attention(nn.Module):
@@ -65,19 +67,31 @@ class Attention(nn.Module):
 
     def __init__(self, hidden_size: int, num_heads: int, num_kv_heads: int, head_dim: int, eps: float) -> None:
         super().__init__()
-        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
+        self.num_heads, self.num_kv_heads, self.head_dim, self.eps = num_heads, num_kv_heads, head_dim, eps
         self.qkv_proj = nn.Linear(hidden_size, (num_heads + 2 * num_kv_heads) * head_dim, bias=False)
         self.o_proj = nn.Linear(num_heads * head_dim, hidden_size, bias=False)
-        self.q_norm = RMSNorm(head_dim, eps)
-        self.k_norm = RMSNorm(head_dim, eps)
+        self.q_norm: RMSNorm | LeanRMSNorm = RMSNorm(head_dim, eps)
+        self.k_norm: RMSNorm | LeanRMSNorm = RMSNorm(head_dim, eps)
+        self.heads_norm: LeanRMSNorm | None = None
 
     def forward(self, layer: int, x: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         """Attend from x [..., H]; rotation is `Rotation.at` of the rows' positions."""
         qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
-        q, k, v = qkv.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), -2)
-        q = rotate(self.q_norm(q), *rotation)
-        k = rotate(self.k_norm(k), *rotation)
+        heads, v = qkv.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), -2)
+        q, k = rotate(self._norm_heads(heads), *rotation).split((self.num_heads, self.num_kv_heads), -2)
         return self.o_proj(attend(layer, q, k, v).flatten(-2))
+
+    def _norm_heads(self, heads: Tensor) -> Tensor:
+        """Normalise query and key heads [..., Hq + Hkv, D]."""
+        if self.heads_norm is not None:
+            return self.heads_norm(heads)
+        q, k = heads.split((self.num_heads, self.num_kv_heads), -2)
+        return torch.cat((self.q_norm(q), self.k_norm(k)), -2)
+
+    def fuse_norms(self) -> None:
+        """Norm the heads of queries and keys in one operation; for inference."""
+        q, k = self.q_norm.weight.expand(self.num_heads, -1), self.k_norm.weight.expand(self.num_kv_heads, -1)
+        self.heads_norm = LeanRMSNorm(torch.cat((q, k)), self.eps)
 
     def keys_values(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Project x [..., H] to roped keys and values [..., Hkv, D], without queries (drafter context)."""
@@ -129,3 +143,13 @@ class DecoderLayer(nn.Module):
         """Advance the residual stream x [..., H] by one layer."""
         x = x + self.self_attn(layer, self.input_layernorm(x), rotation, attend)
         return x + self.mlp(self.post_attention_layernorm(x))
+
+
+def lean_norms(network: nn.Module) -> None:
+    """Replace every norm inside `network` by its equal of fewest operations, in place; for inference."""
+    for module in list(network.modules()):
+        if isinstance(module, Attention):
+            module.fuse_norms()
+        for name, child in list(module.named_children()):
+            if isinstance(child, RMSNorm):
+                setattr(module, name, LeanRMSNorm(child.weight, child.eps))

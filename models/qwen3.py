@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import CheckpointError
+from core.types import Numerics
 from models.layers import Attend, DecoderLayer, RMSNorm, Rotation
 
 
@@ -64,11 +65,14 @@ class Qwen3Config(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Qwen3(nn.Module):
-    """Token ids to final hidden states, and hidden states to logits."""
+    """Token ids to final hidden states, and hidden states to logits.
 
-    def __init__(self, config: Qwen3Config) -> None:
+    numerics says how its forwards are to be summed: models/load.py picks the products by it, callers the attention.
+    """
+
+    def __init__(self, config: Qwen3Config, numerics: Numerics = Numerics.FAST) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.numerics = config, numerics
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(config.layer() for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)

@@ -1,12 +1,29 @@
 """Text to token ids and back, by the model's own tokenizer.json. No torch."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as HubTokenizer
 
 from core.errors import CheckpointError
+
+# How tokenizers with byte fallback spell a lone byte.
+BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def _byte_letters() -> dict[str, int]:
+    """Return letter -> byte of byte-level vocabularies: printable bytes are themselves, the others follow from 256 on.
+
+    Source: GPT-2's bytes_to_unicode, openai/gpt-2 src/encoder.py.
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+LETTER_BYTES = _byte_letters()
 
 
 class Tokenizer:
@@ -26,16 +43,29 @@ class Tokenizer:
         self.vocab_size: int = self.backend.get_vocab_size(with_added_tokens=True)
         added = self.backend.get_added_tokens_decoder()
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        self.added_ids = frozenset(added)
+        # A sequence of decoders shows its parts in its state only.
+        self._is_byte_level = b'"ByteLevel"' in self.backend.decoder.__getstate__() if self.backend.decoder else False
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the ids of `text`; special tokens written out in it are recognised."""
         ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
-    def decode(self, token_ids: list[int]) -> str:
-        """Return the text of `token_ids` without special tokens."""
-        text: str = self.backend.decode(token_ids, skip_special_tokens=True)
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        """Return the text of `token_ids`, special tokens left out unless asked for."""
+        text: str = self.backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
         return text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes that one token stands for, which may be part of a character."""
+        spelt = self.backend.id_to_token(token_id) or ""
+        if token_id not in self.added_ids:
+            if self._is_byte_level:
+                return bytes(LETTER_BYTES[letter] for letter in spelt)
+            if found := BYTE_TOKEN.fullmatch(spelt):
+                return bytes.fromhex(found.group(1))
+        return self.decode([token_id], skip_special_tokens=False).encode()
 
 
 def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:

@@ -1,13 +1,15 @@
-"""What OpenAI clients read back: bodies of whole answers, chunks of streamed ones, and errors."""
+"""What OpenAI clients read back: bodies of whole answers, frames of streamed ones, usage and errors."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
 
-from client.wire import Chunk, Final, Speculated, Usage
+from client.wire import Final, Job, Speculated, Usage
 from core.errors import RequestError
 from core.types import FinishReason
+from service.openai import SharedFields
 
 # How our reasons are spelt for clients; the other reasons end a stream with an error instead.
 FINISH_REASONS = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.CANCELLED: "abort"}
@@ -38,60 +40,47 @@ CHAT = Style("chatcmpl-", "chat.completion", "chat.completion.chunk", is_chat=Tr
 
 
 class Answer(Struct, frozen=True):
-    """The fixed part of one answer's bodies."""
+    """The fixed part of one answer's bodies. prompt_ids are there if the client asked for token ids."""
 
     style: Style
     job_id: str
     model: str
+    num_prompt_tokens: int
     created: int
+    prompt_ids: tuple[int, ...] | None
+    wants_usage: bool
+    wants_running_usage: bool
 
     @classmethod
-    def new(cls, style: Style, job_id: str, model: str) -> "Answer":
-        """Begin an answer now."""
-        return cls(style, job_id, model, int(time.time()))
+    def new(cls, style: Style, job: Job, asked: SharedFields) -> "Answer":
+        """Begin the answer now to a request whose first choice is `job`."""
+        return cls(
+            style,
+            job.id,
+            job.model,
+            len(job.prompt_ids),
+            int(time.time()),
+            job.prompt_ids if asked.return_token_ids else None,
+            asked.wants_usage,
+            asked.wants_running_usage,
+        )
 
-    def whole(self, text: str, final: Final) -> dict[str, Any]:
+    def whole(self, choices: list[dict[str, Any]], finals: Sequence[Final]) -> dict[str, Any]:
         """Return the body of an answer that is not streamed."""
-        reason = FINISH_REASONS[final.reason]
-        choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
-        if self.style.is_chat:
-            choice["message"] = {"role": "assistant", "content": text}
-        else:
-            choice["text"] = text
-        return self._body(self.style.whole, [choice]) | usage_fields(final.usage, final.speculated)
+        shown = self.shown_prompt() if self.style.is_chat else {}
+        return self._body(self.style.whole, choices) | usage_fields(*counted(finals)) | shown
 
-    def opening(self) -> dict[str, Any] | None:
-        """Return the first streamed chunk: for chats the one that names the role."""
-        if not self.style.is_chat:
-            return None
-        choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
-        return self._body(self.style.streamed, [choice])
+    def streamed(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the body of a streamed chunk."""
+        return self._body(self.style.streamed, choices)
 
-    def part(self, chunk: Chunk) -> dict[str, Any]:
-        """Return a streamed chunk; `speculation` says which of its tokens were accepted drafts."""
-        told = {
-            "token_ids": chunk.token_ids,
-            "pieces": chunk.pieces,
-            "num_drafts": chunk.num_drafts,
-            "verified": chunk.verified,
-        }
-        return self._streamed(chunk.text, None) | {"speculation": told}
+    def shown_prompt(self) -> dict[str, Any]:
+        """Return the prompt's ids if they were asked for."""
+        return {} if self.prompt_ids is None else {"prompt_token_ids": self.prompt_ids}
 
-    def ending(self, final: Final) -> dict[str, Any]:
-        """Return the streamed chunk that says why the answer ended."""
-        return self._streamed(final.tail, FINISH_REASONS[final.reason])
-
-    def usage(self, final: Final) -> dict[str, Any]:
-        """Return the last streamed chunk of clients that asked for usage: no choices."""
-        return self._body(self.style.streamed, []) | usage_fields(final.usage, final.speculated)
-
-    def _streamed(self, text: str, reason: str | None) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
-        if self.style.is_chat:
-            choice["delta"] = {"content": text} if text else {}
-        else:
-            choice["text"] = text
-        return self._body(self.style.streamed, [choice])
+    def running_usage(self, num_tokens: int) -> dict[str, Any]:
+        """Return the usage of a choice that has so many tokens by now, if it was asked for."""
+        return {"usage": _usage(Usage(self.num_prompt_tokens, num_tokens))} if self.wants_running_usage else {}
 
     def _body(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -103,15 +92,25 @@ class Answer(Struct, frozen=True):
         }
 
 
+def counted(finals: Sequence[Final]) -> tuple[Usage, Speculated]:
+    """Return the sums over an answer's choices: the prompt once, cached where no choice had to compute it."""
+    usages = [final.usage for final in finals]
+    speculated = Speculated()
+    for final in finals:
+        speculated = speculated.merged(final.speculated)
+    usage = Usage(
+        usages[0].prompt_tokens,
+        sum(one.completion_tokens for one in usages),
+        min(one.cached_tokens for one in usages),
+    )
+    return usage, speculated
+
+
 def usage_fields(usage: Usage, speculated: Speculated) -> dict[str, Any]:
     """Return the usage, and under vLLM's names what speculation did."""
     rounds, verified, accepted = speculated.rounds, speculated.verified, speculated.accepted
     return {
-        "usage": {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "total_tokens": usage.total_tokens,
-        },
+        "usage": _usage(usage) | {"prompt_tokens_details": {"cached_tokens": usage.cached_tokens}},
         "metrics": {
             "speculative_decoding": {
                 "num_spec_steps": rounds,
@@ -128,3 +127,11 @@ def error_body(error: RequestError) -> dict[str, Any]:
     """Return an error as OpenAI clients expect it."""
     kind = ERROR_TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+    }

@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -13,11 +14,16 @@ from client.wire import WireError
 from core.errors import RequestError
 from core.types import Emission, Request
 
+SNAPSHOT_S = 0.5
+
 
 class SteppedEngine(Protocol):
     """What the worker needs of an engine; after construction every call is made in the engine's one thread."""
 
-    max_model_len: int
+    @property
+    def max_model_len(self) -> int:
+        """Most tokens of one request, prompt and answer together."""
+        ...
 
     @property
     def has_work(self) -> bool:
@@ -41,6 +47,10 @@ class SteppedEngine(Protocol):
         """Advance all requests by one round."""
         ...
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return what it has counted and what it holds, as plain values."""
+        ...
+
 
 class Stepped(Struct, frozen=True):
     """What one step brought: tokens, and the requests that the engine refused before it, with the reason."""
@@ -61,6 +71,9 @@ class EngineThread:
         # Read while no step runs; who claims jobs counts from here on by the jobs it has open.
         self.num_slots = engine.num_free_slots
         self.max_model_len = engine.max_model_len
+        # What the engine has counted, as of a step ago or a little longer.
+        self.snapshot = engine.snapshot()
+        self._next_snapshot_s = 0.0
 
     def add(self, request: Request) -> None:
         """Have a request taken in."""
@@ -101,7 +114,12 @@ class EngineThread:
     def _advance(self) -> list[Emission]:
         while self._calls:
             self._calls.popleft()()
-        return self._engine.step() if self._engine.has_work else []
+        emissions = self._engine.step() if self._engine.has_work else []
+        # Here, between steps, where nothing changes it; not in every one, and surely in the last before it idles.
+        if time.monotonic() >= self._next_snapshot_s or not self._engine.has_work:
+            self.snapshot = self._engine.snapshot()
+            self._next_snapshot_s = time.monotonic() + SNAPSHOT_S
+        return emissions
 
     def _add(self, request: Request) -> None:
         try:

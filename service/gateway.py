@@ -6,36 +6,47 @@ away cancels its job.
 
 import asyncio
 import contextlib
+import time
 import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from client.wire import INTAKE_GROUP, INTAKE_STREAM, Chunk, Final
+from client.wire import INTAKE_GROUP, INTAKE_STREAM, Job, child_id
 from core.config import Settings, model_name
-from core.errors import ConfigError, QueueError, RequestError
+from core.errors import ConfigError, QueueError
 from models.folders import target_folder
 from models.tokenizer import Tokenizer
 from service.answers import CHAT, COMPLETION, Answer, Style, error_body
-from service.http_border import as_openai_errors, as_request_error, check_final, read_json
+from service.choices import ChoiceWriter
+from service.http_border import as_openai_errors, read_json, report
 from service.intake import Intake
 from service.jobs import JobMaker
-from service.openai import ChatRequest, CompletionRequest, parse
+from service.logprobs import LogprobsWriter
+from service.metrics import Metrics
+from service.openai import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from service.parse import parse
 from service.process import cancel_all, run_process
+from service.prompts import Prompts
 from service.queue import JobQueue, connect, make_group
 from service.reader import BLOCK_MS, Events, StreamReader
-from service.sse import DONE, KEEP_ALIVE, event, open_events, send
+from service.respond import stream_answer, whole_answer
+from service.speculation import known_names
+from service.sse import event, open_events, send
+from service.worker_metrics import scrape_workers
 
 log = structlog.get_logger()
 
-KEEP_ALIVE_S = 15.0
 # Open answers may go on this long after the gateway was asked to stop.
 SHUTDOWN_S = 5.0
 TOKENIZER_THREADS = 2
+# Names the user a request comes from, for the split of users over arms.
+USER_HEADER = "x-user-id"
 
 
 class Gateway:
@@ -51,7 +62,9 @@ class Gateway:
         self._queue = JobQueue(self._writing, settings.queue, model_name(settings))
         self._reader = StreamReader(self._reading, self._writing)
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
-        self._jobs = JobMaker(settings, tokenizer, self._queue, self._threads)
+        self._tokenizer, self._prompts = tokenizer, Prompts(tokenizer, self._threads)
+        self._jobs = JobMaker(settings, self._prompts, self._queue, known_names(settings))
+        self._metrics = Metrics(settings)
 
     def app(self) -> web.Application:
         """Return the aiohttp application."""
@@ -59,8 +72,11 @@ class Gateway:
         app.router.add_post("/v1/completions", self.completions)
         app.router.add_post("/v1/chat/completions", self.chat_completions)
         app.router.add_get("/v1/models", self.models)
+        app.router.add_post("/tokenize", self.tokenize)
+        app.router.add_post("/detokenize", self.detokenize)
         app.router.add_get("/health", self.health)
         app.router.add_get("/livez", self.livez)
+        app.router.add_get("/metrics", self.metrics)
         app.cleanup_ctx.append(self._background)
         return app
 
@@ -86,6 +102,20 @@ class Gateway:
         """POST /v1/chat/completions."""
         return await self._answer(request, parse(await read_json(request), ChatRequest), CHAT)
 
+    async def tokenize(self, request: web.Request) -> web.Response:
+        """POST /tokenize: the ids of text or messages, as generation would see them."""
+        asked = parse(await read_json(request), TokenizeRequest)
+        self._jobs.check_model(asked.model)
+        tokens = await self._prompts.tokenize(asked)
+        max_model_len = await self._jobs.context_length()
+        return web.json_response({"count": len(tokens), "max_model_len": max_model_len, "tokens": tokens})
+
+    async def detokenize(self, request: web.Request) -> web.Response:
+        """POST /detokenize: the text of token ids."""
+        asked = parse(await read_json(request), DetokenizeRequest)
+        self._jobs.check_model(asked.model)
+        return web.json_response({"prompt": await self._prompts.detokenize(asked)})
+
     async def models(self, _: web.Request) -> web.Response:
         """GET /v1/models."""
         model = {"id": model_name(self._settings), "object": "model", "created": 0, "owned_by": "specd"}
@@ -104,70 +134,61 @@ class Gateway:
         body = {"status": "ok" if workers else "waiting", "redis": True, "workers": workers}
         return web.json_response(body, status=200 if workers else 503)
 
+    async def metrics(self, _: web.Request) -> web.Response:
+        """GET /metrics: what clients saw and what engines did, in Prometheus' text format."""
+        text = self._metrics.text() + await scrape_workers(self._queue)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
     # --- Answers -----------------------------------------------------------------------------------------------
 
     async def _answer(
         self, request: web.Request, asked: CompletionRequest | ChatRequest, style: Style
     ) -> web.StreamResponse:
-        job_id = uuid.uuid4().hex
+        started_s = time.perf_counter()
+        jobs = await self._jobs.make(asked, uuid.uuid4().hex, request.headers.get(USER_HEADER))
+        answer = Answer.new(style, jobs[0], asked)
+        choices = [ChoiceWriter(answer, job.n_index, self._logprobs(job, style)) for job in jobs]
+        job_ids = [job.id for job in jobs]
         try:
-            job = await self._jobs.submit(asked, job_id)
-            answer = Answer.new(style, job_id, job.model)
-            async with self._reader.follow(job_id) as events:
+            await self._jobs.submit(jobs)
+            async with self._events(jobs, started_s) as events:
                 if asked.stream:
-                    wants_usage = asked.stream_options is not None and asked.stream_options.include_usage
-                    return await self._stream(request, answer, events, wants_usage)
-                return await self._whole(answer, events)
-        except RequestError:
-            # Refused, or failed by itself: there is nothing to cancel.
-            raise
+                    return await self._stream(request, answer, choices, events)
+                async with asyncio.timeout(self._settings.server.request_timeout_s):
+                    return web.json_response(await whole_answer(answer, choices, events))
         except BaseException:
-            log.info("answer_abandoned", job_id=job_id)
-            with contextlib.suppress(RedisError, OSError, QueueError):
-                await asyncio.shield(self._queue.cancel(job_id))
+            log.info("answer_abandoned", job_id=answer.job_id)
+            await self._cancel(job_ids)
             raise
 
-    async def _whole(self, answer: Answer, events: Events) -> web.Response:
-        parts: list[str] = []
-        async with asyncio.timeout(self._settings.server.request_timeout_s):
-            while isinstance(message := await events.get(), Chunk):
-                parts.append(message.text)
-        check_final(message)
-        return web.json_response(answer.whole("".join(parts) + message.tail, message))
+    @contextlib.asynccontextmanager
+    async def _events(self, jobs: list[Job], started_s: float) -> AsyncIterator[Events]:
+        """Deliver what comes for the jobs of a request, and count it."""
+        with self._metrics.watch(jobs, started_s) as watch:
+            async with self._reader.follow([job.id for job in jobs], watch.saw) as events:
+                yield events
 
     async def _stream(
-        self, request: web.Request, answer: Answer, events: Events, wants_usage: bool
+        self, request: web.Request, answer: Answer, choices: list[ChoiceWriter], events: Events
     ) -> web.StreamResponse:
         response = await open_events(request)
-        if opening := answer.opening():
-            await send(response, event(opening))
         try:
             async with asyncio.timeout(self._settings.server.request_timeout_s):
-                while isinstance(message := await next_event(events, response), Chunk):
-                    await send(response, event(answer.part(message)))
-            check_final(message)
-        except (RequestError, TimeoutError) as error:
-            # The status line is gone: the error travels as the last event, and the stream ends.
-            if isinstance(error, TimeoutError):
-                with contextlib.suppress(RedisError, OSError):
-                    await self._queue.cancel(answer.job_id)
-            await send(response, event(error_body(as_request_error(error))))
-            return response
-        await send(response, event(answer.ending(message)))
-        if wants_usage:
-            await send(response, event(answer.usage(message)))
-        await send(response, DONE)
+                await stream_answer(response, answer, choices, events)
+        except ConnectionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a border: the status line is gone, the error is the last event
+            await self._cancel([child_id(answer.job_id, index) for index in range(len(choices))])
+            await send(response, event(error_body(report(error, request))))
         return response
 
+    async def _cancel(self, job_ids: list[str]) -> None:
+        """End what still runs or waits of an answer that nobody will read; jobs that have ended stay as they are."""
+        with contextlib.suppress(RedisError, OSError, QueueError):
+            await asyncio.shield(self._queue.cancel(*job_ids))
 
-async def next_event(events: Events, response: web.StreamResponse) -> Chunk | Final:
-    """Wait for a job's next event, keeping the client's connection alive meanwhile."""
-    while True:
-        try:
-            async with asyncio.timeout(KEEP_ALIVE_S):
-                return await events.get()
-        except TimeoutError:
-            await send(response, KEEP_ALIVE)
+    def _logprobs(self, job: Job, style: Style) -> LogprobsWriter | None:
+        return None if job.sampling.logprobs is None else LogprobsWriter(self._tokenizer, is_chat=style.is_chat)
 
 
 def run(settings: Settings) -> int:

@@ -57,17 +57,23 @@ async def read_json(request: web.Request) -> bytes:
         raise RequestError(f"the body is too large: {error.text}", status=413, code="too_large") from error
 
 
+def report(error: Exception, request: web.Request) -> RequestError:
+    """Return what a client may see of an error; what is our own fault goes to the log."""
+    told = as_request_error(error)
+    if told.status == HTTPStatus.INTERNAL_SERVER_ERROR and told.code == "internal_error":
+        log.error("request_failed", path=request.path, exc_info=error)
+    return told
+
+
 @web.middleware
 async def as_openai_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn whatever a handler raises into an OpenAI error; the one border at which anything is caught."""
+    """Turn whatever a handler raises into an OpenAI error; a stream that has begun tells its own in its last event."""
     try:
         return await handler(request)
     except (ConnectionError, asyncio.CancelledError):
         raise
-    except Exception as error:
-        told = as_request_error(error)
-        if told.status == HTTPStatus.INTERNAL_SERVER_ERROR and told.code == "internal_error":
-            log.exception("request_failed", path=request.path)
+    except Exception as error:  # noqa: BLE001 - the border to HTTP
+        told = report(error, request)
         headers = {"Retry-After": RETRY_AFTER_S} if told.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
         if isinstance(error, web.HTTPMethodNotAllowed):
             headers["Allow"] = error.headers["Allow"]

@@ -87,7 +87,7 @@ class Intake:
             await self._refuse(_find_id(data), RequestError(f"the intake entry is not a valid request: {error}"))
             return
         try:
-            await self._jobs.submit(from_intake(request), request.id)
+            await self._jobs.submit(await self._jobs.make(from_intake(request), request.id))
         except RequestError as error:
             if error.code == "queue_down":
                 # The entry stays unacknowledged and is taken up again.

@@ -1,22 +1,22 @@
-"""From a validated request to a job in the queue, whichever door it came in by. Knows no HTTP."""
+"""From a validated request to jobs in the queue, whichever door it came in by. Knows no HTTP."""
 
-import asyncio
 import secrets
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
 from redis.exceptions import RedisError
 
-from client.wire import WORKERS_KEY, IntakeRequest, Job, worker_key
+from client.wire import WORKERS_KEY, IntakeRequest, Job, child_id, worker_key
 from core.config import Settings, model_name, nearest
 from core.errors import RequestError
 from core.types import Sampling
-from models.chat import ChatTemplate
-from models.tokenizer import Tokenizer
-from service.openai import MAX_TOKENS, ChatRequest, CompletionRequest, SharedFields, convert
+from service.arms import Arms
+from service.openai import MAX_TOKENS, ChatRequest, CompletionRequest
+from service.parse import convert
+from service.prompts import Prompts
 from service.queue import JobQueue
+from service.speculation import KnownNames
 
 # What an answer may hold at most where the request does not say: OpenAI's default for completions.
 DEFAULT_COMPLETION_TOKENS = 16
@@ -24,12 +24,11 @@ WORKERS_TTL_S = 1.0
 
 
 class JobMaker:
-    """Tokenises prompts, holds them to the model's limits, draws nonces and submits jobs."""
+    """Holds requests to the model's limits, draws nonces and submits jobs, one for each choice."""
 
-    def __init__(self, settings: Settings, tokenizer: Tokenizer, queue: JobQueue, threads: ThreadPoolExecutor) -> None:
-        self._settings, self._tokenizer, self._queue = settings, tokenizer, queue
-        self._chat = ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens)
-        self._threads = threads
+    def __init__(self, settings: Settings, prompts: Prompts, queue: JobQueue, known: KnownNames) -> None:
+        self._settings, self._prompts, self._queue, self._known = settings, prompts, queue, known
+        self._arms = Arms(settings.arms)
         self._context_lengths: list[int] = []
         self._asked_at = -WORKERS_TTL_S
 
@@ -40,40 +39,85 @@ class JobMaker:
             self._asked_at = time.monotonic()
         return self._context_lengths
 
-    async def submit(self, request: CompletionRequest | ChatRequest, job_id: str) -> Job:
-        """Queue a job for a request; raises RequestError if it cannot be served."""
-        self._check_model(request.model)
+    async def context_length(self) -> int:
+        """Return the longest context that a live worker serves; raises RequestError if none lives."""
         try:
             lengths = await self.context_lengths()
-            if not lengths:
-                raise RequestError("no worker is serving this model; try again soon", status=503, code="no_worker")
-            if await self._queue.depth() >= self._settings.queue.max_queued_requests:
-                raise RequestError("too many requests are queued; try again soon", status=503, code="queue_full")
-            prompt_ids = await self._prompt_ids(request)
-            job = self._job(request, prompt_ids, max(lengths), job_id)
-            created = await self._queue.submit(job)
         except (RedisError, OSError) as error:
-            raise RequestError("the queue is out of reach; try again soon", status=503, code="queue_down") from error
-        if not created:
-            raise RequestError(f"a job {job.id} exists already", status=409, param="id", code="duplicate_id")
-        return job
+            raise _queue_down() from error
+        if not lengths:
+            raise RequestError("no worker is serving this model; try again soon", status=503, code="no_worker")
+        return max(lengths)
 
-    def _job(self, request: SharedFields, prompt_ids: list[int], context_length: int, job_id: str) -> Job:
+    def check_model(self, wanted: str | None) -> None:
+        """Raise RequestError for a model that is not served here; None is whichever is."""
+        served = model_name(self._settings)
+        if wanted is not None and wanted != served:
+            raise RequestError(
+                f"unknown model {wanted!r}; {nearest(wanted, [served])}",
+                status=404,
+                param="model",
+                code="model_not_found",
+            )
+
+    async def make(
+        self, request: CompletionRequest | ChatRequest, request_id: str, user_id: str | None = None
+    ) -> list[Job]:
+        """Return the jobs of a request, one for each choice; raises RequestError if it cannot be served.
+
+        user_id says whom the request comes from, where `user` of the request itself does not count.
+        """
+        self.check_model(request.model)
+        num_choices, speculation, arm = request.num_choices, request.asked_speculation, ""
+        self._known.check(speculation)
+        # A request that says itself what it wants is outside every experiment.
+        if request.speculation is None and (picked := self._arms.pick(user_id or request.user or request_id)):
+            speculation, arm = picked.speculation, picked.name
+        context_length = await self.context_length()
+        await self._check_room(num_choices)
+        prompt_ids = await self._prompts.ids(request)
         sampling = self._sampling(request, len(prompt_ids), context_length)
-        vocabulary = self._tokenizer.vocab_size
-        for field, ids in (("prompt", prompt_ids), ("stop_token_ids", sampling.stop_token_ids)):
-            if any(not 0 <= token < vocabulary for token in ids):
-                raise RequestError(f"token ids must lie in 0..{vocabulary - 1}", param=field)
-        return Job(
-            job_id,
+        self._prompts.check_ids("prompt", prompt_ids)
+        self._prompts.check_ids("stop_token_ids", sampling.stop_token_ids)
+        self._prompts.check_ids("logit_bias", [token_id for token_id, _ in sampling.logit_bias])
+        first = Job(
+            request_id,
             self._queue.model,
             tuple(prompt_ids),
             sampling,
             nonce=secrets.token_bytes(16),
             created_ms=time.time_ns() // 1_000_000,
+            cache_salt=request.cache_salt or "",
+            speculation=speculation,
+            arm=arm,
         )
+        return [
+            msgspec.structs.replace(first, id=child_id(request_id, index), n_index=index)
+            for index in range(num_choices)
+        ]
 
-    def _sampling(self, request: SharedFields, prompt_len: int, context_length: int) -> Sampling:
+    async def submit(self, jobs: list[Job]) -> None:
+        """Queue the jobs of one request; raises RequestError if that cannot be done.
+
+        A submission that broke off may be repeated: jobs that exist are left as they are.
+        """
+        try:
+            created = [await self._queue.submit(job) for job in jobs]
+        except (RedisError, OSError) as error:
+            raise _queue_down() from error
+        if not any(created):
+            raise RequestError(f"a job {jobs[0].id} exists already", status=409, param="id", code="duplicate_id")
+
+    async def _check_room(self, num_jobs: int) -> None:
+        """Raise RequestError if the queue is too full: asked before any work goes into a request."""
+        try:
+            depth = await self._queue.depth()
+        except (RedisError, OSError) as error:
+            raise _queue_down() from error
+        if depth + num_jobs > self._settings.queue.max_queued_requests:
+            raise RequestError("too many requests are queued; try again soon", status=503, code="queue_full")
+
+    def _sampling(self, request: CompletionRequest | ChatRequest, prompt_len: int, context_length: int) -> Sampling:
         room = context_length - prompt_len
         if prompt_len == 0:
             raise RequestError("the prompt is empty; at least one token is needed", param="prompt")
@@ -97,29 +141,6 @@ class JobMaker:
             )
         return request.sampling(wanted)
 
-    async def _prompt_ids(self, request: CompletionRequest | ChatRequest) -> list[int]:
-        """Tokenise off the event loop: a long prompt must not hold up other streams."""
-        if isinstance(request, CompletionRequest) and not isinstance(request.prompt, str):
-            return request.prompt
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._tokenise, request)
-
-    def _tokenise(self, request: CompletionRequest | ChatRequest) -> list[int]:
-        if isinstance(request, ChatRequest):
-            messages = [{"role": message.role, "content": message.text} for message in request.messages]
-            # The template writes the special tokens itself.
-            return self._tokenizer.encode(self._chat.render(messages), add_special_tokens=False)
-        return self._tokenizer.encode(str(request.prompt))
-
-    def _check_model(self, wanted: str | None) -> None:
-        served = model_name(self._settings)
-        if wanted is not None and wanted != served:
-            raise RequestError(
-                f"unknown model {wanted!r}; {nearest(wanted, [served])}",
-                status=404,
-                param="model",
-                code="model_not_found",
-            )
-
     async def _ask_workers(self) -> list[int]:
         client = self._queue.client
         found: Any = await client.smembers(WORKERS_KEY)
@@ -141,4 +162,13 @@ def from_intake(request: IntakeRequest) -> CompletionRequest | ChatRequest:
     fields = {name: value for name, value in msgspec.to_builtins(request).items() if value is not None and name != "id"}
     if ("prompt" in fields) == ("messages" in fields):
         raise RequestError("exactly one of prompt and messages must be given", param="prompt")
-    return convert(fields, ChatRequest) if "messages" in fields else convert(fields, CompletionRequest)
+    if "prompt" in fields:
+        return convert(fields, CompletionRequest)
+    if "logprobs" in fields:
+        # Over HTTP, chats spell the number of alternatives in two fields.
+        fields |= {"logprobs": True, "top_logprobs": fields["logprobs"]}
+    return convert(fields, ChatRequest)
+
+
+def _queue_down() -> RequestError:
+    return RequestError("the queue is out of reach; try again soon", status=503, code="queue_down")

@@ -20,7 +20,8 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
-from core.config import ENV_PREFIX, Settings, model_name, shown, to_toml
+from core.config import ENV_PREFIX, Settings, model_name, shown
+from core.config_file import to_toml
 from core.errors import ConfigError, QueueError, SpecdError
 from service.process import run_process
 from service.processes import die_with_parent

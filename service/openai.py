@@ -1,50 +1,31 @@
-"""The OpenAI surface as types: what requests may say, what is refused by name, and what answers look like.
+"""The OpenAI surface as types: what requests may say, and what is refused by name.
 
-Every known field that is not built yet is refused with a 400 that names it, unless its value asks for nothing.
+Sampling fields have the names of OpenAI and vLLM and the bounds of `core.types.Sampling`. Every known field that is not
+built is refused with a 400 that names it, unless its value asks for nothing (service/parse.py).
 """
 
-import re
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
-from core.config import nearest
 from core.errors import RequestError
-from core.types import Sampling
+from core.types import Sampling, Speculation
 
-# JSON nested deeper than this is refused before it is decoded.
-MAX_DEPTH = 64
-# A JSON string, or what begins as one and never ends. Possessive, so that no input makes it slow.
-STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-# Known fields that are not built yet, with the values that ask for nothing.
+# Known fields that are not built, with the values that ask for nothing.
 NOT_BUILT: dict[str, tuple[object, ...]] = {
-    "best_of": (None, 1),
     "echo": (None, False),
-    "frequency_penalty": (None, 0),
     "function_call": (None, "none"),
     "functions": (None, []),
     "guided_json": (None,),
-    "logit_bias": (None, {}),
-    "logprobs": (None, False),
-    "min_p": (None, 0),
-    "min_tokens": (None, 0),
     "modalities": (None, ["text"]),
-    "n": (None, 1),
     "parallel_tool_calls": (None, True, False),
-    "presence_penalty": (None, 0),
+    "priority": (None, 0),
+    "prompt_logprobs": (None,),
     "reasoning_effort": (None,),
-    "repetition_penalty": (None, 1),
     "response_format": (None, {"type": "text"}),
-    "return_token_ids": (None, False),
-    "seed": (None,),
-    "speculation": (None,),
-    "stop": (None, [], ""),
     "suffix": (None, ""),
     "tool_choice": (None, "none"),
     "tools": (None, []),
-    "top_logprobs": (None, 0),
     # Known and without effect here, whatever they say.
     "metadata": (),
     "service_tier": (),
@@ -52,16 +33,23 @@ NOT_BUILT: dict[str, tuple[object, ...]] = {
 }
 WITHOUT_EFFECT = ("metadata", "service_tier", "store")
 
-
 # The bounds of Sampling.max_tokens.
 MAX_TOKENS = 131072
 MaxTokens = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
+StopText = Annotated[str, Meta(min_length=1, max_length=1024)]
+# An empty text stands for no stop, as it does for OpenAI.
+Stop = Annotated[str, Meta(max_length=1024)] | Annotated[list[StopText], Meta(max_length=16)]
+Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
+Bias = Annotated[float, Meta(ge=-100.0, le=100.0)]
+MAX_CHOICES = 16
+Alternatives = Annotated[int, Meta(ge=0, le=20)]
 
 
 class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
-    """Options of a streamed answer."""
+    """Options of a streamed answer: a last chunk with the usage, or the usage so far in every chunk."""
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False
 
 
 class TextPart(Struct, frozen=True, tag_field="type", tag="text"):
@@ -83,110 +71,139 @@ class Message(Struct, frozen=True):
 
 
 class SharedFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What both endpoints take."""
+    """What both endpoints take.
+
+    n choices are drawn from one prompt. speculation caps drafts, or names a configured drafter or policy; "off" and
+    false ask for none. cache_salt keeps a tenant's prompts apart in the prefix cache.
+    """
 
     model: str | None = None
     max_tokens: MaxTokens | None = None
     temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0.0, le=2.0)] | None = None
+    logit_bias: Annotated[dict[int, Bias], Meta(max_length=1024)] | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] | None = None
+    stop: Stop | None = None
+    include_stop_str_in_output: bool | None = None
     stop_token_ids: Annotated[tuple[int, ...], Meta(max_length=64)] | None = None
-    ignore_eos: bool = False
+    ignore_eos: bool | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    best_of: int | None = None
+    return_token_ids: bool | None = None
+    speculation: Speculation | Literal["off"] | bool | None = None
+    cache_salt: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
 
-    def sampling(self, max_tokens: int) -> Sampling:
-        """Return the engine's form of the sampling fields."""
+    @property
+    def num_choices(self) -> int:
+        """How many answers to draw; raises RequestError if best_of asks for more than are shown."""
+        if self.best_of not in (None, self.n or 1):
+            raise RequestError(
+                f"best_of must equal n or be left out; n is {self.n or 1}, best_of was {self.best_of}", param="best_of"
+            )
+        return self.n or 1
+
+    @property
+    def asked_speculation(self) -> Speculation:
+        """What the request asks of speculation."""
+        if isinstance(self.speculation, Speculation):
+            return self.speculation
+        return Speculation(max_drafts=0) if self.speculation in ("off", False) else Speculation()
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a streamed answer ends with its usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def wants_running_usage(self) -> bool:
+        """Whether every streamed chunk tells the usage so far."""
+        return self.stream_options is not None and self.stream_options.continuous_usage_stats
+
+    def shared_sampling(self, max_tokens: int, logprobs: int | None) -> Sampling:
+        """Return the engine's form of the sampling fields; raises RequestError if they contradict each other.
+
+        logprobs is how many tokens to report beside each token's own log-probability; None reports nothing.
+        """
+        min_tokens = self.min_tokens or 0
+        if min_tokens > max_tokens:
+            raise RequestError(
+                f"min_tokens must be at most max_tokens, which is {max_tokens}; it was {min_tokens}", param="min_tokens"
+            )
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return Sampling(
             max_tokens=max_tokens,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
+            temperature=_given(self.temperature, 1.0),
+            top_p=_given(self.top_p, 1.0),
             # -1 is vLLM's word for no limit.
             top_k=max(0, self.top_k or 0),
+            min_p=self.min_p or 0.0,
+            seed=self.seed,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            repetition_penalty=_given(self.repetition_penalty, 1.0),
+            logit_bias=tuple(sorted((self.logit_bias or {}).items())),
+            min_tokens=min_tokens,
+            stop=tuple(text for text in stop if text),
+            include_stop_str_in_output=bool(self.include_stop_str_in_output),
             stop_token_ids=self.stop_token_ids or (),
-            ignore_eos=self.ignore_eos,
+            ignore_eos=bool(self.ignore_eos),
+            logprobs=logprobs,
         )
 
 
 class CompletionRequest(SharedFields, frozen=True, kw_only=True):
-    """POST /v1/completions; the prompt is text or token ids."""
+    """POST /v1/completions; the prompt is text or token ids, logprobs the number of alternatives to report."""
 
     prompt: str | list[int]
+    logprobs: Alternatives | None = None
+
+    def sampling(self, max_tokens: int) -> Sampling:
+        """Return the engine's form of the sampling fields; raises RequestError if they contradict each other."""
+        return self.shared_sampling(max_tokens, self.logprobs)
 
 
 class ChatRequest(SharedFields, frozen=True, kw_only=True):
-    """POST /v1/chat/completions."""
+    """POST /v1/chat/completions; top_logprobs, the number of alternatives, needs logprobs."""
 
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: MaxTokens | None = None
+    logprobs: bool | None = None
+    top_logprobs: Alternatives | None = None
+
+    def sampling(self, max_tokens: int) -> Sampling:
+        """Return the engine's form of the sampling fields; raises RequestError if they contradict each other."""
+        if self.top_logprobs and not self.logprobs:
+            raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
+        return self.shared_sampling(max_tokens, (self.top_logprobs or 0) if self.logprobs else None)
 
 
-Wanted = TypeVar("Wanted", bound=SharedFields)
+class TokenizeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /tokenize: text, or messages that go through the model's chat template.
+
+    add_special_tokens is true for text unless said otherwise; a template writes its special tokens itself.
+    """
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], Meta(min_length=1)] | None = None
+    add_special_tokens: bool | None = None
 
 
-def parse(body: bytes, wanted: type[Wanted]) -> Wanted:
-    """Read a request body; raises RequestError naming the field, what came and what would be right."""
-    fields = _decode_object(body)
-    known = wanted.__struct_fields__
-    for name in list(fields):
-        if name in known:
-            continue
-        if name not in NOT_BUILT:
-            raise RequestError(f"unknown field {name!r}; {nearest(name, sorted({*known, *NOT_BUILT}))}", param=name)
-        value = fields.pop(name)
-        if name not in WITHOUT_EFFECT and not _asks_for_nothing(value, NOT_BUILT[name]):
-            raise RequestError(f"{name!r} is not supported yet; leave it out", param=name, code="unsupported_parameter")
-    if wanted is CompletionRequest and isinstance(fields.get("prompt"), list):
-        prompts = fields["prompt"]
-        if prompts and not all(isinstance(token, int) and not isinstance(token, bool) for token in prompts):
-            raise RequestError(
-                "prompt must be one string or one list of token ids; send one request per prompt", param="prompt"
-            )
-    return convert(fields, wanted)
+class DetokenizeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /detokenize: token ids back to text, special tokens included."""
+
+    model: str | None = None
+    tokens: list[int]
 
 
-def convert(fields: dict[str, Any], wanted: type[Wanted]) -> Wanted:
-    """Check the fields' types and bounds; raises RequestError naming the field."""
-    try:
-        return msgspec.convert(fields, wanted)
-    except msgspec.ValidationError as error:
-        raise RequestError(str(error), param=_param(str(error))) from error
-
-
-def _decode_object(body: bytes) -> dict[str, Any]:
-    if _depth(body) > MAX_DEPTH:
-        raise RequestError(f"the body is nested deeper than {MAX_DEPTH}")
-    try:
-        fields = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"the body is not valid JSON: {error}", code="invalid_json") from error
-    if not isinstance(fields, dict):
-        raise RequestError("the body must be a JSON object", code="invalid_json")
-    return fields
-
-
-def _depth(body: bytes) -> int:
-    """Return how deep brackets nest outside of strings, without decoding; counts no further than it matters."""
-    depth = deepest = 0
-    for byte in STRING.sub(b"", body).translate(None, delete=NO_BRACKETS):
-        depth += 1 if byte in b"[{" else -1
-        deepest = max(deepest, depth)
-        if deepest > MAX_DEPTH:
-            break
-    return deepest
-
-
-def _asks_for_nothing(value: object, neutral: tuple[object, ...]) -> bool:
-    # True == 1 in Python: a boolean must not pass for a number or a number for a boolean.
-    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in neutral)
-
-
-def _param(message: str) -> str | None:
-    """Return the field that a msgspec error speaks of: it ends in a path, or names a missing field."""
-    _, found, path = message.rpartition("`$.")
-    if found:
-        return path.rstrip("`").split("[")[0].split(".")[0]
-    if message.startswith("Object missing required field `"):
-        return message.split("`")[1]
-    return None
+def _given(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value

@@ -39,6 +39,8 @@ log = structlog.get_logger()
 
 # A queued job that nobody finishes is forgotten after this long.
 LIVE_TTL_S = 24 * 3600
+# What cancel.lua says of a job that no worker had taken.
+CANCELLED_IN_QUEUE = 2
 STATES = {"stop": "done", "length": "done", "cancelled": "cancelled", "deadline": "expired", "error": "failed"}
 
 
@@ -88,9 +90,15 @@ class JobQueue:
         depth: int = await self.client.xlen(self._stream)
         return depth
 
-    async def cancel(self, job_id: str) -> None:
-        """Ask for a job's end; the worker that runs it hears of it with its next append."""
-        await self._scripts.run("cancel", Call((job_key(job_id),)))
+    async def cancel(self, *job_ids: str) -> None:
+        """End jobs that wait in the queue; the worker that runs one hears of it with its next append, or soon."""
+        values = (encode(Final(FinishReason.CANCELLED, Usage(0, 0))), self.settings.result_ttl_s)
+        calls = [Call((job_key(job_id), out_stream(job_id)), values) for job_id in job_ids]
+        answers = await self._scripts.run_all("cancel", calls)
+        if ended := {job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer == CANCELLED_IN_QUEUE}:
+            # Their entries would only take places in the queue, until a worker is free to look at them.
+            rows: Any = await self.client.xrange(self._stream)
+            await self.acknowledge([entry for entry in _entries(rows) if entry.job_id in ended])
 
     # --- Workers -----------------------------------------------------------------------------------------------
 
@@ -132,6 +140,13 @@ class JobQueue:
             events = [decode_event(fields[OUT_FIELD.encode()]) for _, fields in rows]
             streamed = tuple(event for event in events if isinstance(event, Chunk))
         return Claim(entry, decode_job(data), epoch, streamed, bool(cancel), attempts)
+
+    async def are_cancelled(self, job_ids: Sequence[str]) -> list[bool]:
+        """Tell of each job whether its end was asked for."""
+        async with self.client.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hexists(job_key(job_id), "cancel")
+            return [bool(found) for found in await pipe.execute()]
 
     async def refuse(self, entry: Entry, error: WireError) -> None:
         """End a claimed job that nobody can run, whoever owns it."""

@@ -6,7 +6,7 @@ A new follower has to be noticed while the reader blocks, so the reader also fol
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -25,7 +25,11 @@ BLOCK_MS = 1000
 RETRY_S = 0.5
 WAKE_TTL_S = 60
 
-Events = asyncio.Queue[Chunk | Final]
+# Which of the followed jobs it belongs to, and what came.
+Event = tuple[int, Chunk | Final]
+Events = asyncio.Queue[Event]
+# Told of every event as it arrives, before its follower gets it.
+Saw = Callable[[int, Chunk | Final], None]
 
 
 class StreamReader:
@@ -35,14 +39,15 @@ class StreamReader:
         self._reading, self._writing = reading, writing
         self._wake_key = f"specd:gw:{uuid.uuid4().hex}:wake"
         self._last: dict[str, str] = {self._wake_key: "0-0"}
-        self._followers: dict[str, Events] = {}
+        self._followers: dict[str, tuple[int, Events, Saw]] = {}
 
     @asynccontextmanager
-    async def follow(self, job_id: str) -> AsyncIterator[Events]:
-        """Deliver a job's events from its first on, for as long as the context lasts; one follower per job."""
-        key, events = out_stream(job_id), Events()
-        self._followers[key] = events
-        self._last[key] = "0-0"
+    async def follow(self, job_ids: Sequence[str], saw: Saw) -> AsyncIterator[Events]:
+        """Deliver jobs' events from their first on, for as long as the context lasts; one follower per job."""
+        keys, events = [out_stream(job_id) for job_id in job_ids], Events()
+        for index, key in enumerate(keys):
+            self._followers[key] = index, events, saw
+            self._last[key] = "0-0"
         try:
             async with self._writing.pipeline(transaction=False) as pipe:
                 pipe.xadd(self._wake_key, {"w": 1}, maxlen=1)
@@ -50,8 +55,9 @@ class StreamReader:
                 await pipe.execute()
             yield events
         finally:
-            self._followers.pop(key, None)
-            self._last.pop(key, None)
+            for key in keys:
+                self._followers.pop(key, None)
+                self._last.pop(key, None)
 
     async def run(self) -> None:
         """Read until cancelled; a fault of Redis is waited out, streams go on where they were."""
@@ -70,13 +76,16 @@ class StreamReader:
         answer: Any = await self._reading.xread(dict(self._last), block=BLOCK_MS)  # type: ignore[arg-type]
         for raw_key, rows in answer or []:
             key = raw_key.decode()
-            events = self._followers.get(key)
+            follower = self._followers.get(key)
             if key in self._last:
                 self._last[key] = rows[-1][0].decode()
-            if events is None:
+            if follower is None:
                 continue
+            index, events, saw = follower
             for _, fields in rows:
-                events.put_nowait(_event(key, fields))
+                event = _event(key, fields)
+                saw(index, event)
+                events.put_nowait((index, event))
 
 
 def _event(key: str, fields: dict[bytes, bytes]) -> Chunk | Final:

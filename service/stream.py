@@ -1,14 +1,14 @@
 """The stream writer: what the engine emits becomes text and goes to Redis, one round trip per step.
 
-It is the only place that turns tokens into text. It runs beside the engine's next step; a bounded queue between the
-two holds the engine back when Redis is slow. Ends that the engine did not ask for travel through the same queue, so
-that nothing overtakes the tokens before it.
+It is the only place that turns tokens into text, and so the only one that ends an answer at a stop text. It runs beside
+the engine's next step; a bounded queue between the two holds the engine back when Redis is slow. Ends that the engine
+did not ask for travel through the same queue, so that nothing overtakes the tokens before it.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from msgspec import Struct
@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from client.wire import Chunk, Final, Speculated, Usage, WireError
 from core.types import Emission, FinishReason
-from models.detokenize import Detokenizer
+from models.answer_text import AnswerText
 from models.tokenizer import Tokenizer
 from service.claims import Append, Claim, Ending, Entry
 from service.queue import JobQueue
@@ -31,17 +31,25 @@ RETRY_S = 0.2
 
 @dataclass(slots=True)
 class OpenStream:
-    """A job that is being answered; mutated by the writer only. count is the number of tokens in its stream."""
+    """A job that is being answered; mutated by the writer only.
+
+    count is the number of tokens in its stream, num_cached of the prompt came from the prefix cache at its beginning;
+    is_silent until the next round after each look at it.
+    """
 
     claim: Claim
-    detokenizer: Detokenizer
-    count: int
-    speculated: Speculated
+    text: AnswerText
+    count: int = 0
+    num_cached: int = 0
+    speculated: Speculated = field(default_factory=Speculated)
+    is_silent: bool = True
 
     def add(self, chunk: Chunk) -> None:
         """Count one more round."""
+        self.num_cached = self.num_cached if self.count else chunk.num_cached_tokens
         self.count += len(chunk.token_ids)
         self.speculated = self.speculated.plus(chunk)
+        self.is_silent = False
 
 
 class End(Struct, frozen=True):
@@ -94,12 +102,19 @@ class StreamWriter:
 
     def open(self, claim: Claim) -> None:
         """Begin, or take over, a job's stream: the state is rebuilt from the tokens it already shows."""
-        stream = OpenStream(claim, Detokenizer(self._tokenizer), 0, Speculated())
+        stream = OpenStream(claim, AnswerText(self._tokenizer, claim.job.sampling))
         for chunk in claim.streamed:
-            stream.detokenizer.pieces(chunk.token_ids)
+            stream.text.add(chunk.token_ids)
             stream.add(chunk)
         self._open[claim.request_id] = stream
         self._report()
+
+    def silent_jobs(self) -> dict[str, str]:
+        """Return run id -> job id of the streams that got no tokens since they were last asked for."""
+        silent = {request_id: one.claim.job.id for request_id, one in self._open.items() if one.is_silent}
+        for one in self._open.values():
+            one.is_silent = True
+        return silent
 
     async def put(self, emissions: list[Emission], ends: list[End]) -> None:
         """Hand over one step's emissions, and jobs to end after them; waits while the writer is too far behind."""
@@ -126,18 +141,35 @@ class StreamWriter:
         for emission in emissions:
             if emission.request_id not in self._open:
                 continue
+            reason = emission.finish_reason
             if emission.token_ids:
                 appends.append(self._append(emission))
-            if emission.finish_reason is not None:
+                reason = appends[-1].chunk.reason
+            if reason is not None:
                 error = WireError("the engine gave this request up") if emission.error else None
-                all_ends.append(End(emission.request_id, emission.finish_reason, error))
+                all_ends.append(End(emission.request_id, reason, error))
         all_ends.extend(end for end in ends if end.request_id in self._open)
         return _Step(tuple(appends), tuple(all_ends))
 
     def _append(self, emission: Emission) -> Append:
+        """Return the round as it goes to Redis: of tokens past a stop text nothing does, not even a count."""
         stream = self._open[emission.request_id]
-        pieces = stream.detokenizer.pieces(emission.token_ids)
-        chunk = Chunk(emission.token_ids, pieces, emission.verified, emission.num_draft_tokens, emission.finish_reason)
+        pieces = stream.text.add(emission.token_ids)
+        num_kept, reason = len(pieces), emission.finish_reason
+        if stream.text.is_stopped:
+            reason = FinishReason.STOP
+            if emission.finish_reason is None:
+                self._drop(emission.request_id)
+        is_cut = num_kept < len(emission.token_ids)
+        chunk = Chunk(
+            emission.token_ids[:num_kept],
+            pieces,
+            min(emission.verified, num_kept) if is_cut else emission.verified,
+            min(emission.num_draft_tokens, num_kept),
+            reason,
+            None if emission.logprobs is None else emission.logprobs[:num_kept],
+            0 if stream.count else emission.num_cached_tokens,
+        )
         append = Append(stream.claim.job.id, stream.claim.epoch, stream.count, chunk)
         stream.add(chunk)
         return append
@@ -175,8 +207,8 @@ class StreamWriter:
 
     def _ending(self, end: End) -> Ending:
         stream = self._open[end.request_id]
-        claim, usage = stream.claim, Usage(len(stream.claim.job.prompt_ids), stream.count)
-        final = Final(end.reason, usage, stream.speculated, stream.detokenizer.tail(), end.error)
+        claim, usage = stream.claim, Usage(len(stream.claim.job.prompt_ids), stream.count, stream.num_cached)
+        final = Final(end.reason, usage, stream.speculated, stream.text.tail(), end.error)
         return Ending(claim.job.id, claim.epoch, final, claim.entry)
 
     def _lose(self, request_ids: Sequence[str]) -> None:

@@ -14,21 +14,23 @@ import uuid
 import structlog
 from redis.exceptions import RedisError
 
-from client.wire import WORKERS_KEY, WireError, worker_key
+from client.wire import WireError
 from core.config import Settings, model_name
 from core.errors import EngineError, QueueError
-from core.random import derive_nonce
-from core.types import FinishReason, Request
+from core.types import FinishReason
 from engine.build import build_engine
 from models.folders import target_folder
 from models.tokenizer import Tokenizer
-from service.claims import Claim, Entry
+from service.claims import Entry
 from service.engine_thread import EngineThread, SteppedEngine
 from service.heartbeat import Heartbeat
+from service.presence import Presence
 from service.process import cancel_all, run_process
 from service.queue import JobQueue, connect
 from service.stream import End, StreamWriter
+from service.takeover import end_without_work, to_request
 from service.tasks import is_cancelled
+from service.worker_stats import QueueTimes, encode_stats
 
 log = structlog.get_logger()
 
@@ -38,19 +40,28 @@ IDLE_S = 0.02
 DRAIN_S = 5.0
 WRITE_OUT_S = 1.0
 RETRY_S = 0.5
-# A job that was claimed this often without a single token is what ends its workers.
-MAX_ATTEMPTS = 3
+# How soon a job that gets no tokens, such as one in a long prefill, is ended when its client has left.
+CANCEL_POLL_S = 0.1
 
 
 class Worker:
-    """One engine as a consumer of the queue."""
+    """One engine as a consumer of the queue; verifier is that of requests without a seed."""
 
-    def __init__(self, engine: SteppedEngine, tokenizer: Tokenizer, queue: JobQueue, heartbeat: Heartbeat) -> None:
-        self.name = heartbeat.worker
+    def __init__(
+        self,
+        engine: SteppedEngine,
+        tokenizer: Tokenizer,
+        queue: JobQueue,
+        heartbeat: Heartbeat,
+        verifier: str = "rejection",
+    ) -> None:
+        self.name, self._verifier = heartbeat.worker, verifier
         self._queue, self._heartbeat = queue, heartbeat
         self._engine = EngineThread(engine)
         self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold)
         self._stopping = asyncio.Event()
+        self._queue_times = QueueTimes()
+        self._presence = Presence(queue, self.name, self._engine.max_model_len, self._stats)
 
     def stop(self) -> None:
         """Claim nothing more, finish what runs if it ends soon, give the rest back, then return from `run`."""
@@ -62,7 +73,7 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as group:
                 intake = group.create_task(self._intake())
-                work = (self._writer.run(), self._register(), self._step_forever())
+                work = (self._writer.run(), self._presence.keep(), self._end_cancelled(), self._step_forever())
                 others = [group.create_task(task) for task in work]
                 await self._stopping.wait()
                 await intake
@@ -85,7 +96,7 @@ class Worker:
         """Give unfinished jobs back, so that others need not wait for the lease, and sign off."""
         try:
             await self._queue.release(self.name, self._writer.entries)
-            await self._queue.client.delete(worker_key(self.name))
+            await self._presence.leave()
         except (RedisError, OSError) as error:
             log.warning("leave_failed", error=str(error))
 
@@ -137,12 +148,31 @@ class Worker:
             return
         if claim is None:
             return
+        if claim.epoch == 1:
+            self._queue_times.observe(time.time() - claim.job.created_ms / 1000)
         log.debug("job_claimed", job_id=entry.job_id, epoch=claim.epoch, streamed=len(claim.streamed))
         self._writer.open(claim)
         if (end := end_without_work(claim)) is not None:
             await self._writer.put([], [end])
         else:
-            self._engine.add(to_request(claim))
+            self._engine.add(to_request(claim, self._verifier))
+
+    async def _end_cancelled(self) -> None:
+        """End cancelled jobs that get no tokens; of the others every append says whether they are still wanted."""
+        while not is_cancelled():
+            await asyncio.sleep(CANCEL_POLL_S)
+            silent = self._writer.silent_jobs()
+            if not silent:
+                continue
+            try:
+                cancelled = await self._queue.are_cancelled(list(silent.values()))
+            except (RedisError, OSError) as error:
+                log.warning("cancel_poll_failed", error=str(error))
+                continue
+            ended = [request_id for request_id, is_ended in zip(silent, cancelled, strict=True) if is_ended]
+            for request_id in ended:
+                self._engine.abort(request_id)
+            await self._writer.put([], [End(request_id, FinishReason.CANCELLED) for request_id in ended])
 
     # --- Steps -------------------------------------------------------------------------------------------------
 
@@ -172,50 +202,8 @@ class Worker:
         await self._writer.put([], [End(request_id, FinishReason.ERROR, told) for request_id in request_ids])
         await self._writer.drain()
 
-    # --- Presence ----------------------------------------------------------------------------------------------
-
-    async def _register(self) -> None:
-        """Say, while alive, what this worker serves; a worker that falls silent is forgotten after a lease."""
-        key, lease_ms = worker_key(self.name), self._queue.settings.lease_ms
-        facts = {"model": self._queue.model, "max_model_len": self._engine.max_model_len}
-        while not is_cancelled():
-            try:
-                async with self._queue.client.pipeline(transaction=False) as pipe:
-                    pipe.hset(key, mapping=facts)  # type: ignore[arg-type]
-                    pipe.pexpire(key, lease_ms)
-                    pipe.sadd(WORKERS_KEY, self.name)
-                    await pipe.execute()
-            except (RedisError, OSError) as error:
-                log.warning("register_failed", error=str(error))
-            await asyncio.sleep(lease_ms / 3000)
-
-
-def end_without_work(claim: Claim) -> End | None:
-    """Return the end of a claim that has nothing to generate: it was ended before, is not wanted, or kills workers."""
-    if claim.streamed and claim.streamed[-1].reason is not None:
-        return End(claim.request_id, claim.streamed[-1].reason)
-    if claim.is_cancelled:
-        return End(claim.request_id, FinishReason.CANCELLED)
-    if claim.attempts > MAX_ATTEMPTS:
-        error = WireError(f"given up: {MAX_ATTEMPTS} attempts ended without a token", code="attempts_exhausted")
-        return End(claim.request_id, FinishReason.ERROR, error)
-    return None
-
-
-def to_request(claim: Claim) -> Request:
-    """Return what the engine runs for a claim: the epoch keys fresh draws, streamed tokens are gone on from."""
-    job = claim.job
-    return Request(
-        id=claim.request_id,
-        prompt_ids=job.prompt_ids,
-        sampling=job.sampling,
-        nonce=derive_nonce(job.nonce, job.n_index, claim.epoch),
-        output_ids=tuple(token for chunk in claim.streamed for token in chunk.token_ids),
-        n_index=job.n_index,
-        cache_salt=job.cache_salt,
-        speculation=job.speculation,
-        priority=job.priority,
-    )
+    def _stats(self) -> bytes:
+        return encode_stats(self._engine.snapshot, self._queue_times)
 
 
 def run(settings: Settings) -> int:
@@ -236,7 +224,8 @@ async def work(settings: Settings, stop: asyncio.Event, engine: SteppedEngine, t
         queue = JobQueue(client, settings.queue, model_name(settings))
         await queue.open()
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        worker = Worker(engine, tokenizer, queue, Heartbeat(url, settings.queue, queue.model, name))
+        heartbeat = Heartbeat(url, settings.queue, queue.model, name)
+        worker = Worker(engine, tokenizer, queue, heartbeat, settings.engine.verifier)
         log.info("worker_ready", worker=name, model=queue.model, max_model_len=engine.max_model_len)
         async with asyncio.TaskGroup() as group:
             stopping = group.create_task(_stop_on(stop, worker))

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import structlog
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -14,6 +15,13 @@ from service.redis_server import redis_executable
 
 # Triton decides when a kernel is defined whether it is interpreted, and kernels are defined on import.
 os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_come():
+    """What one test configures of logging, the next one must not feel."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,15 @@
 import torch
 from torch import nn
 
-from core.types import Request, Sampling, Speculation
+from core.types import Numerics, Policy, Request, Sampling, Speculation
+from drafters.base import Drafter
 from drafters.dspark import DSpark
 from engine.engine import Engine
 from engine.shape import EngineShape
 from models.dflash_net import DFlashConfig, DFlashNet
+from models.load import for_inference
 from models.qwen3 import Qwen3, Qwen3Config
+from models.tokenizer import Tokenizer
 
 # Small blocks and chunks, so that every text crosses many of both.
 SHAPE = EngineShape(max_num_seqs=16, max_num_batched_tokens=32, kv_cache_tokens=4096, block_size=4)
@@ -41,9 +44,16 @@ def scramble(network: nn.Module, seed: int, scale: float) -> None:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale / fan_in**0.5)
 
 
-def tiny_target(vocab_size: int = 32, *, seed: int = 0, scale: float = 1.2, sharpness: float = 1.0) -> Qwen3:
+def tiny_target(
+    vocab_size: int = 32,
+    *,
+    seed: int = 0,
+    scale: float = 1.2,
+    sharpness: float = 1.0,
+    numerics: Numerics = Numerics.FAST,
+) -> Qwen3:
     """A target that prefers a fixed successor of each token, bent by what came before it."""
-    target = Qwen3(tiny_config(vocab_size, tied=False))
+    target = Qwen3(tiny_config(vocab_size, tied=False), numerics)
     scramble(target, seed, scale)
     generator = torch.Generator().manual_seed(seed)
     embed = torch.nn.functional.normalize(torch.randn(vocab_size, 32, generator=generator), dim=-1)
@@ -52,7 +62,7 @@ def tiny_target(vocab_size: int = 32, *, seed: int = 0, scale: float = 1.2, shar
         # As long as a normed state, so that the token itself outweighs what the layers add to it.
         target.embed_tokens.weight.copy_(embed * 32**0.5)
         target.lm_head.weight[successor] = embed * sharpness
-    return target.eval().requires_grad_(False)
+    return for_inference(target, torch.float32)
 
 
 def tiny_dspark(target: Qwen3, *, seed: int = 1, block_size: int = 4, agreement: float = 4.0) -> DSpark:
@@ -66,19 +76,33 @@ def tiny_dspark(target: Qwen3, *, seed: int = 1, block_size: int = 4, agreement:
         markov_rank=32,
         enable_confidence_head=True,
     )
-    network = DFlashNet(config)
+    network = DFlashNet(config, target.numerics)
     scramble(network, seed, 0.5)
     with torch.no_grad():
         network.markov_head.markov_w1.weight.copy_(target.embed_tokens.weight / 32**0.5)
         network.confidence_head.proj.weight.mul_(3)
         network.confidence_head.proj.bias.fill_(1.0)
         network.markov_head.markov_w2.weight.copy_(target.lm_head.weight * agreement)
-    return DSpark("dspark", network.eval().requires_grad_(False), target)
+    return DSpark("dspark", for_inference(network, torch.float32), target)
+
+
+def make_engine(
+    target: Qwen3,
+    drafter: Drafter | None,
+    policy: Policy,
+    shape: EngineShape = SHAPE,
+    eos: tuple[int, ...] = (),
+    tokenizer: Tokenizer | None = None,
+) -> Engine:
+    """An engine with one drafter or none, and one policy."""
+    drafters = {drafter.spec.name: drafter} if drafter else {}
+    return Engine(target, drafters, {policy.name: lambda: policy}, shape, eos, tokenizer)
 
 
 def request(prompt: tuple[int, ...], nonce: int = 1, name: str = "r", **sampling: object) -> Request:
     cap = sampling.pop("max_drafts", None)
-    return Request(name, prompt, Sampling(**sampling), nonce, speculation=Speculation(cap))
+    seed = sampling.get("seed")
+    return Request(name, prompt, Sampling(**sampling), nonce, coupled_key=seed, speculation=Speculation(cap))
 
 
 def run(engine: Engine, requests: list[Request]) -> dict[str, list[int]]:

@@ -96,7 +96,8 @@ class Pair:
     def generate(self, drafter: Drafter, source: str, temperature: float) -> list[Completion]:
         """Answer a source's prompts, every draft verified at full length."""
         shape = EngineShape(max_num_seqs=16, max_num_batched_tokens=1024)
-        engine = Engine(self.target, drafter, Fixed(drafter.spec.max_drafts), shape, self._eos_ids)
+        policies = {Fixed.name: lambda: Fixed(drafter.spec.max_drafts)}
+        engine = Engine(self.target, {drafter.spec.name: drafter}, policies, shape, self._eos_ids)
         return engine.generate(
             self.prompts(source), Sampling(max_tokens=MAX_NEW_TOKENS[source], temperature=temperature)
         )

@@ -5,14 +5,18 @@ import sys
 
 import pytest
 
+from cli.configuration import with_cost_table_dir
 from cli.main import main
 from cli.packages import PACKAGES, check_packages
 from cli.parser import drafter_flags, make_parser, policy_flags, setting_flags
-from core.config import FixedSettings, NgramSettings, Settings, load_settings
+from core.config import DSparkSettings, FixedSettings, NgramSettings, Settings
+from core.config_file import load_settings
 from core.errors import ConfigError
 from core.registry import COMMANDS
 from layers import LAYERS
 from paths import FIXTURES
+
+NGRAM = '{"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4, "prompt_lookup_min": 1}'
 
 
 def settings_of(*arguments: str) -> Settings:
@@ -26,8 +30,9 @@ def test_serve_without_flags_is_the_defaults():
 def test_each_serve_flag_reaches_its_setting():
     settings = settings_of(
         *("--host", "0.0.0.0", "--port", "0", "--target", "/m/t", "--drafter", "ngram", "--policy", "fixed:3"),
-        *("--verifier", "rejection", "--redis-url", "redis://h", "--role", "worker"),
+        *("--verifier", "coupled", "--redis-url", "redis://h", "--role", "worker", "--numerics", "batch_invariant"),
     )
+    assert (settings.engine.verifier, settings.engine.numerics) == ("coupled", "batch_invariant")
     assert (settings.server.host, settings.server.port, settings.server.role) == ("0.0.0.0", 0, "worker")
     assert (settings.engine.target, settings.queue.redis_url) == ("/m/t", "redis://h")
     assert (settings.drafter, settings.policy) == (NgramSettings(), FixedSettings(3))
@@ -60,6 +65,7 @@ def test_drafter_may_be_an_existing_folder_of_one_word(tmp_path, monkeypatch):
         ("fixed", {"policy.kind": "fixed"}),
         ("fixed:3", {"policy.kind": "fixed", "policy.length": 3}),
         ("confidence", {"policy.kind": "confidence"}),
+        ("load_adaptive", {"policy.kind": "load_adaptive"}),
         ("confidence:0.4", {"policy.kind": "confidence", "policy.threshold": 0.4}),
     ],
 )
@@ -76,6 +82,9 @@ def test_policy_is_a_kind_with_an_optional_value(text, flags):
         (["--policy", "fixed:x"], "needs int"),
         (["--policy", "confidence:2"], "policy.threshold"),
         (["--role", "gateway"], "queue.redis_url"),
+        (["--speculative-config", '{"method": "eagle"}'], "'eagle' is not built"),
+        (["--drafter", "ngram", "--speculative-config", NGRAM], "--speculative-config and --drafter both"),
+        (["--policy", "off", "--speculative-config", NGRAM], "--speculative-config and --policy both"),
         (["--config", "/no/such/file.toml"], "cannot read"),
     ],
 )
@@ -86,6 +95,35 @@ def test_a_wrong_setting_is_one_line_and_status_2(arguments, words, capsys):
     assert said.err.startswith("specd: ")
     assert said.err.count("\n") == 1
     assert words in said.err
+
+
+def test_vllms_speculative_config_is_taken_in_place_of_drafter_and_policy():
+    settings = settings_of("--speculative-config", NGRAM)
+    assert (settings.drafter, settings.policy) == (NgramSettings(5, 4, 1), FixedSettings(5))
+
+
+def test_a_speculative_config_that_leaves_the_policy_open_goes_with_a_policy():
+    told = '{"method": "dspark", "model": "/m/d"}'
+    settings = settings_of("--speculative-config", told, "--policy", "fixed:3")
+    assert (settings.drafter, settings.policy) == (DSparkSettings("/m/d"), FixedSettings(3))
+
+
+@pytest.mark.parametrize(
+    ("configured", "state_dir", "environ", "folder"),
+    [
+        ("/tables", "/state", {"HOME": "/home/ada"}, "/tables"),
+        (None, "/state", {"HOME": "/home/ada"}, "/state/cost"),
+        (None, None, {"HOME": "/home/ada"}, "/home/ada/.cache/specd/cost"),
+        (None, None, {"HOME": "/home/ada", "XDG_CACHE_HOME": "/cache"}, "/cache/specd/cost"),
+        (None, None, {}, None),
+    ],
+)
+def test_cost_tables_are_kept_where_said_else_with_the_state_else_in_the_users_cache(
+    configured, state_dir, environ, folder
+):
+    flags = {"engine.cost_table_dir": configured, "queue.state_dir": state_dir}
+    settings = with_cost_table_dir(load_settings(None, {}, flags)[0], environ)
+    assert settings.engine.cost_table_dir == folder
 
 
 @pytest.mark.parametrize(

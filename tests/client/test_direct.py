@@ -3,9 +3,9 @@
 import pytest
 
 from client import direct
-from client.direct import new_job_id, submit
-from client.wire import IntakeRequest
-from core.errors import QueueError
+from client.direct import new_job_id, submit, submit_choices
+from client.wire import Final, IntakeRequest
+from core.errors import QueueError, RequestError
 from core.types import FinishReason
 from tests.service.fakes import FakeEngine, fake_settings, running, spoken
 
@@ -16,6 +16,28 @@ async def test_a_submitted_job_is_followed_to_its_end(redis_url, tmp_path):
         *chunks, final = [event async for event in submit(redis_url, request)]
     assert "".join(chunk.text for chunk in chunks) + final.tail == spoken(20)
     assert (final.reason, final.usage.total_tokens) == (FinishReason.LENGTH, 23)
+
+
+async def test_choices_are_followed_side_by_side(redis_url, tmp_path):
+    request, texts, ends = IntakeRequest(new_job_id(), prompt="abc", max_tokens=8, n=3), ["", "", ""], []
+    async with running(fake_settings(redis_url, tmp_path / "model"), FakeEngine()):
+        async for index, event in submit_choices(redis_url, request):
+            texts[index] += event.tail if isinstance(event, Final) else event.text
+            ends += [index] if isinstance(event, Final) else []
+    assert texts == [spoken(8, index) for index in range(3)]
+    assert sorted(ends) == [0, 1, 2]
+
+
+async def test_choices_that_are_refused_end_with_one_reason(redis_url, tmp_path):
+    request = IntakeRequest(new_job_id(), prompt="", n=3)
+    async with running(fake_settings(redis_url, tmp_path / "model"), FakeEngine()):
+        ((index, final),) = [pair async for pair in submit_choices(redis_url, request)]
+    assert (index, final.error.param) == (0, "prompt")
+
+
+async def test_following_one_choice_of_several_is_refused(redis_url):
+    with pytest.raises(RequestError, match="use submit_choices"):
+        _ = [event async for event in submit(redis_url, IntakeRequest(new_job_id(), prompt="abc", n=2))]
 
 
 async def test_a_refused_job_ends_with_the_reason(redis_url, tmp_path):

@@ -21,7 +21,7 @@ async def test_a_completion_comes_as_chunks_and_a_final(settings):
         *chunks, final = [event async for event in stream_completion(service.url, "abc", max_tokens=8)]
     assert chunks[0] == Chunk((71, 114, 195), ("G", "r", ""), verified=2, num_drafts=2)
     assert "".join(chunk.text for chunk in chunks) + final.tail == spoken(8)
-    assert final == Final(FinishReason.LENGTH, Usage(3, 8), Speculated(3, 6, 6), final.tail)
+    assert final == Final(FinishReason.LENGTH, Usage(3, 8, 1), Speculated(3, 6, 6), final.tail)
 
 
 async def test_a_chat_s_half_character_is_in_the_final(settings):
@@ -42,6 +42,11 @@ async def test_a_failure_in_mid_stream_is_an_error_too(settings):
     async with running(settings, FakeEngine()) as service:
         with pytest.raises(RequestError, match="zeros are refused"):
             _ = [event async for event in stream_completion(service.url, "\0")]
+
+
+async def test_more_than_one_choice_is_refused_before_anything_is_sent():
+    with pytest.raises(RequestError, match="n must be 1 here, got 2"):
+        _ = [event async for event in stream_completion("http://127.0.0.1:1", "abc", n=2)]
 
 
 async def test_no_server_is_said_so():

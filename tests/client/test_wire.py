@@ -5,22 +5,25 @@ import pytest
 
 from client.wire import Chunk, Final, IntakeRequest, Job, Speculated, Usage, WireError, decode_event, decode_job, encode
 from core.errors import QueueError
-from core.types import FinishReason, Sampling
+from core.types import FinishReason, Sampling, TokenLogprobs
 
 JOB = Job("a" * 32, "m", (1, 2), Sampling(), nonce=b"n" * 16, created_ms=1)
 CHUNK = Chunk((1, 2, 3), ("", "€", "x"), verified=3, num_drafts=2, reason=FinishReason.STOP)
+ROWS = (TokenLogprobs(-0.5, 2, (7, 8), (-0.25, -0.5)), TokenLogprobs(-1.0, 1))
+WITH_LOGPROBS = Chunk((1, 2), ("a", "b"), logprobs=ROWS, num_cached_tokens=5)
 FINAL = Final(FinishReason.ERROR, Usage(2, 3), Speculated(1, 3, 2), "tail", WireError("why", 400, "code", "field"))
 
 
 def test_messages_survive_the_wire():
     assert decode_job(encode(JOB)) == JOB
-    assert [decode_event(encode(event)) for event in (CHUNK, FINAL)] == [CHUNK, FINAL]
+    assert [decode_event(encode(event)) for event in (CHUNK, WITH_LOGPROBS, FINAL)] == [CHUNK, WITH_LOGPROBS, FINAL]
 
 
 def test_sums_are_derived():
     assert CHUNK.text == "€x"
     assert Usage(2, 3).total_tokens == 5
     assert Speculated(1, 4, 2).plus(CHUNK) == Speculated(2, 7, 4)
+    assert Speculated(1, 4, 2).merged(Speculated(1, 3, 3)) == Speculated(2, 7, 5)
 
 
 @pytest.mark.parametrize("data", [b"", b"junk", b"\xc1", encode(JOB), msgspec.msgpack.encode({"type": "c/1"})])

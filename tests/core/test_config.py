@@ -6,19 +6,44 @@ import msgspec
 import pytest
 
 from core.config import (
+    SECTIONS,
+    ArmSettings,
     ConfidenceSettings,
     DSparkSettings,
     FixedSettings,
     NgramSettings,
     NoDrafterSettings,
     Settings,
-    load_settings,
+    all_drafters,
+    all_policies,
     model_name,
-    to_toml,
     without_secrets,
 )
+from core.config_file import load_settings, to_toml
 from core.errors import ConfigError
 from layers import ROOT
+
+EXPERIMENT = """
+[drafters.lookup]
+kind = "ngram"
+max_drafts = 4
+
+[policies.bold]
+kind = "confidence"
+threshold = 0.1
+
+[arms.control]
+policy = "off"
+
+[arms.treatment]
+weight = 3.0
+policy = "bold"
+
+[arms.third]
+drafter = "lookup"
+policy = "load_adaptive"
+max_drafts = 2
+"""
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -34,10 +59,20 @@ def test_nothing_given_is_the_defaults_and_says_so():
     assert origin["drafter.kind"] == origin["server.port"] == "default"
 
 
-def test_every_field_of_every_section_has_an_origin():
-    settings, origin = load_settings(None, {}, {})
-    fields = {f"{section}.{name}" for section, values in msgspec.to_builtins(settings).items() for name in values}
+def fields_of(section: str, values: dict) -> set[str]:
+    return {
+        path
+        for name, value in values.items()
+        for path in (fields_of(f"{section}.{name}", value) if isinstance(value, dict) else {f"{section}.{name}"})
+    }
+
+
+def test_every_field_of_every_section_has_an_origin(tmp_path):
+    settings, origin = load_settings(write(tmp_path, EXPERIMENT), {}, {})
+    fields = {path for section, values in msgspec.to_builtins(settings).items() for path in fields_of(section, values)}
     assert set(origin) == fields
+    assert origin["arms.treatment.policy"] == origin["policies.bold.kind"] == "file"
+    assert origin["arms.treatment.drafter"] == origin["policies.bold.cumulative"] == "default"
 
 
 def test_flags_win_over_environment_over_file_over_defaults(tmp_path):
@@ -70,6 +105,7 @@ def test_fields_of_a_lower_layer_stay_when_the_kind_is_the_same(tmp_path):
 def test_environment_values_are_toml_scalars_or_plain_strings():
     environ = {
         "SPECD_ENGINE__TARGET": "Qwen/Qwen3-4B",
+        "SPECD_POLICY__KIND": "confidence",
         "SPECD_POLICY__THRESHOLD": "0.5",
         "SPECD_POLICY__CUMULATIVE": "false",
         "SPECD_SERVER__MODEL_NAME": '"quoted"',
@@ -100,11 +136,18 @@ def test_environment_values_are_toml_scalars_or_plain_strings():
         ({"SPECD_LOG__LEVEL": "loud"}, ["log.level", "'warning'", "'loud'"]),
         ({"SPECD_DRAFTER__KIND": "ngrm"}, ["drafter.kind", "'ngram'", "dspark, ngram, none"]),
         ({"SPECD_DRAFTER__MAX_DRAFTS": "3"}, ["drafter.max_drafts", "kind 'dspark'", "path"]),
-        ({"SPECD_POLICY__LENGTH": "3"}, ["policy.length", "kind 'confidence'"]),
+        ({"SPECD_POLICY__LENGTH": "3"}, ["policy.length", "kind 'load_adaptive'"]),
         ({"SPECD_QUEUE__REDIS_URL": "http://h"}, ["queue.redis_url", "redis://", "http://h"]),
         ({"SPECD_SERVER__ROLE": "gateway"}, ["server.role", "queue.redis_url"]),
         ({"SPECD_ENGINE__MAX_MODEL_LEN": "100000"}, ["engine.kv_cache_tokens", "100000", "65536"]),
         ({"SPECD_DRAFTER__KIND": "ngram", "SPECD_DRAFTER__MIN_NGRAM": "4"}, ["min_ngram", "max_ngram 3"]),
+        ({"SPECD_SERVER__KIND": "fast"}, ["unknown setting server.kind", "known: host"]),
+        ({"SPECD_ENGINE__VERIFIER": "exact"}, ["engine.verifier", "'coupled'", "'exact'"]),
+        ({"SPECD_POLICIES__FAST": "x"}, ["[policies.NAME]", "file only", "SPECD_POLICIES__FAST"]),
+        (
+            {"SPECD_ENGINE__NUMERICS": "batch_invariant", "SPECD_ENGINE__DTYPE": "bfloat16"},
+            ["batch_invariant", "'float32'", "'bfloat16'"],
+        ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -117,7 +160,7 @@ def test_an_error_names_the_field_what_came_and_what_would_be_right(environ, wor
 
 def test_a_fixed_length_beyond_the_drafter_is_refused():
     flags = {"drafter.kind": "ngram", "drafter.max_drafts": 4, "policy.kind": "fixed", "policy.length": 5}
-    with pytest.raises(ConfigError, match=r"policy\.length must be at most drafter\.max_drafts 4, got 5"):
+    with pytest.raises(ConfigError, match=r"policy\.length must be at most the drafter's max_drafts 4, got 5"):
         load_settings(None, {}, flags)
     assert load_settings(None, {}, flags | {"policy.length": 4})[0].policy == FixedSettings(4)
 
@@ -140,9 +183,10 @@ def test_a_missing_file_is_a_config_error(tmp_path):
         {},
         {"drafter.kind": "none", "policy.kind": "off"},
         {"drafter.kind": "ngram", "policy.kind": "fixed", "policy.length": 2},
+        {"policy.kind": "load_adaptive", "policy.horizon": 8, "engine.numerics": "batch_invariant"},
         {"engine.target": 'a "quoted"\tname\\ \x7f é', "queue.redis_url": "unix:///run/redis.sock"},
     ],
-    ids=["defaults", "none", "ngram", "odd-strings"],
+    ids=["defaults", "none", "ngram", "load_adaptive", "odd-strings"],
 )
 def test_what_is_written_as_toml_loads_back_to_the_same(tmp_path, flags):
     settings, origin = load_settings(None, {}, flags)
@@ -172,3 +216,80 @@ def test_the_model_is_called_after_its_folder_unless_named():
 
 def test_the_documented_defaults_are_the_defaults():
     assert f"```toml\n{to_toml(Settings())}```" in (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+
+
+# --- Named drafters, policies and arms ----------------------------------------------------------------------------
+
+
+def test_named_tables_are_read_in_the_order_of_the_file(tmp_path):
+    settings, _ = load_settings(write(tmp_path, EXPERIMENT), {}, {})
+    assert settings.drafters == {"lookup": NgramSettings(max_drafts=4)}
+    assert settings.policies == {"bold": ConfidenceSettings(0.1)}
+    assert list(settings.arms.items()) == [
+        ("control", ArmSettings(policy="off")),
+        ("treatment", ArmSettings(weight=3.0, policy="bold")),
+        ("third", ArmSettings(drafter="lookup", policy="load_adaptive", max_drafts=2)),
+    ]
+
+
+def test_named_tables_load_back_to_the_same_in_the_same_order(tmp_path):
+    settings, origin = load_settings(write(tmp_path, EXPERIMENT), {}, {})
+    for text in (to_toml(settings), to_toml(settings, origin)):
+        again, _ = load_settings(write(tmp_path, text), {}, {})
+        assert again == settings
+        assert list(again.arms) == list(settings.arms)
+
+
+def test_the_default_drafter_comes_first_under_its_kinds_name(tmp_path):
+    settings, _ = load_settings(write(tmp_path, EXPERIMENT), {}, {})
+    assert list(all_drafters(settings).items()) == [
+        ("dspark", DSparkSettings()),
+        ("lookup", NgramSettings(max_drafts=4)),
+    ]
+
+
+def test_the_default_policy_comes_first_and_every_kind_is_there_by_name(tmp_path):
+    settings, _ = load_settings(write(tmp_path, EXPERIMENT), {}, {"policy.kind": "fixed", "policy.length": 2})
+    policies = all_policies(settings)
+    assert list(policies)[:2] == ["fixed", "bold"]
+    assert set(policies) == {"fixed", "bold", *SECTIONS["policy"]}
+    assert policies["fixed"] == FixedSettings(2)
+    assert policies["confidence"] == ConfidenceSettings()
+
+
+def test_a_named_policy_may_give_its_kinds_name_other_fields(tmp_path):
+    path = write(tmp_path, "[policies.fixed]\nkind = 'fixed'\nlength = 3\n")
+    assert all_policies(load_settings(path, {}, {})[0])["fixed"] == FixedSettings(3)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[drafters.small]\nmax_drafts = 3", ["drafters.small.kind is missing", "dspark, ngram, none"]),
+        ("[drafters.small]\nkind = 'ngrm'", ["drafters.small.kind", "'ngram'"]),
+        ("[drafters.small]\nkind = 'ngram'\nmax_draft = 3", ["drafters.small.max_draft", "'max_drafts'"]),
+        ("[drafters.small]\nkind = 'ngram'\nmin_ngram = 5", ["drafter 'small'", "min_ngram", "max_ngram 3"]),
+        ("[drafters.small]\nkind = 'none'", ["drafters.small", "policy 'off'"]),
+        ("[drafters.dspark]\nkind = 'dspark'", ["drafters.dspark", "[drafter]", "call it otherwise"]),
+        ("[drafters.ngram]\nkind = 'dspark'", ["drafters.ngram", "kind 'dspark'", "rename"]),
+        ("[policies.off]\nkind = 'fixed'", ["policies.off", "kind 'fixed'", "rename"]),
+        ("[policies.'two words']\nkind = 'fixed'", ["'two words'", "A-Z"]),
+        ("[policies]\nkind = 'fixed'", ["policies.kind must be a table"]),
+        ("policies = 3", ["[policies.NAME]", "3"]),
+        ("[polices.fast]\nkind = 'fixed'", ["'polices'", "'policies'"]),
+        ("[arms.a]\nweight = 0.0", ["arms.a.weight", "> 0", "0.0"]),
+        ("[arms.a]\nshare = 0.5", ["arms.a.share", "weight"]),
+        ("[arms.a]\npolicy = 'confident'", ["arms.a.policy", "'confident'", "'confidence'"]),
+        ("[arms.a]\ndrafter = 'dsparc'", ["arms.a.drafter", "'dsparc'", "'dspark'"]),
+        (
+            "[drafters.n]\nkind = 'ngram'\nmax_drafts = 2\n[arms.a]\ndrafter = 'n'\npolicy = 'fixed'",
+            ["arms.a", "max_drafts 2", "got 7"],
+        ),
+    ],
+    ids=lambda value: value.replace("\n", " ") if isinstance(value, str) else "",
+)
+def test_a_wrong_named_table_is_an_error_that_says_which(tmp_path, text, words):
+    with pytest.raises(ConfigError) as caught:
+        load_settings(write(tmp_path, text), {}, {})
+    for word in words:
+        assert word in str(caught.value)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.random import Purpose, derive_nonce, philox, round_uniforms, uniforms
+from core.random import Purpose, derive_coupled_key, derive_nonce, philox, round_uniforms, uniforms
 from core.statistics import chi_square_p_value
 
 # Random123, kat_vectors, philox4x32-10: counter, key, expected.
@@ -75,3 +75,9 @@ def test_nonces_differ_by_every_part():
     base = derive_nonce(b"job", 0, 0)
     assert 0 <= base < 2**64
     assert len({base, derive_nonce(b"joc", 0, 0), derive_nonce(b"job", 1, 0), derive_nonce(b"job", 0, 1)}) == 4
+
+
+def test_the_coupled_key_of_a_job_is_its_nonce_s_alone_and_no_nonce_of_its_attempts():
+    keys = {derive_coupled_key(b"job"), derive_coupled_key(b"joc"), derive_nonce(b"job", 0, 1)}
+    assert len(keys) == 3
+    assert all(0 <= key < 2**64 for key in keys)

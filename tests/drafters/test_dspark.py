@@ -3,7 +3,9 @@ import torch
 from safetensors.torch import load_file
 
 from core.tensors import Commit, DraftAsk, PagedKV, Processing
+from drafters.dflash import DFlash
 from drafters.dspark import DSpark
+from kernels.reference import draw
 from models.load import load_dspark, load_target
 from paths import FIXTURES
 
@@ -144,3 +146,14 @@ def test_drafts_follow_the_law_they_report(drafter, expected):
     seen = torch.bincount(draft.tokens[:, 0], minlength=len(law)) / 2000
     # A scan of the unit interval by 2000 points finds each mass to within one point.
     assert float((seen - law).abs().max()) < 1.1 / 2000
+
+
+@torch.inference_mode()
+def test_without_the_sequential_head_every_slot_is_drawn_from_its_base_logits(drafter, expected):
+    kv, ids = empty_kv(drafter), expected["prompt_ids"]
+    drafter.extend(commit(expected, kv, 0, 11))
+    question = ask(kv, [int(ids[11])], [11], temperature=1.0)
+    draft = DFlash("dflash", drafter.network, drafter.target).propose(question)
+    torch.testing.assert_close(draft.q_logits[0], expected["round0.base_logits"], atol=1e-4, rtol=1e-4)
+    assert draft.tokens[0].tolist() == draw(draft.q_logits[0].softmax(-1), question.noise[0]).tolist()
+    assert torch.equal(draft.evidence, torch.logit(draft.q_logits.softmax(-1).amax(-1), eps=1e-6))

@@ -10,7 +10,6 @@ import bench
 from core.types import Sampling
 from drafters.dspark import DSpark
 from drafters.ngram import NGram
-from engine.engine import Engine
 from engine.shape import EngineShape
 from equality import assert_same_texts
 from models.folders import dspark_folder, target_folder
@@ -18,7 +17,7 @@ from models.load import load_dspark, load_target
 from models.tokenizer import Tokenizer
 from policies.confidence import Confidence
 from policies.fixed import Fixed, Off
-from toys import request, run
+from toys import make_engine, request, run
 
 SHAPE = EngineShape(max_num_seqs=16, kv_cache_tokens=16384)
 POLICIES = {"fixed-1": Fixed(1), "fixed-7": Fixed(7), "confidence": Confidence(0.3)}
@@ -44,7 +43,7 @@ def greedy(prompts, num_tokens):
 
 @pytest.fixture(scope="module")
 def plain(target, prompts):
-    return run(Engine(target, None, Off(), SHAPE, ()), greedy(prompts, 256))
+    return run(make_engine(target, None, Off(), SHAPE, ()), greedy(prompts, 256))
 
 
 def make_drafter(name, target):
@@ -58,7 +57,7 @@ def make_drafter(name, target):
 def test_greedy_text_is_the_same_with_and_without_speculation(
     target, prompts, plain, drafter, policy, concurrency, record_property
 ):
-    engine = Engine(target, make_drafter(drafter, target), POLICIES[policy], SHAPE, ())
+    engine = make_engine(target, make_drafter(drafter, target), POLICIES[policy], SHAPE, ())
     got = run(engine, greedy(prompts[:concurrency], 256))
     record_property("margins", assert_same_texts(target, prompts, got, plain))
     assert 0 < engine.stats.accepted < engine.stats.verified <= engine.stats.drafted
@@ -66,7 +65,7 @@ def test_greedy_text_is_the_same_with_and_without_speculation(
 
 def test_it_answers_a_sum_and_is_accepted(target, prompts):
     tokenizer = Tokenizer(target_folder("demo"))
-    engine = Engine(target, make_drafter("dspark", target), Fixed(7), SHAPE, (2,), tokenizer)
+    engine = make_engine(target, make_drafter("dspark", target), Fixed(7), SHAPE, (2,), tokenizer)
     prompt = "<|im_start|>user\nWhat is 48 + 37?<|im_end|>\n<|im_start|>assistant\n"
     [done] = engine.generate([prompt], Sampling(max_tokens=80, temperature=0.0))
     assert done.text.rstrip().endswith("Answer: 85")

@@ -8,11 +8,10 @@ import torch
 from drafters.ngram import NGram
 from engine import engine as engine_module
 from engine import target as target_module
-from engine.engine import Engine
 from equality import assert_same_texts
 from policies.confidence import Confidence
 from policies.fixed import Fixed, Off
-from toys import SHAPE, request, run, tiny_dspark, tiny_target
+from toys import SHAPE, make_engine, request, run, tiny_dspark, tiny_target
 
 NUM_TOKENS = 256
 
@@ -46,14 +45,14 @@ def greedy(count):
 
 @pytest.fixture(scope="module")
 def plain(target):
-    return run(Engine(target, None, Off(), SHAPE, ()), greedy(16))
+    return run(make_engine(target, None, Off(), SHAPE, ()), greedy(16))
 
 
 @pytest.mark.parametrize("concurrency", [1, 16])
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("drafter", ["dspark", "ngram"])
 def test_greedy_text_is_the_same_with_and_without_speculation(target, plain, drafter, policy, concurrency):
-    engine = Engine(target, make_drafter(drafter, target), POLICIES[policy](), SHAPE, ())
+    engine = make_engine(target, make_drafter(drafter, target), POLICIES[policy](), SHAPE, ())
     assert_same_texts(target, PROMPTS, run(engine, greedy(concurrency)), plain)
     stats = engine.stats
     assert stats.drafted > 0
@@ -63,7 +62,7 @@ def test_greedy_text_is_the_same_with_and_without_speculation(target, plain, dra
 
 
 def test_a_policy_of_off_drafts_nothing_and_takes_no_features(target, plain):
-    engine = Engine(target, tiny_dspark(target), Off(), SHAPE, ())
+    engine = make_engine(target, tiny_dspark(target), Off(), SHAPE, ())
     assert_same_texts(target, PROMPTS, run(engine, greedy(4)), plain)
     assert engine.stats.drafted == 0
     assert engine.stats.seconds["draft"] == 0
@@ -75,7 +74,7 @@ def test_speculation_and_plain_decoding_mix_in_one_batch(target, plain):
         request(PROMPTS[i], i, str(i), max_tokens=NUM_TOKENS, temperature=0.0, max_drafts=cap)
         for i, cap in enumerate(caps)
     ]
-    engine = Engine(target, tiny_dspark(target), Fixed(4), SHAPE, ())
+    engine = make_engine(target, tiny_dspark(target), Fixed(4), SHAPE, ())
     for each in requests:
         engine.add(each)
     most = dict.fromkeys(map(str, range(16)), 0)
@@ -99,7 +98,7 @@ def test_a_planted_rollback_bug_is_noticed(target, plain, monkeypatch):
         return replace(layout, write=write)
 
     monkeypatch.setattr(target_module, "plan_attention", keeps_rejected_rows)
-    engine = Engine(target, tiny_dspark(target), Fixed(4), SHAPE, ())
+    engine = make_engine(target, tiny_dspark(target), Fixed(4), SHAPE, ())
     with pytest.raises(AssertionError):
         assert_same_texts(target, PROMPTS, run(engine, greedy(1)), plain)
 
@@ -114,6 +113,6 @@ def test_a_planted_position_bug_is_noticed(target, plain, monkeypatch):
         return replace(rows, verify=replace(rows.verify, positions=wrong))
 
     monkeypatch.setattr(engine_module, "make_rows", shifts_drafts)
-    engine = Engine(target, tiny_dspark(target), Fixed(4), SHAPE, ())
+    engine = make_engine(target, tiny_dspark(target), Fixed(4), SHAPE, ())
     with pytest.raises(AssertionError):
         assert_same_texts(target, PROMPTS, run(engine, greedy(1)), plain)

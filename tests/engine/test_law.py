@@ -16,12 +16,11 @@ from core.random import derive_nonce
 from core.statistics import chi_square_p_value
 from drafters.ngram import NGram
 from engine import accept as accept_module
-from engine.engine import Engine
 from engine.shape import EngineShape
 from equality import dense_causal
 from policies.confidence import Confidence
 from policies.fixed import Fixed, Off
-from toys import request, run, tiny_dspark, tiny_target
+from toys import make_engine, request, run, tiny_dspark, tiny_target
 
 VOCABULARY, LENGTH, NUM_DRAWS, ALPHA = 5, 3, 4000, 1e-4
 # The prompt repeats itself, so that n-grams of it are found.
@@ -84,7 +83,7 @@ CELLS = {
 @pytest.mark.parametrize("cell", CELLS)
 def test_first_tokens_follow_the_targets_law(target, cell):
     drafter, policy, sampling = CELLS[cell]
-    engine = Engine(target, make_drafter(drafter, target), policy, WIDE, ())
+    engine = make_engine(target, make_drafter(drafter, target), policy, WIDE, ())
     counts = sample(engine, **sampling)
     assert 0 < engine.stats.accepted < engine.stats.verified <= engine.stats.drafted
     _, law = enumerate_law(target, **sampling)
@@ -92,7 +91,7 @@ def test_first_tokens_follow_the_targets_law(target, cell):
 
 
 def test_plain_decoding_follows_the_targets_law(target):
-    counts = sample(Engine(target, None, Off(), WIDE, ()), temperature=1.0)
+    counts = sample(make_engine(target, None, Off(), WIDE, ()), temperature=1.0)
     assert chi_square_p_value(counts, enumerate_law(target)[1]) > ALPHA
 
 
@@ -109,14 +108,14 @@ def test_a_planted_wrong_residual_is_caught(target, drafter, monkeypatch):
         return replace(verdict, next_token=wrong)
 
     monkeypatch.setattr(accept_module, "reject", draws_from_the_target)
-    engine = Engine(target, make_drafter(drafter, target), Fixed(3), WIDE, ())
+    engine = make_engine(target, make_drafter(drafter, target), Fixed(3), WIDE, ())
     counts = sample(engine, temperature=1.0)
     assert chi_square_p_value(counts, enumerate_law(target)[1]) < ALPHA
 
 
 def test_a_total_variation_of_a_tenth_is_detected(target):
     """The power of the tests above: honest draws are told from a law that differs by .1."""
-    counts = sample(Engine(target, tiny_dspark(target, block_size=3), Fixed(3), WIDE, ()), temperature=1.0)
+    counts = sample(make_engine(target, tiny_dspark(target, block_size=3), Fixed(3), WIDE, ()), temperature=1.0)
     _, law = enumerate_law(target)
     order = np.argsort(law)
     shifted, missing = law.copy(), 0.1

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from core.tensors import Draft
-from core.types import EarlyStop, FixedLength, Threshold, TopK
+from core.types import EarlyStop, FixedLength, Sampling, Threshold, TopK
 
 # float32 laws lie this close to float64 ones; a uniform nearer than this to a boundary may fall on either side.
 TOLERANCE = 2e-5
@@ -110,8 +110,8 @@ def walk_in_order(rule, survival, drafted, members, lengths):
         lengths[b] = j + 1
 
 
-def processed_law(logits, temperature, top_k, top_p):
-    """Return one row's law after temperature, top-k and top-p, ties by token id."""
+def processed_law(logits, temperature, top_k, top_p, min_p=0.0):
+    """Return one row's law after temperature, top-k, top-p and min-p, ties by token id."""
     order = sorted(range(len(logits)), key=lambda v: (-logits[v], v))
     if temperature == 0:
         return [float(v == order[0]) for v in range(len(logits))]
@@ -124,5 +124,44 @@ def processed_law(logits, temperature, top_k, top_p):
                 break
             nucleus.append(v)
             below += mass[v]
-        mass = dict(zip(nucleus, softmax([logits[v] / temperature for v in nucleus]), strict=True))
+        kept = nucleus
+    kept = [v for v in kept if mass[v] >= min_p * mass[order[0]]]
+    mass = dict(zip(kept, softmax([logits[v] / temperature for v in kept]), strict=True))
     return [mass.get(v, 0.0) for v in range(len(logits))]
+
+
+def edited_logits(logits, sampling: Sampling, prompt, output):
+    """Return one row's logits after bias, penalties and the ban, counted anew over the whole prefix."""
+    row = list(logits)
+    for token, bias in sampling.logit_bias:
+        row[token] += bias
+    for v in set(prompt) | set(output):
+        row[v] *= 1 / sampling.repetition_penalty if row[v] > 0 else sampling.repetition_penalty
+    for v in set(output):
+        row[v] -= sampling.frequency_penalty * output.count(v) + sampling.presence_penalty
+    if len(output) < sampling.min_tokens:
+        for v in sampling.stop_token_ids:
+            row[v] = -math.inf
+    return row
+
+
+def law_after(logits, sampling: Sampling, prompt, output):
+    """Return the law of the token after prompt + output."""
+    row = edited_logits(logits, sampling, prompt, output)
+    return processed_law(row, sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
+
+
+def check_coupled(verdict, logits, draft: Draft, lengths, gumbel):
+    """Assert that a verdict keeps drafts exactly while they are the tokens that the noise draws."""
+    rows = iter(logits.double().tolist())
+    for b, length in enumerate(lengths.tolist()):
+        drawn = []
+        for j in range(length + 1):
+            scores = [x + g for x, g in zip(next(rows), gumbel[b, j].double().tolist(), strict=True)]
+            drawn.append(scores.index(max(scores)))
+        drafted = draft.tokens[b].tolist()[:length]
+        accepted = next((j for j in range(length) if drafted[j] != drawn[j]), length)
+        assert int(verdict.accepted[b]) == accepted
+        assert int(verdict.next_token[b]) == drawn[accepted]
+        assert int(verdict.verified[b]) == length
+        assert verdict.soft_labels[b].tolist() == [float(j < accepted) for j in range(draft.tokens.shape[1])]

@@ -2,11 +2,30 @@ import pytest
 import torch
 from torch import nn
 
-from kernels.linear import PackedLinear, can_pack, pack_linears
+from kernels.linear import PackedLinear, TwoLayoutLinear, can_pack, pack_linears
 
 needs_units = pytest.mark.skipif(
     not can_pack(torch.device("cpu"), torch.bfloat16), reason="this processor has no bfloat16 units"
 )
+
+
+@pytest.mark.parametrize(("rows", "inner", "outer"), [(1, 64, 63), (7, 256, 100), (63, 100, 257)], ids=str)
+def test_a_packed_float32_product_is_the_plain_one(rows, inner, outer):
+    generator = torch.Generator().manual_seed(rows)
+    weight = torch.randn(outer, inner, generator=generator)
+    x = torch.randn(rows, inner, generator=generator)
+    exact = (x.double() @ weight.double().T).float()
+    with torch.no_grad():
+        torch.testing.assert_close(TwoLayoutLinear(weight)(x), exact, rtol=1e-5, atol=1e-4)
+
+
+def test_gradients_and_autocast_take_the_plain_weight():
+    weight, x = torch.randn(10, 6), torch.randn(3, 6, requires_grad=True)
+    linear = TwoLayoutLinear(weight)
+    linear(x).sum().backward()
+    torch.testing.assert_close(x.grad, weight.sum(0).expand(3, -1))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert torch.equal(linear(x), nn.functional.linear(x, weight))
 
 
 @needs_units
@@ -27,7 +46,7 @@ def test_the_plain_weight_comes_back():
 
 
 @needs_units
-def test_only_bias_free_bfloat16_layers_are_packed():
+def test_only_bias_free_layers_are_packed():
     network = nn.ModuleDict(
         {
             "packed": nn.Linear(8, 8, bias=False, dtype=torch.bfloat16),
@@ -40,4 +59,4 @@ def test_only_bias_free_bfloat16_layers_are_packed():
     assert isinstance(network["packed"], PackedLinear)
     assert isinstance(network["deep"][0], PackedLinear)
     assert not isinstance(network["biased"], PackedLinear)
-    assert not isinstance(network["float32"], PackedLinear)
+    assert isinstance(network["float32"], TwoLayoutLinear)

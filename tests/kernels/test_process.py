@@ -1,17 +1,33 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from core.tensors import LawRows, Processing
 from kernels import reference
 from kernels.process import process
+from kernels.truncation import NUM_CANDIDATES
+from tests.kernels.law_cases import make_prefixes, make_processing, verification_rows
 from tests.kernels.oracles import TOLERANCE, check_draw, processed_law
 
-LIMITS = [(1.0, 0, 1.0), (0.7, 5, 1.0), (1.3, 0, 0.9), (0.5, 40, 0.6), (0.0, 3, 0.2), (1e-30, 0, 0.0), (2.0, 1, 1.0)]
+# Temperature, top-k, top-p, min-p.
+LIMITS = [
+    (1.0, 0, 1.0, 0.0),
+    (0.7, 5, 1.0, 0.0),
+    (1.3, 0, 0.9, 0.0),
+    (0.5, 40, 0.6, 0.0),
+    (0.0, 3, 0.2, 0.5),
+    (1e-30, 0, 0.0, 0.0),
+    (2.0, 1, 1.0, 0.0),
+    (1.0, 0, 1.0, 0.07),
+    (1.5, 20, 0.9, 0.11),
+    (0.9, 0, 1.0, 1.0),
+]
 
 
 def processing(limits):
-    temperature, top_k, top_p = (torch.tensor(column) for column in zip(*limits, strict=True))
-    return Processing(temperature, top_k, top_p, torch.zeros(len(limits)), is_plain=False, truncates=True)
+    temperature, top_k, top_p, min_p = (torch.tensor(column) for column in zip(*limits, strict=True))
+    return Processing(temperature, top_k, top_p, min_p, is_plain=False, truncates=True)
 
 
 def law_rows(sequence):
@@ -39,15 +55,18 @@ def test_laws_are_what_was_asked_for(vocab):
 
 def test_flat_laws_outgrow_the_candidates():
     logits, rows = batch(1000, scale=0.1)
-    assert (process(logits, processing(LIMITS), law_rows(rows)).isfinite().sum(-1) > reference.NUM_CANDIDATES).any()
+    assert (process(logits, processing(LIMITS), law_rows(rows)).isfinite().sum(-1) > NUM_CANDIDATES).any()
     check_process(process, logits, rows)
 
 
-@pytest.mark.parametrize("mistake", ["top-p before temperature", "ties to the higher id"])
+@pytest.mark.parametrize("mistake", ["top-p before temperature", "ties to the higher id", "min-p of the whole mass"])
 def test_planted_mistakes_are_caught(mistake):
     def planted(logits, limits, rows):
         if mistake == "ties to the higher id":
             return process(logits.flip(-1), limits, rows).flip(-1)
+        if mistake == "min-p of the whole mass":
+            laws = process(logits, replace(limits, min_p=torch.zeros_like(limits.min_p)), rows)
+            return laws.masked_fill(laws.softmax(-1) < limits.min_p[rows.sequence, None], -torch.inf)
         temperature = limits.temperature[rows.sequence, None]
         return process(logits * temperature, limits, rows) / temperature
 
@@ -59,6 +78,50 @@ def test_plain_logits_are_returned_untouched():
     logits = torch.randn(2, 5)
     plain = Processing(torch.ones(1), torch.zeros(1), torch.ones(1), torch.zeros(1), is_plain=True, truncates=False)
     assert process(logits, plain, law_rows(torch.zeros(2, dtype=torch.int64))) is logits
+
+
+def assert_rows_stand_alone(vocab, scale):
+    """Assert that each row of a mixed batch has the bits it has alone, in a batch of its own sequence."""
+    prefixes = make_prefixes(vocab)
+    rows = verification_rows(prefixes, 2, vocab)
+    logits = scale * torch.randn(len(rows.sequence), vocab, generator=torch.Generator().manual_seed(vocab))
+    together = process(logits, make_processing(prefixes, vocab), rows)
+    half = torch.arange(0, len(logits), 2)
+    part = LawRows(rows.sequence[half], rows.offset[half], rows.drafts)
+    assert torch.equal(process(logits[half], make_processing(prefixes, vocab), part), together[half])
+    for row, b in enumerate(rows.sequence.tolist()):
+        single = LawRows(torch.zeros(1, dtype=torch.int64), rows.offset[row : row + 1], rows.drafts[b : b + 1])
+        alone = process(logits[row : row + 1], make_processing(prefixes[b : b + 1], vocab), single)
+        # Plain logits alone are returned as they are: the same law, less its largest logit.
+        alone = alone - alone.amax()
+        assert torch.equal(alone[0], together[row]), prefixes[b].sampling
+
+
+@pytest.mark.parametrize("scale", [0.05, 3.0], ids=["flat", "peaked"])
+@pytest.mark.parametrize("vocab", [13, 63, 257, 1000, 4099])
+def test_no_row_is_changed_by_the_rest_of_the_batch(vocab, scale):
+    assert_rows_stand_alone(vocab, scale)
+
+
+@pytest.fixture
+def two_threads():
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+def test_no_row_is_changed_by_threads(two_threads):
+    # From 32768 numbers on torch may share a single row's sum out between threads. Here each row's top-p lies within
+    # a rounding of one of its cumulative masses, where the last bit of the sum decides.
+    logits = 3 * torch.randn(1, 40000, generator=torch.Generator().manual_seed(0)).expand(60, -1)
+    ordered = (logits[0] - logits[0].amax()).sort(descending=True).values.exp()
+    top_p = (ordered.double().cumsum(0) / ordered.double().sum())[:60].float()
+    limits = [(1.0, 0, float(mass), 0.0) for mass in top_p]
+    together = process(logits, processing(limits), law_rows(torch.arange(60)))
+    for row in range(60):
+        alone = process(logits[:1], processing(limits[row : row + 1]), law_rows(torch.zeros(1, dtype=torch.int64)))
+        assert torch.equal(alone[0], together[row])
 
 
 def test_greedy_is_one_hot_at_the_first_largest():

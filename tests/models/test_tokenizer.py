@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from tokenizers import Tokenizer as HubTokenizer
+from tokenizers import decoders, models
 
 from core.errors import CheckpointError
 from models.tokenizer import Tokenizer
@@ -14,6 +16,21 @@ def test_text_and_ids_are_each_other_s_inverse(tmp_path):
     ids = tokenizer.encode("Grüße 🎉")
     assert ids == list("Grüße 🎉".encode())
     assert tokenizer.decode([*ids, EOS]) == "Grüße 🎉"
+
+
+def test_every_token_has_bytes_even_where_it_is_no_text(tmp_path):
+    tokenizer = write_tokenizer(tmp_path)
+    assert [tokenizer.token_bytes(token) for token in range(256)] == [bytes([byte]) for byte in range(256)]
+    assert tokenizer.token_bytes(EOS) == b"<eos>"
+    assert tokenizer.decode([65, EOS], skip_special_tokens=False) == "A<eos>"
+
+
+def test_bytes_of_tokenizers_that_fall_back_to_bytes_are_known_too(tmp_path):
+    backend = HubTokenizer(models.BPE({"<0xE2>": 0, "▁a": 1}, [], byte_fallback=True))
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer(tmp_path)
+    assert [tokenizer.token_bytes(token) for token in (0, 1)] == [b"\xe2", b" a"]
 
 
 def test_it_knows_sizes_special_tokens_and_template(tmp_path):

@@ -14,7 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from core.config import EngineSettings, QueueSettings, ServerSettings, Settings
 from core.errors import RequestError
-from core.types import Emission, FinishReason, Request
+from core.types import Emission, FinishReason, Request, TokenLogprobs
 from models.tokenizer import Tokenizer
 from service.gateway import serve_http
 from service.main import base_url, free_port
@@ -30,10 +30,10 @@ TEMPLATE = (
 )
 
 
-def spoken(num_tokens: int) -> str:
+def spoken(num_tokens: int, n_index: int = 0) -> str:
     """Return what the engine recites in so many tokens."""
-    whole = BYTES * (num_tokens // len(BYTES) + 1)
-    return whole[:num_tokens].decode(errors="replace")
+    whole = BYTES * (num_tokens // len(BYTES) + 2)
+    return whole[n_index : n_index + num_tokens].decode(errors="replace")
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -58,10 +58,17 @@ def write_tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer(folder)
 
 
+def logprobs_of(token: int, request: Request) -> TokenLogprobs:
+    """Return what the engine reports of a token: most likely, and the letter x right behind it."""
+    num_top = request.sampling.logprobs
+    return TokenLogprobs(-0.5, 1, (token, ord("x"))[:num_top], (-0.5, -1.5)[:num_top])
+
+
 @dataclass
 class FakeEngine:
     """Recites BYTES from where a request stands, three tokens a step of which two were accepted drafts.
 
+    Choice n of a request begins n tokens later in the text. One token of each prompt comes from the prefix cache.
     refuses a prompt that holds byte 0; breaks a whole step when it meets byte 1 in a prompt.
     """
 
@@ -72,6 +79,8 @@ class FakeEngine:
     seen: list[Request] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     most_running: int = 0
+    num_steps: int = 0
+    num_rounds: int = 0
 
     @property
     def has_work(self) -> bool:
@@ -96,10 +105,30 @@ class FakeEngine:
         time.sleep(self.step_s)
         if any(1 in request.prompt_ids for request, _ in self.running.values()):
             raise RuntimeError("the step broke")
+        self.num_steps += 1
+        self.num_rounds += len(self.running)
         return [self._advance(request, done) for request, done in list(self.running.values())]
 
+    def snapshot(self) -> dict:
+        """Return the counts of an engine under one drafter and one policy."""
+        rounds, drafts = self.num_rounds, 2 * self.num_rounds
+        counts = {"rounds": rounds, "drafted": drafts, "verified": drafts, "accepted": drafts}
+        at = {"verified_at": [rounds, rounds], "accepted_at": [rounds, rounds]}
+        return {
+            "steps": self.num_steps,
+            "running": len(self.running),
+            "kv_usage": len(self.running) / self.num_slots,
+            "prefix_queries": 10,
+            "prefix_hits": 4,
+            "seconds": {"verify": 0.5},
+            "fallbacks": {"policy": 1},
+            "groups": [{"drafter": "recital", "policy": "fixed"} | counts | at],
+            "not_known_to_gateways": [1, {"a": None}],
+        }
+
     def _advance(self, request: Request, done: int) -> Emission:
-        tokens = [BYTES[(done + i) % len(BYTES)] for i in range(min(3, request.sampling.max_tokens - done))]
+        start, num_tokens = done + request.n_index, min(3, request.sampling.max_tokens - done)
+        tokens = [BYTES[(start + i) % len(BYTES)] for i in range(num_tokens)]
         reason = None
         for index, token in enumerate(tokens):
             if token in request.sampling.stop_token_ids:
@@ -111,7 +140,8 @@ class FakeEngine:
         self.running[request.id] = (request, done)
         if reason is not None:
             del self.running[request.id]
-        return Emission(request.id, tuple(tokens), 2, 2, min(2, len(tokens)), reason)
+        logprobs = None if request.sampling.logprobs is None else tuple(logprobs_of(token, request) for token in tokens)
+        return Emission(request.id, tuple(tokens), 2, 2, min(2, len(tokens)), reason, None, logprobs, 1)
 
 
 @dataclass
@@ -133,6 +163,14 @@ class Service:
     async def post(self, path: str = "/v1/completions", **body: object) -> tuple[int, dict]:
         async with self.http.post(self.url + path, json=body) as response:
             return response.status, await response.json()
+
+    async def stream(self, path: str = "/v1/completions", **body: object) -> list[dict]:
+        """Return the bodies of a streamed answer, which must end as one."""
+        async with self.http.post(self.url + path, json=body | {"stream": True}) as response:
+            assert response.status == 200
+            events = (await response.read()).split(b"\n\n")
+        assert events[-2:] == [b"data: [DONE]", b""]
+        return [json.loads(event.removeprefix(b"data: ")) for event in events[:-2]]
 
 
 def fake_settings(redis_url: str, folder: Path, *, request_timeout_s: float = 30.0, **queue: object) -> Settings:

@@ -5,6 +5,7 @@ import uuid
 from client.wire import OUT_FIELD, Chunk, Final, Job, Usage, decode_event, job_key, out_stream
 from core.types import FinishReason, Sampling
 from service.claims import Append, Ending
+from tests.service.fakes import until
 
 
 def new_job(prompt=(5, 6, 7), max_tokens=8, **fields):
@@ -49,3 +50,18 @@ async def final_of(client, job_id):
 
 async def state_of(client, job_id):
     return (await client.hget(job_key(job_id), "state")).decode()
+
+
+async def end_of(client, job):
+    """Wait for a job's Final."""
+    await until(lambda: has_ended(client, job), True)
+    return await final_of(client, job.id)
+
+
+async def has_ended(client, job):
+    return await final_of(client, job.id) is not None
+
+
+async def text_of(client, job):
+    events = await events_of(client, job.id)
+    return "".join(event.text for event in events[:-1]) + events[-1].tail

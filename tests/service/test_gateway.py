@@ -34,6 +34,15 @@ def payloads(events: list[bytes]) -> list[dict]:
     return [json.loads(event.removeprefix(b"data: ")) for event in events[:-2]]
 
 
+def usage_of(prompt: int, completion: int, cached: int = 0) -> dict:
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
 # --- Answers -----------------------------------------------------------------------------------------------------
 
 
@@ -43,7 +52,7 @@ async def test_a_completion_has_text_usage_and_metrics(settings):
     assert status == 200
     assert body["object"] == "text_completion"
     assert body["choices"] == [{"index": 0, "finish_reason": "length", "logprobs": None, "text": spoken(30)}]
-    assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 30, "total_tokens": 33}
+    assert body["usage"] == usage_of(3, 30, cached=1)
     spec = body["metrics"]["speculative_decoding"]
     assert (spec["num_spec_steps"], spec["num_draft_tokens"], spec["num_accepted_draft_tokens"]) == (10, 20, 20)
 
@@ -87,6 +96,33 @@ async def test_a_streamed_chat_has_the_bytes_that_clients_expect(settings):
     assert usage["usage"]["completion_tokens"] == 7
     assert {body["id"] for body in (role, *parts, ending, usage)} == {role["id"]}
     assert all(body["object"] == "chat.completion.chunk" for body in (role, *parts, ending, usage))
+
+
+async def test_usage_may_come_with_every_chunk(settings):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    async with running(settings, FakeEngine()) as service:
+        bodies = payloads(await sse(service, prompt="ab", max_tokens=7, stream_options=options))
+    assert [body["usage"]["completion_tokens"] for body in bodies] == [3, 6, 7, 7, 7]
+    assert {body["usage"]["prompt_tokens"] for body in bodies} == {2}
+
+
+async def test_cached_prompt_tokens_are_told(settings):
+    async with running(settings, FakeEngine()) as service:
+        _, body = await service.post(prompt="abc", max_tokens=30, cache_salt="tenant")
+        assert service.engine.seen[0].cache_salt == "tenant"
+    assert body["usage"] == usage_of(3, 30, cached=1)
+
+
+async def test_token_ids_are_returned_when_asked_for(settings):
+    async with running(settings, FakeEngine()) as service:
+        _, whole = await service.post(prompt="ab", max_tokens=4, return_token_ids=True)
+        _, chat = await service.post("/v1/chat/completions", messages=CHAT, max_tokens=4, return_token_ids=True)
+        streamed = payloads(await sse(service, prompt="ab", max_tokens=4, return_token_ids=True))
+    ids = list(spoken(4).encode())[:4]
+    assert (whole["choices"][0]["token_ids"], whole["choices"][0]["prompt_token_ids"]) == (ids, [97, 98])
+    assert (chat["choices"][0]["token_ids"], bytes(chat["prompt_token_ids"])) == (ids, b"<user>hi>")
+    assert [body["choices"][0].get("token_ids") for body in streamed] == [ids[:3], ids[3:], None]
+    assert [body["choices"][0].get("prompt_token_ids") for body in streamed] == [[97, 98], None, None]
 
 
 async def test_usage_is_sent_only_when_asked_for(settings):
@@ -133,14 +169,14 @@ async def test_the_openai_client_raises_its_own_errors(settings):
         running(settings, FakeEngine()) as service,
         openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0) as client,
     ):
-        with pytest.raises(openai.BadRequestError, match="seed") as refused:
-            await client.completions.create(model="fake", prompt="a", seed=1)
+        with pytest.raises(openai.BadRequestError, match="min_tokens") as refused:
+            await client.completions.create(model="fake", prompt="a", extra_body={"min_tokens": 99})
         with pytest.raises(openai.NotFoundError):
             await client.completions.create(model="other", prompt="a")
         stream = await client.completions.create(model="fake", prompt=[0], stream=True)
         with pytest.raises(openai.APIError, match="zeros are refused"):
             _ = [chunk async for chunk in stream]
-    assert refused.value.param == "seed"
+    assert refused.value.param == "min_tokens"
 
 
 async def test_fifty_streams_at_once_each_get_all_of_their_own(settings):
@@ -152,7 +188,8 @@ async def test_fifty_streams_at_once_each_get_all_of_their_own(settings):
             *parts, usage = payloads(events)
             assert "".join(part["choices"][0]["text"] for part in parts) == spoken(index)
             tokens = sum(len(part["speculation"]["token_ids"]) for part in parts if "speculation" in part)
-            assert usage["usage"] == {"prompt_tokens": index, "completion_tokens": tokens, "total_tokens": 2 * index}
+            assert usage["usage"] == usage_of(index, tokens, cached=1)
+            assert tokens == index
 
         async with asyncio.TaskGroup() as group:
             for index in range(1, 51):
@@ -193,12 +230,16 @@ async def test_a_request_that_takes_too_long_is_stopped(redis_url, tmp_path):
 async def test_wrong_requests_get_openai_errors(settings):
     json_type = {"Content-Type": "application/json"}
     table = [
-        ("POST", "/v1/completions", json_type, b'{"prompt": "a", "seed": 1}', 400, "seed"),
+        ("POST", "/v1/completions", json_type, b'{"prompt": "a", "suffix": "b"}', 400, "suffix"),
         ("POST", "/v1/completions", json_type, b"{", 400, None),
         ("POST", "/v1/completions", json_type, b'{"prompt": ""}', 400, "prompt"),
         ("POST", "/v1/completions", json_type, b'{"prompt": [257]}', 400, "prompt"),
         ("POST", "/v1/completions", json_type, b'{"prompt": [-1]}', 400, "prompt"),
         ("POST", "/v1/completions", json_type, b'{"prompt": "a", "stop_token_ids": [999]}', 400, "stop_token_ids"),
+        ("POST", "/v1/completions", json_type, b'{"prompt": "a", "logit_bias": {"257": 1}}', 400, "logit_bias"),
+        ("POST", "/v1/completions", json_type, b'{"prompt": "a", "min_tokens": 17}', 400, "min_tokens"),
+        ("POST", "/v1/completions", json_type, b'{"prompt": "a", "best_of": 2}', 400, "best_of"),
+        ("POST", "/v1/completions", json_type, b'{"prompt": "a", "top_logprobs": 2}', 400, "top_logprobs"),
         ("POST", "/v1/completions", json_type, b'{"prompt": "a", "max_tokens": 600}', 400, "max_tokens"),
         ("POST", "/v1/completions", json_type, b'{"prompt": "' + b"a" * 600 + b'"}', 400, "prompt"),
         ("POST", "/v1/completions", json_type, b'{"prompt": "a", "model": "fak"}', 404, "model"),

@@ -6,8 +6,8 @@ import uuid
 import pytest
 from redis.asyncio import Redis
 
-from client.wire import INTAKE_GROUP, INTAKE_STREAM, Chunk, Final, decode_event, out_stream
-from core.types import FinishReason
+from client.wire import INTAKE_GROUP, INTAKE_STREAM, Chunk, Final, child_id, decode_event, out_stream
+from core.types import FinishReason, Sampling, Speculation
 from service.queue import connect
 from tests.service.fakes import FakeEngine, fake_settings, running, spoken, until
 
@@ -70,6 +70,45 @@ async def test_entries_written_before_any_gateway_came_are_served(settings, redi
     assert final.reason is FinishReason.LENGTH or final.error.code == "no_worker"
 
 
+async def test_every_sampling_field_travels(settings, redis):
+    fields = {
+        "min_p": 0.1,
+        "presence_penalty": 0.5,
+        "frequency_penalty": -0.5,
+        "repetition_penalty": 1.5,
+        "min_tokens": 2,
+        "seed": 9,
+        "include_stop_str_in_output": True,
+    }
+    job_id, engine = new_id(), FakeEngine()
+    async with running(settings, engine):
+        more = {"logit_bias": {"7": 2}, "stop": "zz", "logprobs": 1, "speculation": "off", "cache_salt": "me"}
+        await add(redis, {"id": job_id, "prompt": [97, 98], "max_tokens": 5, **fields, **more})
+        await answer(redis, job_id)
+    (request,) = engine.seen
+    assert request.sampling == Sampling(5, logit_bias=((7, 2.0),), stop=("zz",), logprobs=1, **fields)
+    assert (request.prompt_ids, request.coupled_key, request.cache_salt) == ((97, 98), 9, "me")
+    assert request.speculation == Speculation(max_drafts=0)
+
+
+async def test_log_probabilities_are_asked_for_alike_in_chats(settings, redis):
+    job_id, engine = new_id(), FakeEngine()
+    async with running(settings, engine):
+        await add(
+            redis, {"id": job_id, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3, "logprobs": 2}
+        )
+        await answer(redis, job_id)
+    assert engine.seen[0].sampling.logprobs == 2
+
+
+async def test_every_choice_has_a_stream_of_its_own(settings, redis):
+    job_id = new_id()
+    async with running(settings, FakeEngine()):
+        await add(redis, {"id": job_id, "prompt": "abc", "max_tokens": 6, "n": 3})
+        texts = [(await answer(redis, child_id(job_id, index)))[0] for index in range(3)]
+    assert texts == [spoken(6, index) for index in range(3)]
+
+
 WRONG = [
     ({}, "prompt"),
     ({"prompt": "a", "messages": [{"role": "user", "content": "hi"}]}, "prompt"),
@@ -80,6 +119,10 @@ WRONG = [
     ({"prompt": "a", "model": "other"}, "model"),
     ({"prompt": "a" * 600}, "prompt"),
     ({"messages": []}, "messages"),
+    ({"prompt": "a", "min_p": 2}, "min_p"),
+    ({"prompt": "a", "n": 99}, "n"),
+    ({"prompt": "a", "logit_bias": {"300": 1}}, "logit_bias"),
+    ({"prompt": "a", "speculation": {"policy": "none"}}, "speculation"),
 ]
 
 

@@ -1,12 +1,14 @@
 """What a request may say: every wrong field is named, with what came and what would be right."""
 
 import json
+from typing import get_type_hints
 
 import pytest
 
 from core.errors import RequestError
-from core.types import Sampling
-from service.openai import MAX_DEPTH, NOT_BUILT, WITHOUT_EFFECT, ChatRequest, CompletionRequest, parse
+from core.types import Sampling, Speculation
+from service.openai import NOT_BUILT, WITHOUT_EFFECT, ChatRequest, CompletionRequest
+from service.parse import MAX_DEPTH, parse
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -23,12 +25,95 @@ def refusal(body: bytes, wanted=CompletionRequest) -> RequestError:
 
 def test_sampling_fields_arrive():
     request = completion(temperature=0, top_p=0.5, top_k=-1, stop_token_ids=[7], ignore_eos=True)
-    assert request.sampling(9) == Sampling(9, 0.0, 0.5, 0, (7,), ignore_eos=True)
+    assert request.sampling(9) == Sampling(9, 0.0, 0.5, stop_token_ids=(7,), ignore_eos=True)
 
 
-def test_nulls_are_as_good_as_nothing():
-    nulls = dict.fromkeys(("model", "max_tokens", "temperature", "top_p", "top_k", "stop_token_ids", "user"))
-    assert completion(**nulls) == completion()
+def test_every_sampling_field_arrives():
+    fields = {
+        "min_p": 0.1,
+        "presence_penalty": -0.5,
+        "frequency_penalty": 0.25,
+        "repetition_penalty": 1.1,
+        "min_tokens": 2,
+        "seed": -(2**63),
+        "include_stop_str_in_output": True,
+        "logprobs": 3,
+    }
+    request = completion(**fields, logit_bias={"7": -100, "5": 1.5}, stop=["a", "b"])
+    assert request.sampling(9) == Sampling(9, logit_bias=((5, 1.5), (7, -100.0)), stop=("a", "b"), **fields)
+
+
+def test_what_is_left_out_is_what_the_engine_takes_by_default():
+    assert completion().sampling(16) == Sampling()
+
+
+@pytest.mark.parametrize(("stop", "stops"), [("ab", ("ab",)), ("", ()), ([], ()), (None, ())])
+def test_one_stop_is_a_list_of_one_and_an_empty_one_is_none(stop, stops):
+    assert completion(stop=stop).sampling(9).stop == stops
+
+
+@pytest.mark.parametrize(
+    ("fields", "alternatives"),
+    [({}, None), ({"logprobs": False}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 20}, 20)],
+)
+def test_chats_ask_for_log_probabilities_in_two_fields(fields, alternatives):
+    assert parse(json.dumps(CHAT | fields).encode(), ChatRequest).sampling(9).logprobs == alternatives
+
+
+def test_alternatives_without_log_probabilities_are_refused():
+    request = parse(json.dumps(CHAT | {"top_logprobs": 2}).encode(), ChatRequest)
+    with pytest.raises(RequestError, match="top_logprobs needs logprobs") as refused:
+        request.sampling(9)
+    assert refused.value.param == "top_logprobs"
+
+
+def test_more_min_tokens_than_max_tokens_are_refused():
+    with pytest.raises(RequestError, match="at most max_tokens, which is 9; it was 10") as refused:
+        completion(min_tokens=10).sampling(9)
+    assert refused.value.param == "min_tokens"
+
+
+@pytest.mark.parametrize(("best_of", "n"), [(None, 3), (3, 3)])
+def test_best_of_may_say_what_n_says(best_of, n):
+    assert completion(best_of=best_of, n=n).num_choices == n
+
+
+@pytest.mark.parametrize(("best_of", "n"), [(4, 3), (2, None), (0, None)])
+def test_best_of_may_not_ask_for_more_than_is_shown(best_of, n):
+    with pytest.raises(RequestError, match=r"n is \d, best_of was") as refused:
+        _ = completion(best_of=best_of, n=n).num_choices
+    assert refused.value.param == "best_of"
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        (None, Speculation()),
+        (True, Speculation()),
+        (False, Speculation(max_drafts=0)),
+        ("off", Speculation(max_drafts=0)),
+        ({"max_drafts": 3, "policy": "fixed"}, Speculation(3, policy="fixed")),
+    ],
+)
+def test_speculation_is_off_open_or_as_told(asked, meant):
+    assert completion(speculation=asked).asked_speculation == meant
+
+
+@pytest.mark.parametrize(("wanted", "prompt"), [(CompletionRequest, {"prompt": "hi"}), (ChatRequest, CHAT)])
+def test_nulls_are_as_good_as_nothing(wanted, prompt):
+    nulls = dict.fromkeys(name for name in wanted.__struct_fields__ if name not in prompt)
+    assert parse(json.dumps(nulls | prompt).encode(), wanted) == parse(json.dumps(prompt).encode(), wanted)
+
+
+BOUNDED = [
+    name for name in Sampling.__struct_fields__ if name not in ("max_tokens", "top_k", "logit_bias", "stop", "logprobs")
+]
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_fields_have_the_engine_s_bounds(name):
+    mine, engines = (get_type_hints(one, include_extras=True)[name] for one in (CompletionRequest, Sampling))
+    assert mine == engines | None
 
 
 def test_content_may_be_text_parts():
@@ -52,7 +137,7 @@ def test_a_field_that_is_not_built_is_refused_by_name(field):
     assert field in error.message
 
 
-@pytest.mark.parametrize(("value", "field"), [(True, "n"), (1, "echo"), (0, "logprobs")])
+@pytest.mark.parametrize(("value", "field"), [(True, "n"), (1, "echo"), (False, "logprobs"), (1, "ignore_eos")])
 def test_a_boolean_is_no_number(value, field):
     assert refusal(json.dumps({"prompt": "hi", field: value}).encode()).param == field
 
@@ -72,6 +157,28 @@ def test_a_boolean_is_no_number(value, field):
         ({"top_k": -2}, "top_k"),
         ({"top_k": 10**30}, "top_k"),
         ({"stop_token_ids": list(range(65))}, "stop_token_ids"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"presence_penalty": 2.5}, "presence_penalty"),
+        ({"frequency_penalty": -2.5}, "frequency_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"1": 101}}, "logit_bias"),
+        ({"logit_bias": [1]}, "logit_bias"),
+        ({"logit_bias": dict.fromkeys(range(1025), 1)}, "logit_bias"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"stop": ["a"] * 17}, "stop"),
+        ({"stop": ["a", ""]}, "stop"),
+        ({"stop": 3}, "stop"),
+        ({"seed": 2**63}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"logprobs": True}, "logprobs"),
+        ({"speculation": "on"}, "speculation"),
+        ({"speculation": {"max_drafts": -1}}, "speculation"),
+        ({"speculation": {"drafts": 1}}, "speculation"),
+        ({"cache_salt": ""}, "cache_salt"),
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usge": True}}, "stream_options"),
         ({"prompt": None}, "prompt"),
@@ -84,6 +191,13 @@ def test_a_boolean_is_no_number(value, field):
 def test_a_wrong_value_is_refused_by_its_field(fields, param):
     error = refusal(json.dumps({"prompt": "hi", **fields}).encode())
     assert (error.status, error.param) == (400, param)
+
+
+def test_a_refusal_says_what_came_and_what_would_be_right():
+    assert refusal(b'{"prompt": "hi", "temperature": 9}').message == (
+        "Expected `float` <= 2.0 - at `$.temperature`; temperature was 9"
+    )
+    assert refusal(json.dumps({"prompt": "hi", "stop": ["x"] * 99}).encode()).message.endswith("...")
 
 
 @pytest.mark.parametrize(

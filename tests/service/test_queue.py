@@ -185,11 +185,28 @@ async def test_a_job_that_cannot_be_read_can_be_refused(queue, client):
     assert await queue.depth() == 0
 
 
-async def test_a_job_cancelled_while_queued_says_so_when_claimed(queue):
-    job = new_job()
-    await queue.submit(job)
-    await queue.cancel(job.id)
-    assert (await take(queue)).is_cancelled
+async def test_a_job_cancelled_while_queued_ends_at_once_and_leaves_its_place(queue, client):
+    gone, waiting = new_job(), new_job()
+    for job in (gone, waiting):
+        await queue.submit(job)
+    await queue.cancel(gone.id)
+    assert ((await final_of(client, gone.id)).reason, await queue.depth()) == (FinishReason.CANCELLED, 1)
+    assert await state_of(client, gone.id) == "cancelled"
+    assert (await take(queue)).job == waiting
+
+
+async def test_a_job_cancelled_between_two_workers_says_so_when_claimed_again(queue):
+    claim = await claimed(queue)
+    await queue.cancel(claim.job.id)
+    await queue.release("one", [claim.entry])
+    (entry,) = await queue.reclaim("two", 1)
+    assert (await queue.claim(entry, "two")).is_cancelled
+
+
+async def test_it_tells_which_jobs_are_not_wanted_any_more(queue):
+    wanted, unwanted = await claimed(queue), await claimed(queue)
+    await queue.cancel(unwanted.job.id)
+    assert await queue.are_cancelled([wanted.job.id, unwanted.job.id, "f" * 32]) == [False, True, False]
 
 
 async def test_an_append_hears_of_a_cancellation(queue):

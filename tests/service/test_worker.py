@@ -1,6 +1,7 @@
 """The worker serves whatever comes, ends what it must end, and hands over what it cannot finish."""
 
 import asyncio
+import time
 
 import pytest
 from structlog.testing import capture_logs
@@ -13,25 +14,10 @@ from service.queue import JobQueue, connect
 from service.worker import Worker
 from tests.service.conftest import LEASE_MS
 from tests.service.fakes import FakeEngine, spoken, until, until_true, worker, write_tokenizer
-from tests.service.jobs import append, events_of, final_of, new_job, state_of, take, tokens_of
+from tests.service.jobs import append, end_of, final_of, new_job, state_of, take, text_of, tokens_of
 
 LEASE_S = LEASE_MS / 1000
 REFUSED, BREAKS = (0, 5), (1, 5)
-
-
-async def end_of(client, job):
-    """Wait for a job's Final."""
-    await until(lambda: has_ended(client, job), True)
-    return await final_of(client, job.id)
-
-
-async def has_ended(client, job):
-    return await final_of(client, job.id) is not None
-
-
-async def text_of(client, job):
-    events = await events_of(client, job.id)
-    return "".join(event.text for event in events[:-1]) + events[-1].tail
 
 
 async def has_streamed(client, job, num_tokens):
@@ -128,6 +114,22 @@ async def test_a_cancelled_job_stops_the_engine(settings, queue, client):
         await until_true(lambda: not engine.running)
     assert engine.aborted == [engine.seen[0].id]
     assert await state_of(client, job.id) == "cancelled"
+
+
+async def test_a_cancelled_job_that_gets_no_tokens_is_ended_too(settings, queue, client):
+    class LongPrefill(FakeEngine):
+        def step(self):
+            time.sleep(0.01)
+            return []
+
+    job, engine = new_job(), LongPrefill()
+    async with worker(settings, engine):
+        await queue.submit(job)
+        await until_true(lambda: engine.running)
+        await queue.cancel(job.id)
+        assert (await end_of(client, job)).reason is FinishReason.CANCELLED
+        await until_true(lambda: not engine.running)
+    assert await queue.depth() == 0
 
 
 async def test_a_job_cancelled_while_queued_never_reaches_the_engine(settings, queue, client):

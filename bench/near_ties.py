@@ -1,0 +1,137 @@
+"""How often speculation changes a greedy text in `fast` numerics, and how near a tie the target was where it did.
+
+In `batch_invariant` numerics the answer is never, bit for bit (tests/engine/test_identity.py). In `fast` a batch's
+shape changes the order of sums, so two logits that are almost equal may change places. Run with
+
+    python -m bench.near_ties
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.machine import describe_machine
+from core.config import DSparkSettings, NgramSettings
+from core.types import Policy, Request, Sampling
+from drafters.base import Drafter
+from engine.build import make_drafter, pick_dtype
+from engine.engine import Engine
+from engine.shape import EngineShape
+from models.folders import target_folder
+from models.load import load_target
+from models.qwen3 import Qwen3
+from models.tokenizer import Tokenizer
+from policies.confidence import Confidence
+from policies.fixed import Fixed, Off
+
+NUM_TOKENS = 256
+CONCURRENCY = (1, 16)
+POLICIES: dict[str, Callable[[], Policy]] = {
+    "fixed 1": lambda: Fixed(1),
+    "fixed 7": lambda: Fixed(7),
+    "confidence": lambda: Confidence(0.3),
+}
+# Of the two best logits: the most that may lie between them where two texts part.
+EPSILON = {"float32": 1e-3, "bfloat16": 0.25}
+
+
+def generate(
+    target: Qwen3, drafter: Drafter | None, policy: Callable[[], Policy], prompts: list[tuple[int, ...]], together: int
+) -> tuple[list[list[int]], Engine]:
+    """Return the greedy texts of prompts, `together` of them at a time, and the engine that wrote them."""
+    drafters = {drafter.spec.name: drafter} if drafter else {}
+    shape = EngineShape(max_num_seqs=together, kv_cache_tokens=16384)
+    engine = Engine(target, drafters, {"only": policy}, shape, ())
+    sampling = Sampling(max_tokens=NUM_TOKENS, temperature=0.0, ignore_eos=True)
+    texts: dict[str, list[int]] = {str(i): [] for i in range(len(prompts))}
+    for i, prompt in enumerate(prompts):
+        engine.add(Request(str(i), prompt, sampling, i))
+    while engine.has_work:
+        for emission in engine.step():
+            texts[emission.request_id].extend(emission.token_ids)
+    return list(texts.values()), engine
+
+
+@torch.inference_mode()
+def margin_at(target: Qwen3, ids: list[int]) -> float:
+    """Return how far apart the target's two best logits are after `ids`, computed densely."""
+
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ARG001
+        q, k, v = (x.transpose(-3, -2) for x in (q, k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return mixed.transpose(-3, -2)
+
+    hidden, _ = target(torch.tensor(ids), torch.arange(len(ids)), attend)
+    best = target.logits(hidden[-1:])[0].topk(2).values
+    return float(best[0] - best[1])
+
+
+def measure(dtype: str, num_prompts: int) -> dict[str, object]:
+    """Compare every cell's texts with plain decoding, one request at a time; returns counts and margins."""
+    folder = target_folder("demo")
+    target, tokenizer = load_target(folder, pick_dtype(dtype)), Tokenizer(folder)
+    entries = json.loads((Path(__file__).parent / "prompts" / "demo.json").read_text(encoding="utf-8")).values()
+    texts = [text for entry in entries for text in entry["prompts"][:num_prompts]]
+    prompts = [tuple(tokenizer.encode(text)) for text in texts]
+    plain, _ = generate(target, None, Off, prompts, 1)
+    cells = []
+    for name, settings in (("dspark", DSparkSettings()), ("ngram", NgramSettings())):
+        for policy, make in POLICIES.items():
+            for together in CONCURRENCY:
+                got, engine = generate(target, make_drafter(settings, target), make, prompts, together)
+                margins = []
+                for prompt, ours, theirs in zip(prompts, got, plain, strict=True):
+                    if ours != theirs:
+                        place = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if len(set(pair)) > 1)
+                        margins.append(margin_at(target, [*prompt, *ours[:place]]))
+                cells.append(
+                    {
+                        "drafter": name,
+                        "policy": policy,
+                        "concurrency": together,
+                        "texts": len(prompts),
+                        "diverged": len(margins),
+                        "margins": sorted(margins),
+                        "accepted": engine.stats.accepted,
+                        "rejected": engine.stats.verified - engine.stats.accepted,
+                    }
+                )
+                print(f"{name:8} {policy:12} {together:3} at once: {len(margins)} of {len(prompts)} texts diverge")
+    found = [margin for cell in cells for margin in cell["margins"]]  # type: ignore[attr-defined]
+    tokens = NUM_TOKENS * len(prompts) * len(cells)
+    return {
+        "machine": describe_machine(),
+        "dtype": str(target.norm.weight.dtype).removeprefix("torch."),
+        "tokens": tokens,
+        "divergences": len(found),
+        "divergences_per_million_tokens": 1e6 * len(found) / tokens,
+        "largest_margin": max(found, default=0.0),
+        "epsilon": EPSILON[str(target.norm.weight.dtype).removeprefix("torch.")],
+        "cells": cells,
+    }
+
+
+def main() -> int:
+    """Measure, write the result, and fail if a divergence was no near tie."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="float32")
+    parser.add_argument("--prompts", type=int, default=8, help="per domain")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "near_ties.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    result = measure(arguments.dtype, arguments.prompts)
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(
+        f"{result['divergences_per_million_tokens']:.1f} divergences per million tokens, {result['dtype']}; "
+        f"largest margin {result['largest_margin']:.2g}, allowed {result['epsilon']}"
+    )
+    return int(result["largest_margin"] > result["epsilon"])  # type: ignore[operator]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,123 @@
+"""What HTTP and Redis cost: a server against the same engine in this process, by turns, one thread each.
+
+    python -m bench.service_overhead
+    python -m bench.service_overhead --modes off --minutes 1
+
+Two numbers per mode: the share of the engine's tokens per second that is lost at 16 requests at once, and how much
+later the first token comes when nothing else runs. The engine's own clients cost nothing (bench/in_process.py), those
+of the server run beside it as real ones do; so all that the server does besides stepping counts as its cost.
+"""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from rich.console import Console
+from rich.table import Table
+
+from bench.in_process import EngineTarget
+from bench.interleave import fit_schedule, measure
+from bench.load import Load
+from bench.local_server import local_servers
+from bench.logs import show_warnings_only
+from bench.modes import Mode, make_modes
+from bench.openai_stream import Connection
+from bench.over_http import RAMP_SHARE, ServerTarget
+from bench.prompt_pool import PromptPool
+from bench.report import describe_run, shown_interval, write_json
+from bench.summary import Row, paired_ratio, summarise
+from bench.window import Window
+from core.config import EngineSettings
+from core.errors import SpecdError
+from core.statistics import Interval, bootstrap_interval
+from engine.build import build_engine
+
+RESULTS = Path(__file__).parent / "results" / "service_overhead.json"
+ENGINE, SERVER = "engine", "server"
+BUSY, IDLE = 16, 1
+
+
+class Overhead(Struct, frozen=True):
+    """What the service costs in one mode.
+
+    speed           the server's tokens per second over the engine's, at `BUSY` requests at once
+    first_token_ms  how much later its first token comes, with one request at a time
+    """
+
+    mode: str
+    speed: Interval | None
+    first_token_ms: Interval
+    rows: list[Row]
+
+
+def main() -> None:
+    """Read the command line, measure, print and write."""
+    parser = argparse.ArgumentParser(description="Measure what HTTP and Redis cost beside the engine alone.")
+    parser.add_argument("--modes", nargs="+", default=["off", "load_adaptive"], metavar="MODE")
+    parser.add_argument("--drafter", default="dspark")
+    parser.add_argument("--target", default="demo", help='"demo" or a checkpoint folder')
+    parser.add_argument("--minutes", type=float, default=3.0, help="time to measure for (default %(default)s)")
+    parser.add_argument("--window", type=float, default=3.0, help="seconds of one window (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    console = Console(highlight=False)
+    show_warnings_only()
+    settings = EngineSettings(target=arguments.target, max_num_seqs=BUSY)
+    modes = make_modes(arguments.modes, arguments.drafter, settings)
+    overheads = [measure_overhead(mode, arguments, console) for mode in modes]
+    console.print(overhead_table(overheads))
+    report = describe_run() | {"overheads": msgspec.to_builtins(overheads)}
+    write_json(arguments.output, report)
+    console.print(f"machine: {report['machine']}\nwrote {arguments.output}")
+
+
+def measure_overhead(mode: Mode, arguments: argparse.Namespace, console: Console) -> Overhead:
+    """Run the server and the engine of one mode by turns."""
+    console.print(f"mode {mode.name}")
+    loads = [Load(BUSY, 1.0), Load(IDLE, 1.0)]
+    minutes = arguments.minutes / len(arguments.modes)
+    schedule = fit_schedule(minutes, arguments.window, 2, len(loads), 1 + RAMP_SHARE / 2)
+    pool = PromptPool(["math", "code", "chat"], arguments.seed)
+    with local_servers([mode.settings]) as urls:
+        engine = EngineTarget(ENGINE, build_engine(mode.settings))
+        server = ServerTarget(SERVER, partial(Connection, urls[0], {}))
+        measured = measure([engine, server], loads, pool, schedule, arguments.seed, console.print)
+    busy, idle = (measured[load] for load in loads)
+    rates = [[window.tokens_per_s for window in busy[name]] for name in (SERVER, ENGINE)]
+    first_token = later_by_ms(idle[SERVER], idle[ENGINE])
+    return Overhead(mode.name, paired_ratio(rates[0], rates[1]), first_token, summarise(measured, ENGINE))
+
+
+def later_by_ms(ours: Sequence[Window], theirs: Sequence[Window]) -> Interval:
+    """Return by how many milliseconds our first tokens come later than theirs, rounds paired.
+
+    Rounds in which either saw no first token are left out. Raises SpecdError if none is left.
+    """
+    differences = [
+        1000 * (float(np.median(one.first_token_s)) - float(np.median(other.first_token_s)))
+        for one, other in zip(ours, theirs, strict=True)
+        if one.first_token_s and other.first_token_s
+    ]
+    if not differences:
+        raise SpecdError("no round saw first tokens on both sides; give it more --minutes")
+    return bootstrap_interval(differences, lambda sample: float(sample.mean()))
+
+
+def overhead_table(overheads: Sequence[Overhead]) -> Table:
+    """Return the result as a table."""
+    table = Table("mode", f"tokens/s, server / engine, {BUSY} at once", "first token later by, ms", box=None)
+    for overhead in overheads:
+        table.add_row(overhead.mode, shown_interval(overhead.speed), shown_interval(overhead.first_token_ms))
+    return table
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SpecdError as error:
+        raise SystemExit(f"bench: {error}") from error

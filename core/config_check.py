@@ -1,0 +1,96 @@
+"""What settings must not be together, though each is fine by itself."""
+
+from core.config import (
+    TABLES,
+    DrafterSettings,
+    FixedSettings,
+    NgramSettings,
+    NoDrafterSettings,
+    PolicySettings,
+    Settings,
+    all_drafters,
+    all_policies,
+    kind_of,
+    nearest,
+    shown,
+)
+from core.errors import ConfigError
+
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+# A gateway and a worker that are separate processes meet in Redis and nowhere else.
+ROLES_THAT_MEET_IN_REDIS = ("gateway", "worker")
+
+
+def check_settings(settings: Settings) -> None:
+    """Raise ConfigError for settings that are each fine but impossible together."""
+    _check_queue(settings)
+    _check_engine(settings)
+    _check_names(settings)
+    _check_arms(settings)
+    for name, drafter in all_drafters(settings).items():
+        _check_drafter(name, drafter)
+    _check_pair("policy.length", settings.drafter, settings.policy)
+
+
+def _check_queue(settings: Settings) -> None:
+    url = settings.queue.redis_url
+    if url is not None and not url.startswith(REDIS_SCHEMES):
+        raise ConfigError(f"queue.redis_url must begin with one of {', '.join(REDIS_SCHEMES)}, got {shown(url)!r}")
+    if settings.server.role in ROLES_THAT_MEET_IN_REDIS and url is None:
+        raise ConfigError(
+            f"server.role {settings.server.role!r} needs queue.redis_url: the gateway and its workers meet "
+            "in Redis; give --redis-url, or take role 'all'"
+        )
+
+
+def _check_engine(settings: Settings) -> None:
+    engine = settings.engine
+    if engine.kv_cache_tokens < max(engine.max_model_len or 0, engine.block_size):
+        raise ConfigError(
+            f"engine.kv_cache_tokens must hold a sequence (engine.max_model_len {engine.max_model_len}) "
+            f"and one block (engine.block_size {engine.block_size}), got {engine.kv_cache_tokens}"
+        )
+    if engine.numerics == "batch_invariant" and engine.dtype == "bfloat16":
+        raise ConfigError(
+            "engine.numerics 'batch_invariant' is built for engine.dtype 'float32', got 'bfloat16'; "
+            "take 'float32' or 'auto', or numerics 'fast'"
+        )
+
+
+def _check_names(settings: Settings) -> None:
+    """Hold names apart: the default has its kind's name, and a kind's name means that kind to everybody."""
+    for section, table, default, named in (
+        ("drafter", "drafters", settings.drafter, settings.drafters),
+        ("policy", "policies", settings.policy, settings.policies),
+    ):
+        for name, one in named.items():
+            if name == kind_of(default):
+                raise ConfigError(f"{table}.{name} has the name of the default, [{section}]; call it otherwise")
+            if name in TABLES[table] and name != kind_of(one):
+                raise ConfigError(f"{table}.{name} is of kind {kind_of(one)!r} under another kind's name; rename it")
+            if isinstance(one, NoDrafterSettings):
+                raise ConfigError(f"{table}.{name} cannot be of kind 'none'; to draft nothing, take policy 'off'")
+
+
+def _check_arms(settings: Settings) -> None:
+    drafters, policies = all_drafters(settings), all_policies(settings)
+    for name, arm in settings.arms.items():
+        if arm.drafter is not None and arm.drafter not in drafters:
+            raise ConfigError(f"unknown arms.{name}.drafter {arm.drafter!r}; {nearest(arm.drafter, list(drafters))}")
+        if arm.policy is not None and arm.policy not in policies:
+            raise ConfigError(f"unknown arms.{name}.policy {arm.policy!r}; {nearest(arm.policy, list(policies))}")
+        drafter = drafters[arm.drafter] if arm.drafter else settings.drafter
+        policy = policies[arm.policy] if arm.policy else settings.policy
+        _check_pair(f"the length of policy {arm.policy!r} in arms.{name}", drafter, policy)
+
+
+def _check_drafter(name: str, drafter: DrafterSettings) -> None:
+    if isinstance(drafter, NgramSettings) and drafter.min_ngram > drafter.max_ngram:
+        raise ConfigError(
+            f"drafter {name!r}: min_ngram must be at most max_ngram {drafter.max_ngram}, got {drafter.min_ngram}"
+        )
+
+
+def _check_pair(where: str, drafter: DrafterSettings, policy: PolicySettings) -> None:
+    if isinstance(drafter, NgramSettings) and isinstance(policy, FixedSettings) and policy.length > drafter.max_drafts:
+        raise ConfigError(f"{where} must be at most the drafter's max_drafts {drafter.max_drafts}, got {policy.length}")

@@ -1,0 +1,153 @@
+"""vLLM's --speculative-config JSON as settings of ours, so that a command line of theirs can be kept.
+
+What it says must be what happens: a field or value that is not built is refused by name, never left unheard. vLLM
+verifies `num_speculative_tokens` drafts of every sequence in every step, so that number becomes the policy `fixed`;
+`enable_adaptive_verification` becomes `load_adaptive`. Fields: vllm/config/speculative.py (vLLM 0.33).
+"""
+
+import json
+from typing import Any
+
+from core.config import nearest
+from core.errors import ConfigError
+
+METHODS = ("dspark", "ngram", "none")
+OTHER_METHODS = (
+    "custom_class",
+    "dflash",
+    "draft_model",
+    "eagle",
+    "eagle3",
+    "medusa",
+    "mlp_speculator",
+    "mtp",
+    "suffix",
+)
+
+# Fields we honour, and for which method.
+HONOURED = {
+    "method": METHODS,
+    "model": ("dspark",),
+    "num_speculative_tokens": ("dspark", "ngram"),
+    "prompt_lookup_max": ("ngram",),
+    "prompt_lookup_min": ("ngram",),
+    "enable_adaptive_verification": ("dspark", "ngram"),
+}
+# Fields of vLLM that are not built, with the values besides null that ask for what specd does anyway.
+NOT_BUILT: dict[str, tuple[object, ...]] = {
+    "attention_backend": (),
+    "code_revision": (),
+    "disable_by_batch_size": (),
+    "disable_eagle_block_drop": (False,),
+    "disable_padded_drafter_batch": (False, True),
+    "draft_load_config": (),
+    "draft_sample_method": ("probabilistic",),
+    "draft_tensor_parallel_size": (1,),
+    "dspark_draft_topk": (),
+    "enforce_eager": (True,),
+    "index_share_for_mtp_iteration": (),
+    "kv_cache_dtype": ("auto",),
+    "max_model_len": (),
+    "moe_backend": (),
+    "num_speculative_tokens_per_batch_size": (),
+    "parallel_drafting": (False,),
+    "quantization": (),
+    "rejection_sample_method": ("standard",),
+    "revision": (),
+    "speculative_token_tree": (),
+    "suffix_decoding_max_cached_requests": (),
+    "suffix_decoding_max_spec_factor": (),
+    "suffix_decoding_max_tree_depth": (),
+    "suffix_decoding_min_token_prob": (),
+    "synthetic_acceptance_length": (),
+    "synthetic_acceptance_rates": (),
+    "tensor_parallel_size": (1,),
+    "use_heterogeneous_vocab": (False,),
+    "use_local_argmax_reduction": (False,),
+}
+# vLLM's window where neither bound of prompt lookup is given.
+DEFAULT_LOOKUP = 5
+
+
+def speculative_flags(text: str) -> dict[str, object]:
+    """Return what vLLM's JSON says as "section.field" values; raises ConfigError for what cannot be honoured."""
+    given = _read(text)
+    method = _method(given)
+    for name, value in given.items():
+        _check_field(name, value, method)
+    if method == "none":
+        return {"drafter.kind": "none", "policy.kind": "off"}
+    flags = _ngram(given) if method == "ngram" else _dspark(given)
+    return flags | _policy(given, method)
+
+
+def _read(text: str) -> dict[str, Any]:
+    try:
+        given = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"--speculative-config is not valid JSON: {error}; got {text!r}") from error
+    if not isinstance(given, dict):
+        raise ConfigError(f"--speculative-config must be a JSON object, got {text!r}")
+    # null means for vLLM what leaving the field out means.
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _method(given: dict[str, Any]) -> str:
+    # vLLM takes the model's name for the method where it can: "ngram" is one such name.
+    method = given.get("method", "ngram" if given.get("model") == "ngram" else None)
+    if method in METHODS:
+        return str(method)
+    supported = f"specd has {', '.join(METHODS)}"
+    if method is None:
+        raise ConfigError(f"--speculative-config needs a method; {supported}")
+    if method in OTHER_METHODS:
+        raise ConfigError(f"--speculative-config: method {method!r} is not built; {supported}")
+    raise ConfigError(f"--speculative-config: unknown method {method!r}; {nearest(str(method), list(METHODS))}")
+
+
+def _check_field(name: str, value: object, method: str) -> None:
+    if name in HONOURED:
+        if method not in HONOURED[name] and (name, value) != ("model", method):
+            raise ConfigError(f"--speculative-config: {name} has no meaning for method {method!r}")
+    elif name in NOT_BUILT:
+        if not any(value == same and type(value) is type(same) for same in NOT_BUILT[name]):
+            raise ConfigError(f"--speculative-config: {name} is not supported by specd, got {value!r}; leave it out")
+    else:
+        known = nearest(name, [*HONOURED, *NOT_BUILT])
+        raise ConfigError(f"--speculative-config: unknown field {name!r}; {known}")
+
+
+def _ngram(given: dict[str, Any]) -> dict[str, object]:
+    if "num_speculative_tokens" not in given:
+        raise ConfigError("--speculative-config: method 'ngram' needs num_speculative_tokens")
+    low, high = given.get("prompt_lookup_min"), given.get("prompt_lookup_max")
+    if low is None and high is None:
+        low = high = DEFAULT_LOOKUP
+    return {
+        "drafter.kind": "ngram",
+        "drafter.max_drafts": given["num_speculative_tokens"],
+        "drafter.min_ngram": high if low is None else low,
+        "drafter.max_ngram": low if high is None else high,
+    }
+
+
+def _dspark(given: dict[str, Any]) -> dict[str, object]:
+    if "model" not in given:
+        raise ConfigError("--speculative-config: method 'dspark' needs model, the drafter's checkpoint folder")
+    return {"drafter.kind": "dspark", "drafter.path": given["model"]}
+
+
+def _policy(given: dict[str, Any], method: str) -> dict[str, object]:
+    adaptive = given.get("enable_adaptive_verification", False)
+    if not isinstance(adaptive, bool):
+        raise ConfigError(f"--speculative-config: enable_adaptive_verification must be a boolean, got {adaptive!r}")
+    if adaptive:
+        if method == "dspark" and "num_speculative_tokens" in given:
+            raise ConfigError(
+                "--speculative-config: with enable_adaptive_verification a dspark checkpoint says itself how much it "
+                "drafts; leave num_speculative_tokens out"
+            )
+        return {"policy.kind": "load_adaptive"}
+    if "num_speculative_tokens" in given:
+        return {"policy.kind": "fixed", "policy.length": given["num_speculative_tokens"]}
+    return {}

@@ -1,0 +1,88 @@
+"""Which rows a drafter missed and gets now: the target runs them again, for their features alone.
+
+A sequence that was not followed, or that began on cached blocks whose drafter part nobody has written, is stale. To
+draft again, the rows from its watermark to its end run through the target once more, in chunks if there are many; no
+target KV is stored. A drafter that needs no features gets the tokens and costs no rows.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.types import BoolArray
+from engine.group import Places, PolicyGroup
+from engine.scheduler import Batch
+from engine.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CatchUp:
+    """Rows start..stop - 1 of the sequence at `place` in the batch; in_forward tells whether the target runs them."""
+
+    place: int
+    sequence: Sequence
+    start: int
+    stop: int
+    in_forward: bool
+
+    @property
+    def num_rows(self) -> int:
+        """Rows caught up with."""
+        return self.stop - self.start
+
+    @property
+    def tokens(self) -> list[int]:
+        """The rows' input tokens and the one after the last, which is known as well."""
+        return self.sequence.tokens[self.start : self.stop + 1]
+
+
+class CatchUpBudget:
+    """Gives out the rows of one step, and sees to it that no block's drafter part is written by two at once."""
+
+    def __init__(self, spare_rows: int, block_size: int) -> None:
+        self.chosen: list[CatchUp] = []
+        self._spare, self._block_size = spare_rows, block_size
+        self._claimed: set[tuple[str, int]] = set()
+
+    @property
+    def num_rows(self) -> int:
+        """Target rows given out so far."""
+        return sum(each.num_rows for each in self.chosen if each.in_forward)
+
+    def catch_up(self, batch: Batch, members: Places, follow: BoolArray, group: PolicyGroup) -> BoolArray:
+        """Choose rows for the stale sequences that are to be followed; tells which will then be up to date."""
+        done = np.zeros(len(members), dtype=np.bool_)
+        for i, place in enumerate(members.tolist()):
+            sequence = batch.sequences[place]
+            if follow[i] and sequence.num_stale > 0 and sequence.extended >= 0:
+                done[i] = self._choose(place, sequence, group)
+        return done
+
+    def _choose(self, place: int, sequence: Sequence, group: PolicyGroup) -> bool:
+        in_forward = bool(group.speculator.spec.feature_layers)
+        start, stop = sequence.extended, sequence.num_computed
+        if in_forward:
+            stop = min(stop, start + self._spare)
+        if group.speculator.kv:
+            stop = self._claim(sequence, start, stop, group.key[0])
+        if stop > start:
+            self.chosen.append(CatchUp(place, sequence, start, stop, in_forward))
+            self._spare -= (stop - start) * in_forward
+        return stop == sequence.num_computed
+
+    def _claim(self, sequence: Sequence, start: int, stop: int, drafter: str) -> int:
+        """Claim the blocks of rows start..stop - 1, up to the first that another has; returns where to stop.
+
+        A chunk that is not the last ends with a block: no block that others may read is left half written.
+        """
+        size, index = self._block_size, start // self._block_size
+        if start < stop < sequence.num_computed:
+            # At least one block, even where a step takes fewer rows: else nobody would ever catch up.
+            stop = min(max(stop // size, index + 1) * size, sequence.num_computed)
+        while index * size < stop:
+            claim = (drafter, sequence.blocks[index])
+            if claim in self._claimed:
+                return max(start, index * size)
+            self._claimed.add(claim)
+            index += 1
+        return stop

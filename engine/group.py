@@ -1,0 +1,125 @@
+"""The sequences that one policy plans for one drafter: what it sees of them, what it says, what it learns.
+
+A policy is a plug-in. Whatever it raises is logged and counted, and its sequences decode plainly in that step.
+"""
+
+import numpy as np
+import structlog
+from msgspec import Struct
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.cost import CostTable
+from core.errors import EngineError
+from core.types import Plan, Policy, Rule, StepOutcome, StepView
+from engine.scheduler import Batch
+from engine.sequence import GroupKey
+from engine.speculator import Speculator
+from engine.stats import EngineStats, GroupStats
+from policies.base import draft_nothing
+
+log = structlog.get_logger()
+
+Places = NDArray[np.int64]
+
+
+class Others(Struct, frozen=True):
+    """What a group is told of the step around it.
+
+    planned_rows   target rows that groups planned before it have asked for: drafts and catch-up
+    num_sequences  sequences of the whole batch
+    kv_free        share of KV blocks that could be taken
+    queue_depth    requests without a slot
+    """
+
+    planned_rows: int
+    num_sequences: int
+    kv_free: float
+    queue_depth: int
+
+
+class PolicyGroup:
+    """A policy, the drafter it decides about, and the survivals it may see: always those of finished steps."""
+
+    def __init__(
+        self, key: GroupKey, speculator: Speculator, policy: Policy, stats: EngineStats, num_slots: int
+    ) -> None:
+        self.key, self.speculator, self.policy = key, speculator, policy
+        self.counts = stats.groups.setdefault(key, GroupStats())
+        self._stats = stats
+        self._survival_lag = np.full((num_slots, speculator.spec.max_drafts), np.nan, dtype=np.float32)
+
+    def open(self, slot: int) -> None:
+        """Forget what the slot's last sequence has shown."""
+        self._survival_lag[slot] = np.nan
+
+    def view(self, batch: Batch, members: Places, others: Others, cost: CostTable | None) -> StepView:
+        """Describe the step to the policy, before any draft of it exists; members i64 [b] are places in the batch."""
+        sequences = [batch.sequences[b] for b in members.tolist()]
+        for sequence in sequences:
+            self.speculator.advance(sequence)
+        slots = np.array([s.slot for s in sequences], dtype=np.int32)
+        stale = np.array([s.num_stale for s in sequences], dtype=np.int32)
+        gamma_max = np.array(batch.gamma_max, dtype=np.int32)[members]
+        # A stale drafter state cannot be drafted from.
+        gamma_max[stale > 0] = 0
+        samples = np.array([batch.samples(b) for b in members.tolist()], dtype=np.bool_)
+        return StepView(
+            step=self._stats.steps,
+            slots=slots,
+            gamma_max=gamma_max,
+            samples=samples,
+            context_len=np.array([s.num_computed for s in sequences], dtype=np.int32),
+            extra_rows=sum(batch.num_rows) - int(samples.sum()) + others.planned_rows,
+            extra_sequences=others.num_sequences - len(sequences),
+            stale_rows=stale,
+            survival_lag=self._survival_lag[slots],
+            kv_free=others.kv_free,
+            queue_depth=others.queue_depth,
+            cost=cost,
+        )
+
+    def plan(self, view: StepView) -> Plan:
+        """Ask the policy and hold its answer to the view's bounds; plain decoding if it fails."""
+        if self.speculator.drafter is None:
+            return draft_nothing(view)
+        try:
+            plan = self.policy.plan(view)
+            draft_len = np.clip(np.asarray(plan.draft_len, dtype=np.int32), 0, view.gamma_max)
+            follow = np.broadcast_to(np.asarray(plan.follow, dtype=np.bool_), view.slots.shape)
+            check_plan(plan, self.speculator.spec.max_drafts)
+            return Plan(draft_len, plan.rule, follow, plan.calibration)
+        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; the step must go on
+            self._fell_back(error)
+            return draft_nothing(view)
+
+    def remember(self, slots: NDArray[np.int32], draft_len: NDArray[np.int32], survival: Tensor) -> None:
+        """Keep this step's survival [b, G] of the sequences that drafted, for the views of later steps.
+
+        What was not asked for stays unknown; who did not draft keeps what it showed last.
+        """
+        width = self._survival_lag.shape[1]
+        drafted = draft_len > 0
+        seen = survival.numpy(force=True)[drafted, :width]
+        asked = np.arange(width) < draft_len[drafted, None]
+        self._survival_lag[slots[drafted]] = np.where(asked, seen, np.nan)
+
+    def observe(self, outcome: StepOutcome) -> None:
+        """Teach the policy a finished step."""
+        try:
+            self.policy.observe(outcome)
+        except Exception as error:  # noqa: BLE001 - see plan
+            self._fell_back(error)
+
+    def _fell_back(self, error: Exception) -> None:
+        self._stats.fallbacks["policy"] += 1
+        log.warning("policy_failed", drafter=self.key[0], policy=self.key[1], error=repr(error))
+
+
+def check_plan(plan: Plan, width: int) -> None:
+    """Raise EngineError if a policy says what no rule or calibration of ours means."""
+    if not isinstance(plan.rule, Rule):
+        raise EngineError(f"a plan's rule must be one of core.types.Rule, got {plan.rule!r}")
+    calibration = plan.calibration
+    if calibration and not len(calibration.slope) == len(calibration.intercept) == width:
+        raise EngineError(f"a plan's calibration must have {width} places, got {len(calibration.slope)}")

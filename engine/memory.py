@@ -1,0 +1,53 @@
+"""What an engine reserves when it is built: blocks, slots, the KV of the target and of every drafter."""
+
+from collections.abc import Mapping
+
+from core.errors import ConfigError
+from drafters.base import Drafter
+from engine.blocks import BlockPool
+from engine.kv_cache import KVGroup
+from engine.scheduler import Limits, Scheduler
+from engine.shape import EngineShape
+from engine.slots import SlotTable
+from engine.speculator import NO_DRAFTER, Place, Speculator
+from engine.stats import EngineStats
+from models.qwen3 import Qwen3
+
+
+class EngineMemory:
+    """The pool of blocks behind all KV, and everything that is indexed by block or slot."""
+
+    def __init__(
+        self, target: Qwen3, drafters: Mapping[str, Drafter | None], shape: EngineShape, stats: EngineStats
+    ) -> None:
+        config, dtype = target.config, target.norm.weight.dtype
+        size, longest = shape.block_size, config.max_position_embeddings
+        width = max((drafter.spec.max_drafts for drafter in drafters.values() if drafter), default=0)
+        # A sequence's draft rows reach at most this many blocks past the one of its anchor.
+        num_scratch = shape.max_num_seqs * -(-width // size)
+        num_blocks = shape.kv_cache_tokens // size + 1 + num_scratch
+        limits = Limits(
+            max_num_seqs=shape.max_num_seqs,
+            max_num_batched_tokens=shape.max_num_batched_tokens,
+            max_model_len=min(shape.max_model_len or longest, longest),
+            prefix_cache=shape.prefix_cache,
+        )
+        self.width = width
+        self.pool = BlockPool(num_blocks, size, num_scratch)
+        self.scheduler = Scheduler(limits, self.pool)
+        max_blocks = self.pool.blocks_for(limits.max_model_len + width + 1)
+        self.slots = SlotTable(shape.max_num_seqs, max_blocks, config.vocab_size)
+        heads, head_dim = config.num_key_value_heads, config.head_dim
+        self.kv = KVGroup(config.num_hidden_layers, num_blocks, size, heads, head_dim, dtype)
+        self.speculators: dict[str, Speculator] = {}
+        for bit, (name, drafter) in enumerate(({**drafters} | {NO_DRAFTER: None}).items()):
+            if name == NO_DRAFTER and drafters.get(name):
+                raise ConfigError(f"no drafter can be called {NO_DRAFTER!r}: that is the name of having none")
+            group = drafter.spec.kv_layers if drafter else None
+            kv = KVGroup(group[0], num_blocks, size, *group[1:], dtype) if group else None
+            self.speculators[name] = Speculator(Place(name, bit), drafter, kv, self.pool, stats, config.vocab_size)
+
+    @property
+    def drafter_bytes(self) -> int:
+        """Memory that all drafters' KV reserves."""
+        return sum(each.kv.num_bytes for each in self.speculators.values() if each.kv)

@@ -1,0 +1,72 @@
+"""All randomness of a round, drawn before its drafts: keyed by request, so that no batch can shift it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.random import round_uniforms
+from core.types import I32, Request
+from engine.sequence import Sequence
+from kernels.noise import gumbel_noise
+
+
+@dataclass(frozen=True, slots=True)
+class RoundNoise:
+    """The numbers a round may use (docs/exactness.md).
+
+    draft     f32 [B, G] uniform in [0, 1)
+    verdict   f32 [B, G + 1] uniform in [0, 1)
+    coupled   bool [B]; whose tokens gumbel draws, in drafting and in verification alike
+    gumbel    f32 [B, G + 1, V], filled where something will be drawn; None if nobody is coupled
+    """
+
+    draft: Tensor
+    verdict: Tensor
+    coupled: Tensor
+    gumbel: Tensor | None
+
+    def of(self, index: Tensor) -> "RoundNoise":
+        """Return the numbers of some sequences, index i64 [b]."""
+        if len(index) == len(self.draft):
+            return self
+        gumbel = None if self.gumbel is None else self.gumbel[index]
+        return RoundNoise(self.draft[index], self.verdict[index], self.coupled[index], gumbel)
+
+
+def draw_noise(sequences: tuple[Sequence, ...], draft_len: I32, width: int, vocab_size: int) -> RoundNoise:
+    """Return the noise of a round with up to `width` drafts; draft_len i32 [B] says how many are wanted."""
+    if all(sequence.request.sampling.temperature == 0.0 for sequence in sequences):
+        # A greedy law has one token, which any number draws.
+        size = len(sequences)
+        coupled = torch.zeros(size, dtype=torch.bool)
+        return RoundNoise(torch.zeros(size, width), torch.zeros(size, width + 1), coupled, None)
+    nonces = np.array([sequence.request.nonce for sequence in sequences], dtype=np.uint64)
+    anchors = np.array([len(sequence.tokens) - 1 for sequence in sequences], dtype=np.int64)
+    attempts = np.array([sequence.attempt for sequence in sequences], dtype=np.int64)
+    draft, verdict = map(torch.from_numpy, round_uniforms(nonces, anchors, attempts, width))
+    is_coupled = np.array([uses_gumbel(sequence.request) for sequence in sequences])
+    coupled = torch.from_numpy(is_coupled)
+    if not is_coupled.any():
+        return RoundNoise(draft, verdict, coupled, None)
+    places = np.flatnonzero(is_coupled)
+    num_places = int(draft_len[places].max()) + 1
+    requests = [sequences[b].request for b in places.tolist()]
+    noise = gumbel_noise(
+        np.array([request.coupled_key for request in requests], dtype=np.uint64),
+        anchors[places, None] + 1 + np.arange(num_places),
+        np.array([request.n_index for request in requests], dtype=np.int64),
+        vocab_size,
+        coupled.device,
+    )
+    if len(places) == len(sequences) and num_places == width + 1:
+        return RoundNoise(draft, verdict, coupled, noise)
+    gumbel = torch.zeros(len(sequences), width + 1, vocab_size)
+    gumbel[coupled, :num_places] = noise
+    return RoundNoise(draft, verdict, coupled, gumbel)
+
+
+def uses_gumbel(request: Request) -> bool:
+    """Tell whether coupled noise decides a request's tokens; a greedy answer is the same under either verifier."""
+    return request.coupled_key is not None and request.sampling.temperature > 0.0

@@ -1,0 +1,112 @@
+"""The plans of all groups of a step, made one after the other and put together for the batch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.cost import CostTable
+from core.types import I32, BoolArray, Plan, Rule
+from engine.blocks import BlockPool
+from engine.catch_up import CatchUp, CatchUpBudget
+from engine.group import Others, Places, PolicyGroup
+from engine.scheduler import Batch
+from engine.sequence import GroupKey
+from engine.speculator import Speculator
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """What one group's policy said: members i64 [b] are its sequences' places in the batch, slots i32 [b]."""
+
+    group: PolicyGroup
+    members: Places
+    slots: I32
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """What the step will do, decided before any of its drafts exists.
+
+    draft_len   i32 [B]; drafts to ask for
+    follow      bool [B]; whose own final rows go to their drafter
+    group       i64 [B]; index into parts
+    catch_up    computed rows that drafters have missed and now get, in batch order
+    """
+
+    parts: tuple[GroupPlan, ...]
+    draft_len: I32
+    follow: BoolArray
+    group: NDArray[np.int64]
+    catch_up: tuple[CatchUp, ...]
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """One admission rule per part."""
+        return tuple(part.plan.rule for part in self.parts)
+
+    @property
+    def feature_layers(self) -> tuple[int, ...]:
+        """The target layers that any of the drafters told of this step reads, ascending."""
+        layers: set[int] = set()
+        return tuple(sorted(layers.union(*(speculator.spec.feature_layers for speculator, _ in self.told))))
+
+    @property
+    def drafting(self) -> list[tuple[Speculator, Tensor]]:
+        """The drafters that are asked for drafts, with the places i64 [b] of the sequences they draft for."""
+        return self._by_drafter(self.draft_len > 0)
+
+    @property
+    def told(self) -> list[tuple[Speculator, Tensor]]:
+        """The drafters that hear of final rows, with the places i64 [b] whose own rows they get, possibly none."""
+        caught_up = np.zeros_like(self.follow)
+        caught_up[[each.place for each in self.catch_up]] = True
+        own = torch.from_numpy(self.follow)
+        return [(each, index[own[index]]) for each, index in self._by_drafter(self.follow | caught_up)]
+
+    def _by_drafter(self, chosen: BoolArray) -> list[tuple[Speculator, Tensor]]:
+        places: dict[str, list[Places]] = {}
+        speculators = {part.group.speculator.name: part.group.speculator for part in self.parts}
+        for part in self.parts:
+            mine = part.members[chosen[part.members]]
+            if len(mine):
+                places.setdefault(part.group.speculator.name, []).append(mine)
+        return [(speculators[name], torch.from_numpy(np.sort(np.concatenate(p)))) for name, p in places.items()]
+
+
+def plan_step(
+    batch: Batch,
+    groups: Mapping[GroupKey, PolicyGroup],
+    costs: Mapping[str, CostTable],
+    pool: BlockPool,
+    queue_depth: int,
+) -> StepPlan:
+    """Ask each group's policy in the groups' order; a later group sees what earlier ones planned."""
+    size = len(batch.sequences)
+    keys = [sequence.group for sequence in batch.sequences]
+    present = set(keys)
+    parts: list[GroupPlan] = []
+    draft_len = np.zeros(size, dtype=np.int32)
+    follow = np.zeros(size, dtype=np.bool_)
+    group_of = np.zeros(size, dtype=np.int64)
+    budget = CatchUpBudget(batch.spare_rows, pool.block_size)
+    kv_free = pool.num_free / pool.num_usable
+    planned_rows = 0
+    for key in groups if len(present) > 1 else present:
+        if key not in present:
+            continue
+        group = groups[key]
+        members = np.flatnonzero(np.array([name == key for name in keys]))
+        others = Others(planned_rows, size, kv_free, queue_depth)
+        view = group.view(batch, members, others, costs.get(key[0]))
+        plan = group.plan(view)
+        draft_len[members] = plan.draft_len
+        follow[members] = plan.follow & ((view.stale_rows == 0) | budget.catch_up(batch, members, plan.follow, group))
+        group_of[members] = len(parts)
+        parts.append(GroupPlan(group, members, view.slots, plan))
+        planned_rows = int(draft_len.sum()) + budget.num_rows
+    return StepPlan(tuple(parts), draft_len, follow, group_of, tuple(sorted(budget.chosen, key=lambda c: c.place)))

@@ -1,0 +1,95 @@
+"""Attention whose every row is the same bits whatever else is in the batch: the second body of kernels/attention.py.
+
+A sequence's context is cut into splits of a fixed size, by position alone, and its rows into tiles of a fixed size. One
+tile against one split is a matrix product whose shape never changes; where a row sees nothing of a split, the split
+adds exact zeros. Splits are added up in order, so neither the rows beside a row, nor the padding after its context,
+nor the chunks in which the context was computed can move a bit of it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core.tensors import PagedKV
+from kernels.attention import LARGEST_SHARED_TILE_ROWS, AttentionLayout, cache_rows, context_rows
+
+# Both are multiples of 16, the widest vector of float32: no row ends in a vector's tail.
+SPLIT_ROWS = 64
+TILE_ROWS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SplitTile:
+    """Some sequences computed together: b sequences of t tiles of TILE_ROWS rows over s splits of SPLIT_ROWS.
+
+    rows     i64 [b * t * TILE_ROWS]; row of the ragged batch for each padded place
+    cache    i64 [b * s * SPLIT_ROWS]; cache row of each place of the context, padding points at readable rows
+    hidden   bool [t, b, s, 1, group * TILE_ROWS, SPLIT_ROWS]; what a row does not see; it sees at least one place
+    valid    i64; padded places that are real rows; targets are the ragged rows they belong to
+    """
+
+    rows: Tensor
+    cache: Tensor
+    hidden: Tensor
+    valid: Tensor
+    targets: Tensor
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> None:
+        """Attend with the tile's rows (`AttentionTile.attend`), in float32 whatever the dtype."""
+        t, b = self.hidden.shape[:2]
+        num_kv_heads, head_dim = keys.shape[1:]
+        # Keys and values are [b, s, Hkv, SPLIT_ROWS, D], tiles of queries t times [b, Hkv, group * TILE_ROWS, D].
+        split_keys, split_values = (
+            cache.index_select(0, self.cache).float().view(b, -1, SPLIT_ROWS, num_kv_heads, head_dim).transpose(2, 3)
+            for cache in (keys, values)
+        )
+        rows = q.index_select(0, self.rows).float().mul_(head_dim**-0.5)
+        tiles = rows.view(b, t, TILE_ROWS, num_kv_heads, -1, head_dim).permute(1, 0, 3, 4, 2, 5).flatten(3, 4)
+        mixed = torch.stack([self._mix(index, tile, split_keys, split_values) for index, tile in enumerate(tiles)], 1)
+        mixed = mixed.unflatten(3, (-1, TILE_ROWS)).permute(0, 1, 4, 2, 3, 5).reshape(-1, *q.shape[1:])
+        out.index_copy_(0, self.targets, mixed.index_select(0, self.valid).to(out.dtype))
+
+    def _mix(self, index: int, tile: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Return one tile's output [b, Hkv, M, D], M = group * TILE_ROWS, from its queries of that shape."""
+        queries = tile[:, None].expand(-1, keys.shape[1], -1, -1, -1)
+        scores = (queries @ keys.transpose(-1, -2)).masked_fill_(self.hidden[index], -torch.inf)
+        # A maximum has no rounding, so the splits may share it.
+        weights = scores.sub_(scores.amax((1, 4), keepdim=True)).exp_()
+        parts = torch.cat((weights @ values, weights.sum(-1, keepdim=True)), -1)
+        total = torch.zeros_like(parts[:, 0])
+        for part in parts.unbind(1):
+            total += part
+        return total[..., :-1] / total[..., -1:]
+
+
+def plan_split_attention(
+    kv: PagedKV, cu_rows: Tensor, positions: Tensor, visible: Tensor, group: int
+) -> AttentionLayout:
+    """Lay out ragged rows over the cache for batch-invariant attention; arguments as in `plan_attention`."""
+    counts = cu_rows.diff()
+    write = cache_rows(kv, torch.repeat_interleave(counts), positions)
+    sizes = counts.tolist()
+    shared = [b for b, rows in enumerate(sizes) if 0 < rows <= LARGEST_SHARED_TILE_ROWS]
+    lone = [[b] for b, rows in enumerate(sizes) if rows > LARGEST_SHARED_TILE_ROWS]
+    members = ([shared] if shared else []) + lone
+    return AttentionLayout(write, tuple(_tile(kv, cu_rows, visible, group, torch.tensor(m)) for m in members))
+
+
+def _tile(kv: PagedKV, cu_rows: Tensor, visible: Tensor, group: int, members: Tensor) -> SplitTile:
+    first, counts = cu_rows[members], cu_rows.diff()[members]
+    offsets = torch.arange(_padded(int(counts.max()), TILE_ROWS))
+    is_row = offsets < counts[:, None]
+    rows = (first[:, None] + offsets * is_row).flatten()
+    reach = torch.where(is_row, visible[rows].view_as(is_row), 1)
+    places = torch.arange(_padded(int(reach.max()), SPLIT_ROWS))
+    cache = context_rows(kv, members, reach.amax(1, keepdim=True), len(places)).flatten()
+    valid = is_row.flatten().nonzero().squeeze(1)
+    # As the queries lie: t times [b, 1, 1, group * TILE_ROWS, 1].
+    limits = reach.unflatten(1, (-1, TILE_ROWS)).transpose(0, 1).repeat(1, 1, group)[:, :, None, None, :, None]
+    hidden = places.view(-1, 1, 1, SPLIT_ROWS) >= limits
+    return SplitTile(rows, cache, hidden, valid, rows[valid])
+
+
+def _padded(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple

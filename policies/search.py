@@ -1,0 +1,80 @@
+"""Who should draft, and how many drafts to verify: the plan of most expected tokens per second.
+
+Tokens and seconds are those of one whole step. Every sequence brings one token; a draft that is verified brings as
+many more as its chance to survive. docs/writing-a-policy.md tells the story around it.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.cost import StepPrices
+from core.types import BoolArray
+
+F64 = NDArray[np.float64]
+
+# Plans are compared for this many sequences times bars, or for so many bars if there are more sequences.
+PLANS, LEAST_BARS = 512, 8
+
+
+def choose_drafting(
+    prices: StepPrices, num_sequences: int, base_s: float, survival: F64, charge_s: F64
+) -> tuple[BoolArray, F64]:
+    """Return which sequences [B] are worth drafting for, and the tokens per step [B] that drafting gains for each.
+
+    num_sequences  everybody who samples in the step; they get a token each
+    base_s         seconds of the step without any speculation
+    survival       [B, G] expected survivals, 0 where there is no room
+    charge_s       [B] seconds that a sequence must earn beyond what its drafting costs
+    A draft is verified if its survival reaches a bar. For every bar the sequences are ranked by what they would gain;
+    then all prefixes of all rankings are compared, of which the empty one is plain decoding. The bars are survivals at
+    hand: all of them if there are few sequences, so that no number of drafts is left out.
+    """
+    size = len(survival)
+    values = np.sort(survival, axis=None)
+    num_bars = min(len(values), max(LEAST_BARS, PLANS // size))
+    bars = np.maximum(values[np.linspace(0, len(values) - 1, num_bars).astype(np.int64)], np.finfo(np.float64).tiny)
+    passes = (survival >= bars[:, None, None]).astype(np.float64)
+    ones = np.ones(survival.shape[1])
+    num_drafts = (passes @ ones).astype(np.int64)
+    tokens = (passes * survival) @ ones
+    speculation_s = prices.speculation_curve(size)
+    drafts_s = prices.verification_curve(num_sequences, survival.size)
+    # The rate that a draft row must beat: that of plain decoding, or of all sequences drafting.
+    all_drafts = num_drafts.sum(1)
+    all_s = base_s + speculation_s[size] + charge_s.sum() + drafts_s[all_drafts]
+    rate = max(num_sequences / base_s, float(((num_sequences + tokens.sum(1)) / all_s).max()))
+    # What a row costs depends on how many there are in the end: rank by the dearest and by the cheapest they may be.
+    some = drafts_s[1:] / np.arange(1, len(drafts_s))
+    row_s = np.array((some.max(), some.min()))[:, None, None]
+    gain = tokens - rate * (num_drafts * row_s + charge_s)
+    # Who has no draft above the bar comes last: it would be drafted for in vain.
+    order = np.argsort(np.where(num_drafts > 0, -gain, np.inf).reshape(-1, size), axis=1, kind="stable")
+    ranked = [np.take_along_axis(np.tile(each, (2, 1)), order, 1).cumsum(1) for each in (tokens, num_drafts)]
+    step_s = base_s + speculation_s[1:] + charge_s[order].cumsum(1) + drafts_s[ranked[1]]
+    rates = (num_sequences + ranked[0]) / step_s
+    bar, count = divmod(int(rates.argmax()), size)
+    chosen = np.zeros(size, dtype=np.bool_)
+    planned = survival.size
+    if rates[bar, count] > num_sequences / base_s:
+        chosen[order[bar, : count + 1]] = True
+        planned = max(1, int(ranked[1][bar, count]))
+    # At the row price of the plan, less an even share of what drafting costs; in tokens that the time would have given.
+    gain = tokens - rate * (num_drafts * some[planned - 1] + charge_s)
+    return chosen, gain.max(axis=0) - rate * speculation_s[size] / size
+
+
+def choose_budget(prices: StepPrices, num_sequences: int, base_s: float, survival: F64) -> tuple[int, float]:
+    """Return how many drafts to verify in all, and how many seconds the step will take.
+
+    survival  [n, G] expected survivals of those who draft, 0 where there is no room. Drafting is paid for already, so
+              its seconds count whether or not anything is verified.
+    """
+    order = np.sort(survival, axis=None)[::-1]
+    tokens = np.empty(len(order) + 1)
+    tokens[0] = num_sequences
+    np.cumsum(order, out=tokens[1:])
+    tokens[1:] += num_sequences
+    paid_s = base_s + float(prices.speculation_curve(len(survival))[-1])
+    step_s = paid_s + prices.verification_curve(num_sequences, survival.size)
+    budget = int((tokens / step_s).argmax())
+    return budget, float(step_s[budget])

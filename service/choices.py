@@ -1,0 +1,87 @@
+"""One of an answer's choices, spelt for clients: its streamed chunks and its part of a whole answer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from client.wire import Chunk, Final
+from service.answers import FINISH_REASONS, Answer
+from service.logprobs import LogprobsWriter
+
+
+class ChoiceWriter:
+    """Writes the choice `index`; logprobs None where they were not asked for. num_tokens are those written so far."""
+
+    def __init__(self, answer: Answer, index: int, logprobs: LogprobsWriter | None) -> None:
+        self._answer, self._index, self._logprobs = answer, index, logprobs
+        self.num_tokens = 0
+
+    def opening(self) -> dict[str, Any] | None:
+        """Return the first streamed chunk: for chats the one that names the role."""
+        if not self._answer.style.is_chat:
+            return None
+        choice = {"index": self._index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+        return self._answer.streamed([choice]) | self._answer.shown_prompt()
+
+    def part(self, chunk: Chunk) -> dict[str, Any]:
+        """Return a streamed chunk; `speculation` says which of its tokens were accepted drafts."""
+        is_first, is_chat = self.num_tokens == 0, self._answer.style.is_chat
+        choice = self._choice(chunk, None)
+        if is_chat:
+            choice["delta"] = {"content": chunk.text} if chunk.text else {}
+        else:
+            choice["text"] = chunk.text
+            choice |= self._answer.shown_prompt() if is_first else {}
+        told = {
+            "token_ids": chunk.token_ids,
+            "pieces": chunk.pieces,
+            "num_drafts": chunk.num_drafts,
+            "verified": chunk.verified,
+        }
+        return self._answer.streamed([choice]) | {"speculation": told}
+
+    def ending(self, final: Final) -> dict[str, Any]:
+        """Return the streamed chunk that says why the choice ended."""
+        choice: dict[str, Any] = {
+            "index": self._index,
+            "finish_reason": FINISH_REASONS[final.reason],
+            "logprobs": None,
+        }
+        if self._answer.style.is_chat:
+            choice["delta"] = {"content": final.tail} if final.tail else {}
+        else:
+            choice["text"] = final.tail
+        return self._answer.streamed([choice])
+
+    def whole(self, chunks: Sequence[Chunk], final: Final) -> dict[str, Any]:
+        """Return the choice in an answer that is not streamed."""
+        merged = _merged(chunks, with_logprobs=self._logprobs is not None)
+        choice = self._choice(merged, FINISH_REASONS[final.reason])
+        text = merged.text + final.tail
+        if self._answer.style.is_chat:
+            choice["message"] = {"role": "assistant", "content": text}
+        else:
+            choice["text"] = text
+            choice |= self._answer.shown_prompt()
+        return choice
+
+    def _choice(self, chunk: Chunk, reason: str | None) -> dict[str, Any]:
+        """Return what both forms and both endpoints have in common."""
+        self.num_tokens += len(chunk.token_ids)
+        choice: dict[str, Any] = {
+            "index": self._index,
+            "finish_reason": reason,
+            "logprobs": self._logprobs.spell(chunk) if self._logprobs else None,
+        }
+        if self._answer.prompt_ids is not None:
+            choice["token_ids"] = chunk.token_ids
+        return choice
+
+
+def _merged(chunks: Sequence[Chunk], *, with_logprobs: bool) -> Chunk:
+    """Return all of a choice's rounds as one."""
+    logprobs = tuple(row for chunk in chunks for row in chunk.logprobs or ()) if with_logprobs else None
+    return Chunk(
+        tuple(token_id for chunk in chunks for token_id in chunk.token_ids),
+        tuple(piece for chunk in chunks for piece in chunk.pieces),
+        logprobs=logprobs,
+    )

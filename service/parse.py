@@ -1,0 +1,96 @@
+"""Request bodies to typed requests; whatever is wrong is named, with what came and what would be right."""
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from core.config import nearest
+from core.errors import RequestError
+from service.openai import NOT_BUILT, WITHOUT_EFFECT, CompletionRequest
+
+# JSON nested deeper than this is refused before it is decoded.
+MAX_DEPTH = 64
+# A JSON string, or what begins as one and never ends. Possessive, so that no input makes it slow.
+STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+# A wrong value is shown up to this length.
+MAX_SHOWN = 60
+
+Wanted = TypeVar("Wanted", bound=Struct)
+
+
+def parse(body: bytes, wanted: type[Wanted]) -> Wanted:
+    """Read a request body; raises RequestError naming the field, what came and what would be right."""
+    fields = _decode_object(body)
+    known = wanted.__struct_fields__
+    for name in list(fields):
+        if name in known:
+            continue
+        if name not in NOT_BUILT:
+            raise RequestError(f"unknown field {name!r}; {nearest(name, sorted({*known, *NOT_BUILT}))}", param=name)
+        value = fields.pop(name)
+        if name not in WITHOUT_EFFECT and not _asks_for_nothing(value, NOT_BUILT[name]):
+            raise RequestError(f"{name!r} is not supported yet; leave it out", param=name, code="unsupported_parameter")
+    if wanted is CompletionRequest and isinstance(fields.get("prompt"), list):
+        prompts = fields["prompt"]
+        if prompts and not all(isinstance(token, int) and not isinstance(token, bool) for token in prompts):
+            raise RequestError(
+                "prompt must be one string or one list of token ids; send one request per prompt", param="prompt"
+            )
+    return convert(fields, wanted)
+
+
+def convert(fields: dict[str, Any], wanted: type[Wanted]) -> Wanted:
+    """Check the fields' types and bounds; raises RequestError naming the field."""
+    try:
+        # JSON's keys are strings, those of logit_bias stand for token ids.
+        return msgspec.convert(fields, wanted, str_keys=True)
+    except msgspec.ValidationError as error:
+        param = _param(str(error))
+        came = f"; {param} was {_shown(fields[param])}" if param in fields else ""
+        raise RequestError(f"{error}{came}", param=param) from error
+
+
+def _decode_object(body: bytes) -> dict[str, Any]:
+    if _depth(body) > MAX_DEPTH:
+        raise RequestError(f"the body is nested deeper than {MAX_DEPTH}")
+    try:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"the body is not valid JSON: {error}", code="invalid_json") from error
+    if not isinstance(fields, dict):
+        raise RequestError("the body must be a JSON object", code="invalid_json")
+    return fields
+
+
+def _depth(body: bytes) -> int:
+    """Return how deep brackets nest outside of strings, without decoding; counts no further than it matters."""
+    depth = deepest = 0
+    for byte in STRING.sub(b"", body).translate(None, delete=NO_BRACKETS):
+        depth += 1 if byte in b"[{" else -1
+        deepest = max(deepest, depth)
+        if deepest > MAX_DEPTH:
+            break
+    return deepest
+
+
+def _asks_for_nothing(value: object, neutral: tuple[object, ...]) -> bool:
+    # True == 1 in Python: a boolean must not pass for a number or a number for a boolean.
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in neutral)
+
+
+def _shown(value: object) -> str:
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def _param(message: str) -> str | None:
+    """Return the field that a msgspec error speaks of: it ends in a path, or names a missing field."""
+    _, found, path = message.rpartition("`$.")
+    if found:
+        return path.rstrip("`").split("[")[0].split(".")[0]
+    if message.startswith("Object missing required field `"):
+        return message.split("`")[1]
+    return None

@@ -1,0 +1,43 @@
+"""A worker's sign of life in Redis: what it serves, and what it has done so far, for whoever asks who is there."""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+from redis.exceptions import RedisError
+
+from client.wire import WORKERS_KEY, worker_key
+from service.queue import JobQueue
+from service.tasks import is_cancelled
+from service.worker_stats import STATS_FIELD
+
+log = structlog.get_logger()
+
+# How old what a worker tells of itself may be; the sign itself is renewed at least every third of a lease.
+STATS_S = 1.0
+
+
+class Presence:
+    """One worker's entry among the live ones; stats returns its WorkerStats, encoded."""
+
+    def __init__(self, queue: JobQueue, worker: str, max_model_len: int, stats: Callable[[], bytes]) -> None:
+        self._queue, self._worker, self._stats = queue, worker, stats
+        self._facts = {"model": queue.model, "max_model_len": max_model_len}
+
+    async def keep(self) -> None:
+        """Renew the entry until cancelled; a worker that falls silent is forgotten after a lease."""
+        key, lease_ms = worker_key(self._worker), self._queue.settings.lease_ms
+        while not is_cancelled():
+            try:
+                async with self._queue.client.pipeline(transaction=False) as pipe:
+                    pipe.hset(key, mapping=self._facts | {STATS_FIELD: self._stats()})  # type: ignore[arg-type]
+                    pipe.pexpire(key, lease_ms)
+                    pipe.sadd(WORKERS_KEY, self._worker)
+                    await pipe.execute()
+            except (RedisError, OSError) as error:
+                log.warning("register_failed", error=str(error))
+            await asyncio.sleep(min(lease_ms / 3000, STATS_S))
+
+    async def leave(self) -> None:
+        """Take the entry away."""
+        await self._queue.client.delete(worker_key(self._worker))

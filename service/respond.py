@@ -1,0 +1,65 @@
+"""From the events of an answer's jobs to the answer: whole, or streamed with the choices as they come."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from aiohttp import web
+
+from client.wire import Chunk, Final
+from service.answers import Answer, counted, usage_fields
+from service.choices import ChoiceWriter
+from service.http_border import check_final
+from service.reader import Event, Events
+from service.sse import DONE, KEEP_ALIVE, event, send
+
+KEEP_ALIVE_S = 15.0
+
+
+async def whole_answer(answer: Answer, choices: Sequence[ChoiceWriter], events: Events) -> dict[str, Any]:
+    """Wait for every choice's end and return the answer; raises RequestError if one of them failed."""
+    chunks: list[list[Chunk]] = [[] for _ in choices]
+    finals: dict[int, Final] = {}
+    while len(finals) < len(choices):
+        index, message = await events.get()
+        if isinstance(message, Chunk):
+            chunks[index].append(message)
+        else:
+            check_final(message)
+            finals[index] = message
+    return answer.whole(
+        [choice.whole(chunks[index], finals[index]) for index, choice in enumerate(choices)], list(finals.values())
+    )
+
+
+async def stream_answer(
+    response: web.StreamResponse, answer: Answer, choices: Sequence[ChoiceWriter], events: Events
+) -> None:
+    """Send the choices' chunks as they come, then their sums; raises RequestError if one of them failed."""
+    finals: list[Final] = []
+    for choice in choices:
+        if opening := choice.opening():
+            await send(response, event(opening))
+    while len(finals) < len(choices):
+        index, message = await next_event(events, response)
+        choice = choices[index]
+        if isinstance(message, Chunk):
+            body = choice.part(message)
+        else:
+            check_final(message)
+            finals.append(message)
+            body = choice.ending(message)
+        await send(response, event(body | answer.running_usage(choice.num_tokens)))
+    if answer.wants_usage:
+        await send(response, event(answer.streamed([]) | usage_fields(*counted(finals))))
+    await send(response, DONE)
+
+
+async def next_event(events: Events, response: web.StreamResponse) -> Event:
+    """Wait for the jobs' next event, keeping the client's connection alive meanwhile."""
+    while True:
+        try:
+            async with asyncio.timeout(KEEP_ALIVE_S):
+                return await events.get()
+        except TimeoutError:
+            await send(response, KEEP_ALIVE)

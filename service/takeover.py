@@ -1,0 +1,51 @@
+"""What a claimed job asks of the engine: a request to run from where it stands, or an end without any work."""
+
+from client.wire import WireError
+from core.random import derive_coupled_key, derive_nonce
+from core.types import FinishReason, Request
+from service.claims import Claim
+from service.stream import End
+
+# A job that was claimed this often without a single token is what ends its workers.
+MAX_ATTEMPTS = 3
+KEY_SPACE = 1 << 64
+
+
+def end_without_work(claim: Claim) -> End | None:
+    """Return the end of a claim that has nothing to generate: it was ended before, is not wanted, or kills workers."""
+    if claim.streamed and claim.streamed[-1].reason is not None:
+        return End(claim.request_id, claim.streamed[-1].reason)
+    if claim.is_cancelled:
+        return End(claim.request_id, FinishReason.CANCELLED)
+    if claim.attempts > MAX_ATTEMPTS:
+        error = WireError(f"given up: {MAX_ATTEMPTS} attempts ended without a token", code="attempts_exhausted")
+        return End(claim.request_id, FinishReason.ERROR, error)
+    return None
+
+
+def to_request(claim: Claim, verifier: str) -> Request:
+    """Return what the engine runs for a claim: the epoch keys fresh draws, streamed tokens are gone on from.
+
+    verifier is the configured one; a seed asks for `coupled` whatever it is.
+    """
+    job = claim.job
+    return Request(
+        id=claim.request_id,
+        prompt_ids=job.prompt_ids,
+        sampling=job.sampling,
+        nonce=derive_nonce(job.nonce, job.n_index, claim.epoch),
+        output_ids=tuple(token for chunk in claim.streamed for token in chunk.token_ids),
+        n_index=job.n_index,
+        coupled_key=_coupled_key(claim, verifier),
+        cache_salt=job.cache_salt,
+        speculation=job.speculation,
+        priority=job.priority,
+    )
+
+
+def _coupled_key(claim: Claim, verifier: str) -> int | None:
+    """Return the same key in every attempt at a job; choices of one request are told apart by their n_index."""
+    seed = claim.job.sampling.seed
+    if seed is not None:
+        return seed % KEY_SPACE
+    return derive_coupled_key(claim.job.nonce) if verifier == "coupled" else None

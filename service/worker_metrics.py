@@ -1,0 +1,184 @@
+"""What engines counted, as each live worker tells it, labelled by worker: a worker that starts anew begins at zero.
+
+Read from Redis when somebody scrapes, and only then; with Redis out of reach these are missing and `specd_redis_up` is
+0, while what the gateway counts itself is still served.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+from typing import Any
+
+import structlog
+from msgspec import Struct
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from redis.exceptions import RedisError
+
+from client.wire import WORKERS_KEY, worker_key
+from core.errors import QueueError
+from service.queue import JobQueue
+from service.worker_stats import QUEUE_BUCKETS, STATS_FIELD, GroupCounts, WorkerStats, decode_stats
+
+log = structlog.get_logger()
+
+# A scraper waits ten seconds by default; what the gateway itself knows must reach it in time.
+REDIS_S = 2.0
+
+WORKER = ("model_name", "worker")
+GROUP = (*WORKER, "drafter", "policy")
+
+
+class Workers(Struct, frozen=True):
+    """The workers of a model by name, with their stats, and how many jobs are queued or running."""
+
+    model: str
+    stats: Mapping[str, WorkerStats]
+    num_jobs: int
+
+
+async def scrape_workers(queue: JobQueue) -> bytes:
+    """Return what the model's workers tell, in Prometheus' text format."""
+    registry = CollectorRegistry()
+    try:
+        async with asyncio.timeout(REDIS_S):
+            workers = await read_workers(queue)
+    except (RedisError, OSError) as error:
+        log.warning("scrape_without_redis", error=str(error))
+        registry.register(_Collected([_redis_up(0)]))
+    else:
+        registry.register(_Collected([_redis_up(1), *families(workers)]))
+    return generate_latest(registry)
+
+
+async def read_workers(queue: JobQueue) -> Workers:
+    """Read the stats of every live worker of the queue's model; one whose stats are unreadable is left out."""
+    client, model = queue.client, queue.model
+    found: Any = await client.smembers(WORKERS_KEY)
+    names = sorted(name.decode() for name in found)
+    async with client.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.hmget(worker_key(name), "model", STATS_FIELD)
+        rows = await pipe.execute() if names else []
+    stats = {}
+    for name, (served, data) in zip(names, rows, strict=True):
+        if served is None or served.decode() != model or data is None:
+            continue
+        try:
+            stats[name] = decode_stats(data)
+        except QueueError as error:
+            log.warning("worker_stats_unreadable", worker=name, error=str(error))
+    return Workers(model, stats, await queue.depth())
+
+
+def families(workers: Workers) -> Iterator[Metric]:
+    """Yield every metric of the workers."""
+    running = sum(stats.engine.running for stats in workers.stats.values())
+    yield _gauge("specd_workers", "Live workers.", workers.model, len(workers.stats))
+    # A job that has ended is taken out of the queue, so the rest waits: in Redis, or in an engine for a slot.
+    waiting = max(0, workers.num_jobs - running)
+    yield _gauge("vllm:num_requests_waiting", "Jobs that nobody works on yet.", workers.model, waiting)
+    for name, meaning, field in (
+        ("vllm:num_requests_running", "Sequences in the engine's batch.", "running"),
+        ("vllm:kv_cache_usage_perc", "Share of KV blocks in use; 1 is all.", "kv_usage"),
+    ):
+        gauge = GaugeMetricFamily(name, meaning, labels=WORKER)
+        for worker, stats in workers.stats.items():
+            gauge.add_metric((workers.model, worker), getattr(stats.engine, field))
+        yield gauge
+    yield from _engine_counters(workers)
+    yield from _group_counters(workers)
+    yield _queue_times(workers)
+
+
+def _engine_counters(workers: Workers) -> Iterator[Metric]:
+    for name, meaning, field in (
+        ("vllm:num_preemptions", "Sequences put back for want of KV blocks.", "preemptions"),
+        ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", "prefix_queries"),
+        ("vllm:prefix_cache_hits", "Prompt tokens found there.", "prefix_hits"),
+        ("specd_engine_steps", "Steps taken.", "steps"),
+        ("specd_engine_emitted_tokens", "Tokens computed, those past a stop text included.", "emitted"),
+        ("specd_engine_catch_up_rows", "Target rows run again for a drafter that had not followed.", "catch_up_rows"),
+        ("specd_engine_cost_predicted_seconds", "What the cost table predicted for steps.", "cost_predicted_s"),
+        ("specd_engine_cost_actual_seconds", "What those steps took.", "cost_actual_s"),
+    ):
+        counter = CounterMetricFamily(name, meaning, labels=WORKER)
+        for worker, stats in workers.stats.items():
+            counter.add_metric((workers.model, worker), getattr(stats.engine, field))
+        yield counter
+    for name, meaning, field in (
+        ("specd_engine_step_seconds", "Time in steps, by part.", "seconds"),
+        ("specd_engine_fallbacks", "Steps that went on without a part that failed.", "fallbacks"),
+    ):
+        counter = CounterMetricFamily(name, meaning, labels=(*WORKER, "part"))
+        for worker, stats in workers.stats.items():
+            for part, value in getattr(stats.engine, field).items():
+                counter.add_metric((workers.model, worker, part), value)
+        yield counter
+
+
+def _group_counters(workers: Workers) -> Iterator[Metric]:
+    for name, meaning, field in (
+        ("specd_engine_rounds", "Verdicts of one sequence each, plain decoding included.", "rounds"),
+        ("specd_engine_drafted_tokens", "Draft tokens proposed.", "drafted"),
+        ("specd_engine_verified_tokens", "Draft tokens sent to the target.", "verified"),
+        ("specd_engine_accepted_tokens", "Draft tokens kept.", "accepted"),
+    ):
+        counter = CounterMetricFamily(name, meaning, labels=GROUP)
+        for worker, group in _groups(workers):
+            counter.add_metric((workers.model, worker, group.drafter, group.policy), getattr(group, field))
+        yield counter
+    for name, meaning, field in (
+        ("specd_engine_verified_tokens_per_pos", "Draft tokens sent to the target, by position.", "verified_at"),
+        ("specd_engine_accepted_tokens_per_pos", "Draft tokens kept, by position.", "accepted_at"),
+    ):
+        counter = CounterMetricFamily(name, meaning, labels=(*GROUP, "position"))
+        for worker, group in _groups(workers):
+            for position, count in enumerate(getattr(group, field)):
+                counter.add_metric((workers.model, worker, group.drafter, group.policy, str(position)), count)
+        yield counter
+    length = GaugeMetricFamily(
+        "specd_accepted_length", "Tokens per round since the start, bonus included.", labels=GROUP
+    )
+    for worker, group in _groups(workers):
+        if group.rounds:
+            value = (group.accepted + group.rounds) / group.rounds
+            length.add_metric((workers.model, worker, group.drafter, group.policy), value)
+    yield length
+
+
+def _groups(workers: Workers) -> list[tuple[str, GroupCounts]]:
+    return [(worker, group) for worker, stats in workers.stats.items() for group in stats.engine.groups]
+
+
+def _queue_times(workers: Workers) -> Metric:
+    times = HistogramMetricFamily(
+        "vllm:request_queue_time_seconds", "From a job's submission to its first claim.", labels=WORKER
+    )
+    bounds = [*(str(bound) for bound in QUEUE_BUCKETS), "+Inf"]
+    for worker, stats in workers.stats.items():
+        counts = list(zip(bounds, accumulate(stats.queue_times.counts)))
+        times.add_metric((workers.model, worker), buckets=counts, sum_value=stats.queue_times.sum_s)
+    return times
+
+
+def _gauge(name: str, meaning: str, model: str, value: float) -> Metric:
+    gauge = GaugeMetricFamily(name, meaning, labels=("model_name",))
+    gauge.add_metric((model,), value)
+    return gauge
+
+
+def _redis_up(value: float) -> Metric:
+    return GaugeMetricFamily("specd_redis_up", "Whether Redis answered this scrape.", value=value)
+
+
+class _Collected(Collector):
+    """Metrics that were computed before the scrape asks for them."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = list(metrics)
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._metrics

@@ -1,0 +1,94 @@
+"""What a worker tells of itself with each sign of life, for gateways to publish: its engine's counts, its queue times.
+
+Everything counts from the worker's start. A field that one side does not know is left out by it, so that gateways and
+workers of different versions can work together.
+"""
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from core.errors import QueueError
+
+# Field of a worker's hash (client.wire.worker_key) that holds its WorkerStats as JSON.
+STATS_FIELD = "stats"
+# Upper bounds in seconds; those of vLLM's histogram of the same name.
+QUEUE_BUCKETS = (
+    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
+    *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+
+
+class GroupCounts(Struct, frozen=True):
+    """What speculation did for one drafter under one policy: verdicts, draft tokens, and these by draft position."""
+
+    drafter: str
+    policy: str
+    rounds: int = 0
+    drafted: int = 0
+    verified: int = 0
+    accepted: int = 0
+    verified_at: tuple[int, ...] = ()
+    accepted_at: tuple[int, ...] = ()
+
+
+class EngineCounts(Struct, frozen=True):
+    """An engine's snapshot: what it has counted since it started, and what it holds now.
+
+    seconds are by part of the step, fallbacks by what failed; the cost table predicted cost_predicted_s for steps that
+    took cost_actual_s; kv_usage is the share of KV blocks in use.
+    """
+
+    steps: int = 0
+    emitted: int = 0
+    catch_up_rows: int = 0
+    preemptions: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0
+    cost_predicted_s: float = 0.0
+    cost_actual_s: float = 0.0
+    fallbacks: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    groups: tuple[GroupCounts, ...] = ()
+
+
+class QueueTimes(Struct):
+    """How long jobs waited for this worker, as a histogram; mutated by the worker's intake only.
+
+    counts has one entry per bound of QUEUE_BUCKETS and one beyond the last.
+    """
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(QUEUE_BUCKETS) + 1))
+    sum_s: float = 0.0
+
+    def observe(self, waited_s: float) -> None:
+        """Count one job; clocks of two machines may differ, so no wait is below zero."""
+        waited_s = max(0.0, waited_s)
+        self.counts[bisect_left(QUEUE_BUCKETS, waited_s)] += 1
+        self.sum_s += waited_s
+
+
+class WorkerStats(Struct, frozen=True):
+    """All that one worker tells."""
+
+    engine: EngineCounts
+    queue_times: QueueTimes = field(default_factory=QueueTimes)
+
+
+def encode_stats(snapshot: Mapping[str, Any], queue_times: QueueTimes) -> bytes:
+    """Return what goes into a worker's hash; snapshot is the engine's."""
+    return msgspec.json.encode({"engine": snapshot, "queue_times": queue_times})
+
+
+def decode_stats(data: bytes) -> WorkerStats:
+    """Read what a worker's hash holds; raises QueueError if it is no WorkerStats."""
+    try:
+        return msgspec.json.decode(data, type=WorkerStats)
+    except msgspec.DecodeError as error:
+        raise QueueError(f"a worker's stats cannot be read: {error}") from error

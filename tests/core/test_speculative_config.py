@@ -1,0 +1,114 @@
+"""vLLM's --speculative-config: what is honoured becomes settings of ours, everything else is refused by name."""
+
+import json
+
+import pytest
+
+from core.config import (
+    DSparkSettings,
+    FixedSettings,
+    LoadAdaptiveSettings,
+    NgramSettings,
+    NoDrafterSettings,
+    OffSettings,
+)
+from core.config_file import load_settings
+from core.errors import ConfigError
+from core.speculative_config import speculative_flags
+
+
+def settings_of(**fields):
+    settings, _ = load_settings(None, {}, speculative_flags(json.dumps(fields)))
+    return settings.drafter, settings.policy
+
+
+def test_ngram_verifies_that_many_drafts_as_vllm_does():
+    given = {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4, "prompt_lookup_min": 2}
+    assert settings_of(**given) == (NgramSettings(max_drafts=5, max_ngram=4, min_ngram=2), FixedSettings(5))
+
+
+@pytest.mark.parametrize(
+    ("lookup", "window"),
+    [({}, (5, 5)), ({"prompt_lookup_max": 3}, (3, 3)), ({"prompt_lookup_min": 2}, (2, 2))],
+    ids=["neither", "max", "min"],
+)
+def test_a_bound_of_prompt_lookup_left_out_is_what_it_is_for_vllm(lookup, window):
+    drafter, _ = settings_of(method="ngram", num_speculative_tokens=5, **lookup)
+    assert (drafter.min_ngram, drafter.max_ngram) == window
+
+
+def test_the_method_may_be_given_as_the_model():
+    assert settings_of(model="ngram", num_speculative_tokens=3)[0] == NgramSettings(3, 5, 5)
+
+
+def test_dspark_is_a_folder_and_how_much_to_verify():
+    given = {"method": "dspark", "model": "/m/d", "num_speculative_tokens": 4}
+    assert settings_of(**given) == (DSparkSettings("/m/d"), FixedSettings(4))
+
+
+def test_without_a_number_the_policy_stays_what_it_is():
+    assert "policy.kind" not in speculative_flags('{"method": "dspark", "model": "/m/d"}')
+
+
+def test_adaptive_verification_is_the_load_adaptive_policy():
+    given = {"method": "dspark", "model": "/m/d", "enable_adaptive_verification": True}
+    assert settings_of(**given) == (DSparkSettings("/m/d"), LoadAdaptiveSettings())
+
+
+def test_none_is_plain_decoding():
+    assert settings_of(method="none") == (NoDrafterSettings(), OffSettings())
+
+
+def test_null_and_what_specd_does_anyway_ask_for_nothing():
+    extra = {"draft_tensor_parallel_size": 1, "rejection_sample_method": "standard", "quantization": None}
+    assert settings_of(method="ngram", num_speculative_tokens=2, **extra)[0] == NgramSettings(2, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", ["not valid JSON"]),
+        ("[]", ["a JSON object"]),
+        ("{}", ["needs a method", "dspark, ngram, none"]),
+        ('{"method": "eagle3"}', ["'eagle3' is not built", "dspark, ngram, none"]),
+        ('{"method": "dflash", "model": "x"}', ["'dflash' is not built"]),
+        ('{"method": "ngrm"}', ["unknown method", "did you mean 'ngram'"]),
+        ('{"method": ["ngram"]}', ["unknown method"]),
+        ('{"method": "ngram"}', ["needs num_speculative_tokens"]),
+        ('{"method": "dspark"}', ["needs model"]),
+        ('{"method": "ngram", "num_speculative_token": 3}', ["unknown field", "'num_speculative_tokens'"]),
+        ('{"method": "ngram", "num_speculative_tokens": 3, "model": "/m"}', ["model has no meaning", "'ngram'"]),
+        ('{"method": "none", "num_speculative_tokens": 3}', ["num_speculative_tokens has no meaning", "'none'"]),
+        (
+            '{"method": "dspark", "model": "/m", "prompt_lookup_max": 3}',
+            ["prompt_lookup_max has no meaning", "'dspark'"],
+        ),
+        (
+            '{"method": "ngram", "num_speculative_tokens": 3, "draft_tensor_parallel_size": 2}',
+            ["draft_tensor_parallel_size is not supported", "2"],
+        ),
+        (
+            '{"method": "ngram", "num_speculative_tokens": 3, "draft_tensor_parallel_size": true}',
+            ["draft_tensor_parallel_size is not supported"],
+        ),
+        (
+            '{"method": "dspark", "model": "/m", "num_speculative_tokens": 3, "enable_adaptive_verification": true}',
+            ["leave num_speculative_tokens out"],
+        ),
+        (
+            '{"method": "dspark", "model": "/m", "enable_adaptive_verification": 1}',
+            ["enable_adaptive_verification must be a boolean"],
+        ),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(text, words):
+    with pytest.raises(ConfigError) as caught:
+        speculative_flags(text)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [0, 65, "three", 2.5])
+def test_a_number_out_of_bounds_is_refused_as_any_setting_is(number):
+    with pytest.raises(ConfigError, match=r"drafter\.max_drafts|policy\.length"):
+        settings_of(method="ngram", num_speculative_tokens=number)

@@ -1,0 +1,156 @@
+"""A toy loop that plays recorded acceptance against a modelled clock: policies at GPU-like loads, on a CPU.
+
+The recordings are of a drafter of 7 that drafted at every position; a step that verifies l drafts at anchor t yields
+min(accepted[t], l) + 1 tokens. The clock is a modelled GPU's, see tests/fixtures/replay/NOTES.md.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from core.cost import CostTable
+from core.types import FixedLength, StepOutcome, StepView, TopK
+
+FOLDER = Path(__file__).parents[1] / "fixtures" / "replay"
+GRID = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+CONTEXT = 1024
+G = 7
+
+
+class Clock:
+    """Seconds of a step by the recorded curve: padded up to the next listed row count, or between them."""
+
+    def __init__(self, name):
+        recorded = json.loads((FOLDER / f"cost_{name}.json").read_text())
+        self.rows, self.seconds = (np.array(recorded[key], dtype=float) for key in ("rows", "seconds"))
+        self.is_staircase = recorded["read"].startswith("pad")
+        self.context_s = recorded["seconds_per_context_token"]
+        self.draft = [np.array(recorded["draft"][key], dtype=float) for key in ("sequences", "seconds")]
+
+    def verify_s(self, sequences, rows):
+        if self.is_staircase:
+            rows = self.rows[np.searchsorted(self.rows, rows)]
+        return float(np.interp(rows, self.rows, self.seconds)) + self.context_s * CONTEXT * sequences
+
+    def draft_s(self, sequences):
+        return float(np.interp(sequences, *self.draft)) if sequences else 0.0
+
+    def table(self):
+        """What a profile of this clock would write down."""
+        lengths = tuple(range(G + 1))
+        row_s = (self.verify_s(0, 1024) - self.verify_s(0, 1)) / 1023
+        return CostTable(
+            sequences=GRID,
+            lengths=lengths,
+            contexts=(CONTEXT,),
+            plain_s=(tuple(self.verify_s(n, n) for n in GRID),),
+            verify_s=(tuple(tuple(self.verify_s(n, n * (1 + k)) for k in lengths) for n in GRID),),
+            draft_s=(tuple(self.draft_s(n) for n in GRID),),
+            prefill_row_s=row_s,
+            catch_up_row_s=row_s,
+        )
+
+
+class Recording:
+    """Requests with what their drafts survive: survival [N, T, G] and accepted [N, T]."""
+
+    def __init__(self, survival, accepted):
+        self.survival, self.accepted = survival, accepted
+
+
+def recorded():
+    """The fixture's requests, all three domains mixed."""
+    with np.load(FOLDER / "acceptance.npz") as file:
+        confidence = file["confidence"].astype(np.float32)
+        return Recording(np.cumprod(confidence, axis=2), file["accepted"].astype(np.int32))
+
+
+def admit_top(survival, budget):
+    """The lengths [B] that TopK admits; ties go by position, then row."""
+    flat = np.where(survival > 0, survival, -1.0)
+    order = np.lexsort((*np.indices(flat.shape).reshape(2, -1), -flat.ravel()))[:budget]
+    return np.bincount(order[flat.ravel()[order] > 0] // survival.shape[1], minlength=len(survival))
+
+
+class Loop:
+    """`num_sequences` requests at a time, one replaced by the next when its recording ends."""
+
+    def __init__(self, recording, clock, policy, num_sequences, table):
+        self.recording, self.clock, self.policy, self.table = recording, clock, policy, table
+        self.size, self.tokens, self.seconds, self.step_index, self.next = num_sequences, 0, 0.0, 0, num_sequences
+        self.request = np.arange(num_sequences) % len(recording.accepted)
+        # Out of step with each other, as arrivals are.
+        self.anchor = (np.arange(num_sequences) * 37) % 200
+        self.stale = np.zeros(num_sequences, dtype=np.int32)
+        self.lag = np.full((num_sequences, G), np.nan, dtype=np.float32)
+
+    def view(self):
+        size = self.size
+        left = self.recording.accepted.shape[1] - 1 - self.anchor
+        return StepView(
+            step=self.step_index,
+            slots=np.arange(size, dtype=np.int32),
+            gamma_max=np.where(self.stale > 0, 0, np.minimum(G, left)).astype(np.int32),
+            samples=np.ones(size, dtype=np.bool_),
+            context_len=(CONTEXT - 128 + self.anchor).astype(np.int32),
+            extra_rows=0,
+            extra_sequences=0,
+            stale_rows=self.stale.copy(),
+            survival_lag=self.lag.copy(),
+            kv_free=0.5,
+            queue_depth=0,
+            cost=self.table,
+        )
+
+    def step(self):
+        view = self.view()
+        plan = self.policy.plan(view)
+        drafted = np.minimum(plan.draft_len, view.gamma_max)
+        survival = self.recording.survival[self.request, self.anchor]
+        live = np.where(np.arange(G) < drafted[:, None], survival, -1.0)
+        if isinstance(plan.rule, TopK):
+            verified = admit_top(live, plan.rule.budget)
+        else:
+            assert isinstance(plan.rule, FixedLength)
+            verified = np.minimum(drafted, plan.rule.length)
+        accepted = np.minimum(self.recording.accepted[self.request, self.anchor], verified)
+        caught_up = int(self.stale[plan.follow].sum())
+        seconds = self.clock.verify_s(self.size, self.size + int(verified.sum()) + caught_up)
+        seconds += self.clock.draft_s(int((drafted > 0).sum()))
+        self.lag[drafted > 0] = np.where(live >= 0, live, np.nan)[drafted > 0]
+        self.stale = np.where(plan.follow, 0, self.stale + accepted + 1).astype(np.int32)
+        self.tokens += int(accepted.sum()) + self.size
+        self.seconds += seconds
+        self.step_index += 1
+        self.anchor += accepted + 1
+        self.replace_finished()
+        self.policy.observe(
+            StepOutcome(
+                step=self.step_index,
+                slots=view.slots,
+                drafted=drafted.astype(np.int32),
+                verified=verified.astype(np.int32),
+                accepted=accepted.astype(np.int32),
+                step_s=seconds,
+                rows=self.size + int(verified.sum()) + caught_up,
+                prefill_rows=0,
+                catch_up_rows=caught_up,
+            )
+        )
+        return plan
+
+    def replace_finished(self):
+        for index in np.flatnonzero(self.anchor >= self.recording.accepted.shape[1] - 1):
+            self.request[index] = self.next % len(self.recording.accepted)
+            self.next, self.anchor[index], self.stale[index] = self.next + 1, 0, 0
+            self.lag[index] = np.nan
+
+    def rate(self, num_tokens):
+        """Tokens per second over `num_tokens` after a warm-up of a tenth of them."""
+        while self.tokens < num_tokens // 10:
+            self.step()
+        tokens, seconds = self.tokens, self.seconds
+        while self.tokens < num_tokens:
+            self.step()
+        return (self.tokens - tokens) / (self.seconds - seconds)
