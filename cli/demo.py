@@ -23,7 +23,7 @@ QUESTIONS = {
     ),
     "chat": "Would you come cycling in the city with me when it is warm?",
 }
-SPECULATING = ("--target", "demo", "--drafter", "dspark", "--policy", "confidence")
+SPECULATING = ("--target", "demo", "--drafter", "dspark", "--policy", "load_adaptive")
 PLAIN = ("--target", "demo", "--drafter", "none", "--policy", "off")
 MAX_TOKENS = 160
 # Silent repetitions after the answer that is shown, so that drawing on the terminal is in nobody's time.
@@ -41,13 +41,16 @@ class Pair(Struct, frozen=True):
 def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001
     """Start both servers, ask, print the table, and stop everything that was started."""
     console = Console()
-    with local_server(*SPECULATING) as speculating, local_server(*PLAIN) as plain:
-        for server in (speculating, plain):
-            server.wait_until_ready()
-            show_answer(_silent(), ask(server.url, "Hello.", max_tokens=8))
-        console.print("Accepted drafts are green; what the target itself wrote is plain.\n", highlight=False)
-        urls = (speculating.url, plain.url)
-        pairs = {domain: _compare(console, domain, question, urls) for domain, question in QUESTIONS.items()}
+    with local_server(*SPECULATING) as speculating:
+        # The first measures what steps cost while it starts, so the second waits with starting.
+        speculating.wait_until_ready()
+        with local_server(*PLAIN) as plain:
+            plain.wait_until_ready()
+            for server in (speculating, plain):
+                show_answer(_silent(), ask(server.url, "Hello.", max_tokens=8))
+            console.print("Accepted drafts are green; what the target itself wrote is plain.\n", highlight=False)
+            urls = (speculating.url, plain.url)
+            pairs = {domain: _compare(console, domain, question, urls) for domain, question in QUESTIONS.items()}
     console.print(_table(pairs))
     return 0
 

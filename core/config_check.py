@@ -50,11 +50,6 @@ def _check_engine(settings: Settings) -> None:
             f"engine.kv_cache_tokens must hold a sequence (engine.max_model_len {engine.max_model_len}) "
             f"and one block (engine.block_size {engine.block_size}), got {engine.kv_cache_tokens}"
         )
-    if engine.numerics == "batch_invariant" and engine.dtype == "bfloat16":
-        raise ConfigError(
-            "engine.numerics 'batch_invariant' is built for engine.dtype 'float32', got 'bfloat16'; "
-            "take 'float32' or 'auto', or numerics 'fast'"
-        )
 
 
 def _check_names(settings: Settings) -> None:

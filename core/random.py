@@ -42,7 +42,8 @@ class Purpose(IntEnum):
     """What a draw decides; part of the counter, so that no two decisions ever share a number.
 
     TARGET is the draw of a round's last token. It is drawn from the residual or from the target's own law, never from
-    both, so one number is enough for the two; RESIDUAL and GUMBEL are kept for verifiers that need their own.
+    both, so one number is enough for the two; RESIDUAL is kept for verifiers that need their own. GUMBEL is the
+    noise of the coupled verifier (kernels/noise.py).
     """
 
     DRAFT = 0

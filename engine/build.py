@@ -28,6 +28,7 @@ from engine.cost_cache import load_or_measure
 from engine.engine import Engine
 from engine.profile import profile
 from engine.shape import EngineShape
+from kernels.heap import keep_freed_memory
 from kernels.linear import can_pack
 from models.folders import dspark_folder, target_folder
 from models.load import eos_token_ids, load_dspark, load_target
@@ -49,6 +50,7 @@ def build_engine(settings: Settings) -> Engine:
     if wanted.device == "cuda":
         raise ConfigError("engine.device 'cuda' is not built yet; use 'cpu' or 'auto'")
     torch.set_num_threads(wanted.num_threads)
+    keep_freed_memory()
     folder, numerics = target_folder(wanted.target), Numerics(wanted.numerics)
     target = load_target(folder, pick_dtype(wanted.dtype, numerics), numerics)
     drafters = {name: make_drafter(drafter, target) for name, drafter in all_drafters(settings).items()}

@@ -29,12 +29,10 @@ class AcceptanceRecord:
     def __init__(self, width: int) -> None:
         self._trials, self._hits = np.zeros(width), np.zeros(width)
         self._predicted, self._observed = np.zeros(width), np.zeros(width)
-        self._update()
+        self.prior, self.scale = np.cumprod(np.full(width, OPTIMISM)), np.ones(width)
 
     def count(self, outcomes: list[StepOutcome]) -> None:
         """Learn how often a draft was accepted given that all before it were."""
-        if not outcomes:
-            return
         width = len(self._trials)
         accepted = np.concatenate([outcome.accepted for outcome in outcomes])
         is_full = accepted == np.concatenate([outcome.verified for outcome in outcomes])
@@ -45,7 +43,8 @@ class AcceptanceRecord:
         # Reached place j, and place j was verified.
         self._trials += reached[:width] - full[:width]
         self._hits += reached[1 : width + 1]
-        self._update()
+        hazard = (self._hits + OPTIMISM_ROUNDS * OPTIMISM) / (self._trials + OPTIMISM_ROUNDS)
+        self.prior = np.cumprod(hazard, dtype=np.float64)
 
     def compare(self, predicted: F32, verified: I32, accepted: I32) -> tuple[F64, F64]:
         """Learn from drafts verified [b] and accepted [b] of rounds whose survival [b, G] was predicted.
@@ -56,10 +55,5 @@ class AcceptanceRecord:
         expected = np.where(places < verified[:, None], predicted, 0.0)
         self._predicted = KEPT * self._predicted + expected.sum(0)
         self._observed = KEPT * self._observed + (places < accepted[:, None]).sum(0)
-        self._update()
-        return expected @ self.scale, accepted.astype(np.float64)
-
-    def _update(self) -> None:
-        hazard = (self._hits + OPTIMISM_ROUNDS * OPTIMISM) / (self._trials + OPTIMISM_ROUNDS)
-        self.prior = np.cumprod(hazard, dtype=np.float64)
         self.scale = (self._observed + TRUST_DRAFTS) / (self._predicted + TRUST_DRAFTS)
+        return expected @ self.scale, accepted.astype(np.float64)

@@ -6,6 +6,8 @@ decided by averages, slowly; how many drafts are verified by the newest survival
 live ones, in the engine (`TopK`), which alone sees them.
 """
 
+from collections import deque
+
 import numpy as np
 import structlog
 
@@ -21,6 +23,8 @@ log = structlog.get_logger()
 
 # Weight of the newest step in the average of predicted over actual seconds.
 PREDICTION_PACE = 0.05
+# Outcomes kept for the next plan; a plan stands for fewer steps.
+MOST_FINISHED = 64
 # Tokens of context over which prices are taken to be the same.
 CONTEXT_STEP = 64
 # Predicted seconds that a plan may stand for: one takes 0.1 to 0.3 ms to make.
@@ -44,7 +48,7 @@ class LoadAdaptive:
         self._hysteresis, self._probe_after, self._horizon = hysteresis, probe_after, horizon
         self._record = AcceptanceRecord(0)
         self._memory = SlotMemory(0, probe_after)
-        self._finished: list[StepOutcome] = []
+        self._finished: deque[StepOutcome] = deque(maxlen=MOST_FINISHED)
         self._catch_up_row_s = self._predicted_s = 0.0
         self._prediction = 1.0
         self._has_warned = False
@@ -75,15 +79,19 @@ class LoadAdaptive:
         prices = self._prices_at(view.cost, int(view.context_len.sum()) // len(view.slots))
         num_steps, self._planned_step = view.step - self._planned_step, view.step
         records = self._memory.meet(view, self._record.prior, num_steps)
-        self._learn(view, records)
+        is_time = view.step >= self._reviewed_step + REVIEW
+        if is_time:
+            self._learn(view, records)
         departure = take_in(records, view, self._record.scale)
-        if self._is_review_due(view, records):
+        if self._has_changed(records) or is_time:
             self._choose(view, records, prices)
         drafts = records["is_on"] & (view.gamma_max > 0)
         records["was_asked"] = drafts
         self._memory.keep(view.slots, records)
         plan = self._admit(view, records, prices, departure, drafts)
-        self._standing = StandingPlan(view, plan, self._predicted_s, STANDING_S)
+        # A probe is for one draft.
+        is_settled = not records["is_probing"].any()
+        self._standing = StandingPlan(view, plan, self._predicted_s, STANDING_S) if is_settled else None
         return plan
 
     def observe(self, outcome: StepOutcome) -> None:
@@ -112,9 +120,12 @@ class LoadAdaptive:
 
         The view shows the survivals of the step before, which are those of the newest outcome.
         """
-        finished, self._finished = self._finished, []
+        finished = list(self._finished)
+        self._finished.clear()
+        if not finished:
+            return
         self._record.count(finished)
-        if not finished or not finished[-1].verified.any():
+        if not finished[-1].verified.any():
             return
         newest = finished[-1]
         place = np.full(int(max(view.slots.max(), newest.slots.max())) + 1, -1)
@@ -127,8 +138,8 @@ class LoadAdaptive:
         expected, accepted = self._record.compare(shown, newest.verified[judged], newest.accepted[judged])
         trust(records, expected, accepted, index)
 
-    def _is_review_due(self, view: StepView, records: Records) -> bool:
-        """Tell whether to decide anew who drafts; if not, newcomers draft as others do.
+    def _has_changed(self, records: Records) -> bool:
+        """Tell whether to decide anew who drafts before it is time; if not, newcomers draft as others do.
 
         Where nobody drafts a newcomer is reason enough: once its prompt went by unfollowed, drafting has its price.
         """
@@ -137,7 +148,7 @@ class LoadAdaptive:
         # A probe has shown what it can.
         early |= records["is_on"] & (records["doubt"] >= PATIENCE)
         change = abs(len(records) - self._num_reviewed)
-        return 8 * change > self._num_reviewed or bool(early.any()) or view.step >= self._reviewed_step + REVIEW
+        return 8 * change > self._num_reviewed or bool(early.any())
 
     def _choose(self, view: StepView, records: Records, prices: StepPrices) -> None:
         """Turn sequences on and off. Those in prefill count as if they sampled already: they soon will."""
@@ -158,8 +169,10 @@ class LoadAdaptive:
                 prices, num_sequences, base_s, survival, charge_s[is_open]
             )
         self._num_reviewed, self._some_draft = len(rooms), bool(is_worth.any())
-        num_steps, self._reviewed_step = view.step - self._reviewed_step, view.step
-        decide(records, is_worth, gain * num_steps, is_open * num_steps)
+        # A group that had nothing to plan for a while has not seen these steps, nor has a newcomer.
+        num_steps = np.where(records["is_new"], 1, min(view.step - self._reviewed_step, MOST_FINISHED)) * is_open
+        self._reviewed_step = view.step
+        decide(records, is_worth, gain * num_steps, num_steps)
         self._probe(records, prices, is_open & view.samples, catch_up_s, share_s)
 
     def _probe(

@@ -49,7 +49,8 @@ def choose_drafting(
     gain = tokens - rate * (num_drafts * row_s + charge_s)
     # Who has no draft above the bar comes last: it would be drafted for in vain.
     order = np.argsort(np.where(num_drafts > 0, -gain, np.inf).reshape(-1, size), axis=1, kind="stable")
-    ranked = [np.take_along_axis(np.tile(each, (2, 1)), order, 1).cumsum(1) for each in (tokens, num_drafts)]
+    bar_of = (np.arange(len(order)) % num_bars)[:, None]
+    ranked = [each[bar_of, order].cumsum(1) for each in (tokens, num_drafts)]
     step_s = base_s + speculation_s[1:] + charge_s[order].cumsum(1) + drafts_s[ranked[1]]
     rates = (num_sequences + ranked[0]) / step_s
     bar, count = divmod(int(rates.argmax()), size)

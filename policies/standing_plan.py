@@ -20,7 +20,7 @@ class StandingPlan:
 
     def again(self, view: StepView) -> Plan | None:
         """Return the plan for one more step, or None if it must be thought over."""
-        if self._left_s < 0 or not self._is_steady or view.extra_rows != self._extra_rows:
+        if self._left_s < 0.5 * self.predicted_s or not self._is_steady or view.extra_rows != self._extra_rows:
             return None
         if not np.array_equal(view.slots, self._slots) or not self._goes_on(view.context_len, view.samples):
             return None

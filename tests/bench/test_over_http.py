@@ -16,7 +16,7 @@ PAUSE_S = 0.02
 
 
 def paced(token_ids=(), told=None):
-    """Streams that give two tokens at a time, at a steady pace, for ever answers of up to 40."""
+    """Streams that give two tokens at a time, at a steady pace, up to the limit that was asked for."""
 
     def lines(body):
         for count in range(2, body["max_tokens"] + 1, 2):

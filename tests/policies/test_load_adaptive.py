@@ -92,6 +92,13 @@ def test_a_probe_that_costs_too_much_to_catch_up_with_is_not_made():
     assert not any(plan.follow.any() for plan in rounds.play(800))
 
 
+@pytest.mark.parametrize("step", [0, 1, 100_000])
+def test_steps_before_a_sequence_came_are_no_reason_to_probe_it(step):
+    policy = LoadAdaptive()
+    plans = [policy.plan(view(1, step=step + i, cost=DEAR, context_len=np.array([9 + i], np.int32))) for i in range(9)]
+    assert not any(plan.follow.any() for plan in plans)
+
+
 def test_a_probe_that_finds_the_sequence_changed_brings_it_back():
     rounds = settle(linear_table(catch_up=0.0), chances(0.02))
     rounds.survival = chances(0.95).astype(np.float32)
