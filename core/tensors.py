@@ -54,8 +54,9 @@ class Edits:
 class Processing:
     """How logits become a law, per sequence [B]; temperature 0 is greedy, top_k 0, top_p 1 and min_p 0 are off.
 
-    is_plain and truncates are host facts that let whole kernels be skipped: every temperature is 1 and nothing
-    truncates or edits; some row uses top-k, top-p or min-p. edits is None where no sequence has any.
+    is_plain, truncates and is_greedy are host facts that let whole kernels be skipped: every temperature is 1 and
+    nothing truncates or edits; some row uses top-k, top-p or min-p; every temperature is 0. edits is None where no
+    sequence has any.
     """
 
     temperature: Tensor
@@ -65,6 +66,7 @@ class Processing:
     is_plain: bool
     truncates: bool
     edits: Edits | None = None
+    is_greedy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from core.tensors import Draft, LawRows, Processing, Verdict
 from core.types import TokenLogprobs
 from engine.drafts import select
 from engine.noise import RoundNoise
-from kernels.coupled import couple
+from kernels.coupled import couple, keep_drawn
 from kernels.logprobs import token_logprobs
 from kernels.process import process
 from kernels.reject import reject
@@ -54,7 +54,11 @@ def accept(index: Tensor, logits: Tensor, draft: Draft, lengths: Tensor, noise: 
     draft, lengths, noise   of these sequences, lengths i32 [S] drafts verified
     """
     rows = make_law_rows(lengths, draft.tokens)
-    verdict = _judge(process(logits, terms.processing, rows), draft, lengths, noise, rows)
+    processing = terms.processing
+    if processing.is_greedy and processing.edits is None:
+        verdict = keep_drawn(logits.argmax(-1), draft, lengths)
+    else:
+        verdict = _judge(process(logits, processing, rows), draft, lengths, noise, rows)
     tokens, counts, stopped = _cut(draft.tokens, verdict, terms.stop_ids)
     emitted = [row[:count] for row, count in zip(tokens.tolist(), counts.tolist(), strict=True)]
     return Round(

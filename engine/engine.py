@@ -183,10 +183,11 @@ class Engine:
 
     def _draft(self, batch: Batch, plan: StepPlan) -> tuple[Draft, RoundNoise]:
         """Return what drafters propose where the plan asks for drafts, nothing elsewhere; and the round's noise."""
-        size, width = len(batch.sequences), self.memory.width
+        # Without drafts nothing is as wide as drafts are.
+        size, width = len(batch.sequences), self.memory.width if plan.draft_len.any() else 0
         with self.stats.timed("noise"):
             noise = draw_noise(batch.sequences, plan.draft_len, width, self.target.config.vocab_size)
-        if not plan.draft_len.any():
+        if not width:
             return no_draft(size, width), noise
         with self.stats.timed("draft"):
             proposals = []
@@ -217,15 +218,21 @@ class Engine:
     def _admit(self, batch: Batch, plan: StepPlan, draft: Draft) -> tuple[Tensor, StepRows]:
         """Return the verify lengths i32 [B] and the rows of the target's forward."""
         with self.stats.timed("admit"):
-            survival = torch.zeros_like(draft.evidence)
-            for part in plan.parts:
-                index, width = torch.from_numpy(part.members), part.group.speculator.spec.max_drafts
-                evidence, lengths = draft.evidence[index, :width], draft.lengths[index]
-                survival[index, :width] = found = survival_of(evidence, lengths, part.plan.calibration)
-                part.group.remember(part.slots, part.plan.draft_len, found)
-            lengths = admit(survival, draft.lengths, torch.from_numpy(plan.group), plan.rules)
+            lengths = draft.lengths
+            if draft.tokens.shape[1]:
+                lengths = admit(self._survival(plan, draft), lengths, torch.from_numpy(plan.group), plan.rules)
             rows = make_rows(batch, draft, lengths, self.slots.block_tables[batch_slots(batch.sequences)])
             return lengths, append_catch_up(rows, plan.catch_up, self.slots.block_tables)
+
+    def _survival(self, plan: StepPlan, draft: Draft) -> Tensor:
+        """Return the live survivals [B, G], each group's by its own calibration; later views will show them."""
+        survival = torch.zeros_like(draft.evidence)
+        for part in plan.parts:
+            index, width = torch.from_numpy(part.members), part.group.speculator.spec.max_drafts
+            evidence, lengths = draft.evidence[index, :width], draft.lengths[index]
+            survival[index, :width] = found = survival_of(evidence, lengths, part.plan.calibration)
+            part.group.remember(part.slots, part.plan.draft_len, found)
+        return survival
 
     def _verify(self, plan: StepPlan, rows: StepRows) -> tuple[Tensor, Tensor | None]:
         """Run the target once over all rows; logits of the judged rows, features of all if a drafter follows."""

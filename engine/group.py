@@ -57,19 +57,18 @@ class PolicyGroup:
         """Describe the step to the policy, before any draft of it exists; members i64 [b] are places in the batch."""
         sequences = [batch.sequences[b] for b in members.tolist()]
         for sequence in sequences:
-            self.speculator.advance(sequence)
-        slots = np.array([s.slot for s in sequences], dtype=np.int32)
-        stale = np.array([s.num_stale for s in sequences], dtype=np.int32)
-        gamma_max = np.array(batch.gamma_max, dtype=np.int32)[members]
-        # A stale drafter state cannot be drafted from.
-        gamma_max[stale > 0] = 0
-        samples = np.array([batch.samples(b) for b in members.tolist()], dtype=np.bool_)
+            if sequence.num_stale:
+                self.speculator.advance(sequence)
+        facts = [(s.slot, s.num_computed, s.num_stale, s.num_uncomputed) for s in sequences]
+        slots, context_len, stale, uncomputed = np.array(facts, dtype=np.int32).T.copy()
+        gamma_max, num_rows = np.array((batch.gamma_max, batch.num_rows), dtype=np.int32)[:, members]
+        samples = num_rows == uncomputed
         return StepView(
             step=self._stats.steps,
             slots=slots,
             gamma_max=gamma_max,
             samples=samples,
-            context_len=np.array([s.num_computed for s in sequences], dtype=np.int32),
+            context_len=context_len,
             extra_rows=sum(batch.num_rows) - int(samples.sum()) + others.planned_rows,
             extra_sequences=others.num_sequences - len(sequences),
             stale_rows=stale,

@@ -100,7 +100,7 @@ def plan_step(
         if key not in present:
             continue
         group = groups[key]
-        members = np.flatnonzero(np.array([name == key for name in keys]))
+        members = np.arange(size) if len(present) == 1 else np.flatnonzero([name == key for name in keys])
         others = Others(planned_rows, size, kv_free, queue_depth)
         view = group.view(batch, members, others, costs.get(key[0]))
         plan = group.plan(view)

@@ -29,7 +29,8 @@ class Batch(Struct, frozen=True):
     """The scheduler's decision; the first three have one entry per sequence, in batch order.
 
     num_rows     uncomputed tokens that this step computes
-    gamma_max    most drafts the sequence may have; 0 while it still has more than its anchor to compute
+    gamma_max    most drafts the sequence may have; 0 while it still has more than its anchor to compute, and while its
+                 drafter is stale
     admitted     sequences that got a slot just now
     preempted    sequences that lost their slot just now, with the slot
     grown        sequences whose blocks changed
@@ -163,7 +164,7 @@ class Scheduler:
 
     def _give_drafts(self, sequence: Sequence, grown: list[Sequence]) -> int:
         """Return how many drafts a sequence may have, with blocks for all rows that its drafter may write."""
-        if sequence.num_uncomputed > 1:
+        if sequence.num_uncomputed > 1 or sequence.num_stale:
             return 0
         # One token of every round is the bonus or correction, so drafts stop one short of the limit.
         drafts = min(sequence.max_drafts, sequence.num_remaining - 1)

@@ -75,6 +75,7 @@ class SlotTable:
             is_plain,
             truncates,
             self._edits(sequences, slots) if is_edited else None,
+            is_greedy=all(s.temperature == 0.0 for s in samplings),
         )
 
     def _edits(self, sequences: tuple[Sequence, ...], slots: Tensor) -> Edits:

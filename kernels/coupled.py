@@ -18,3 +18,8 @@ def couple(target_logits: Tensor, draft: Draft, lengths: Tensor, gumbel: Tensor)
 def draw_coupled(logits: Tensor, gumbel: Tensor) -> Tensor:
     """Draw a token from each of logits f32 [..., V] with noise f32 [..., V]; i64 [...] (`reference.draw_coupled`)."""
     return reference.draw_coupled(logits, gumbel)
+
+
+def keep_drawn(drawn: Tensor, draft: Draft, lengths: Tensor) -> Verdict:
+    """Judge drafts by the tokens i64 [N] that the target drew in their rows (`reference.keep_drawn`)."""
+    return reference.keep_drawn(drawn, draft, lengths)

@@ -116,14 +116,27 @@ def couple(target_logits: Tensor, draft: Draft, lengths: Tensor, gumbel: Tensor)
             f"got {list(lengths.shape)}, {list(gumbel.shape)}"
         )
     check_lengths(lengths, width, len(target_logits))
-    places = torch.arange(width + 1, device=lengths.device)
-    cell = (places <= lengths[:, None]).flatten().nonzero().squeeze(1)  # [N]; places in a flat [B, G + 1]
-    drawn = draw_coupled(target_logits, gumbel.flatten(0, 1)[cell])
+    return keep_drawn(draw_coupled(target_logits, gumbel.flatten(0, 1)[_cells(lengths, width)]), draft, lengths)
+
+
+def keep_drawn(drawn: Tensor, draft: Draft, lengths: Tensor) -> Verdict:
+    """Keep drafts while they are the tokens that the target drew; drawn i64 [N], ragged as the rows of `couple`.
+
+    With the largest logits' ids for `drawn` this is the verdict of greedy rows, under either verifier.
+    """
+    batch, width = draft.tokens.shape
+    cell = _cells(lengths, width)
     tokens = _grid(drawn, cell, (batch, width + 1))
-    is_kept = ((tokens[:, :width] == draft.tokens) & (places[:width] < lengths[:, None])).to(torch.int32).cumprod(1)
+    places = torch.arange(width, device=lengths.device)
+    is_kept = ((tokens[:, :width] == draft.tokens) & (places < lengths[:, None])).to(torch.int32).cumprod(1)
     accepted = is_kept.sum(1, dtype=torch.int32)
     next_token = tokens.gather(1, accepted[:, None].long()).squeeze(1)
-    return Verdict(accepted, next_token, lengths, is_kept.to(gumbel.dtype))
+    return Verdict(accepted, next_token, lengths, is_kept.float())
+
+
+def _cells(lengths: Tensor, width: int) -> Tensor:
+    """Return the places of ragged rows [N] in a flat [B, G + 1]."""
+    return (torch.arange(width + 1, device=lengths.device) <= lengths[:, None]).flatten().nonzero().squeeze(1)
 
 
 def draw_coupled(logits: Tensor, gumbel: Tensor) -> Tensor:

@@ -27,9 +27,8 @@ PREDICTION_PACE = 0.05
 MOST_FINISHED = 64
 # Tokens of context over which prices are taken to be the same.
 CONTEXT_STEP = 64
-# Predicted seconds that a plan may stand for: one takes 0.1 to 0.3 ms to make.
-STANDING_S = 0.02
-# Steps between two reviews of who drafts; between them a newcomer is treated as the last review would have.
+# Steps between two reviews of who drafts, and most that a plan stands for: one takes 0.1 to 0.3 ms to make. Between
+# reviews a newcomer is treated as the last one would have.
 REVIEW = 4
 
 
@@ -82,7 +81,7 @@ class LoadAdaptive:
         is_time = view.step >= self._reviewed_step + REVIEW
         if is_time:
             self._learn(view, records)
-        departure = take_in(records, view, self._record.scale)
+        departure = take_in(records, view, self._record.scale, min(max(num_steps, 1), REVIEW))
         if self._has_changed(records) or is_time:
             self._choose(view, records, prices)
         drafts = records["is_on"] & (view.gamma_max > 0)
@@ -91,7 +90,7 @@ class LoadAdaptive:
         plan = self._admit(view, records, prices, departure, drafts)
         # A probe is for one draft.
         is_settled = not records["is_probing"].any()
-        self._standing = StandingPlan(view, plan, self._predicted_s, STANDING_S) if is_settled else None
+        self._standing = StandingPlan(view, plan, self._predicted_s, REVIEW) if is_settled else None
         return plan
 
     def observe(self, outcome: StepOutcome) -> None:

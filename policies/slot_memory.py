@@ -12,6 +12,8 @@ Records = NDArray[np.void]
 
 # Least weight of the newest survival in a sequence's average: a hard stretch shows in ten steps, one draft does not.
 PACE = 0.1
+# Rounds that the prior weighs as much as: who begins with a bad draft would else be off for most of its answer.
+PRIOR_ROUNDS = 4.0
 # Tokens that a sequence's drafts may lose in a row before it stops, and the least that an idle step counts for.
 PATIENCE = 3.0
 LEAST_LOSS = 0.05
@@ -100,12 +102,16 @@ def trust(records: Records, predicted: F64, observed: F64, index: NDArray[np.int
     records["observed"][index] = KEPT * records["observed"][index] + observed
 
 
-def take_in(records: Records, view: StepView, scale: F64) -> F64:
-    """Move the averages towards the newest survivals, scaled by [G]; returns by how much those depart from them."""
+def take_in(records: Records, view: StepView, scale: F64, num_steps: int) -> F64:
+    """Move the averages towards the newest survivals, scaled by [G]; returns by how much those depart from them.
+
+    The newest stand for those of all num_steps since the last time.
+    """
     fresh = records["was_asked"] & records["has_shown"]
     records["is_probing"] &= ~fresh
     records["num_shown"] += fresh
-    weight = fresh * np.maximum(PACE, 1.0 / (records["num_shown"] + 1.0))
+    # One survival for several steps tells more than one of a single step and less than all of them would.
+    weight = fresh * np.maximum(PACE * num_steps**0.5, 1.0 / (records["num_shown"] + PRIOR_ROUNDS))
     own_scale = (records["observed"] + TRUST_DRAFTS) / (records["predicted"] + TRUST_DRAFTS)
     surprise = view.survival_lag * (scale * own_scale[:, None])
     np.minimum(surprise, 1.0, out=surprise)

@@ -6,13 +6,13 @@ from core.types import I32, BoolArray, Plan, StepView
 
 
 class StandingPlan:
-    """A plan that holds for `lasts_s` predicted seconds, while the same sequences decode and nothing else happens.
+    """A plan that holds for `num_steps`, its own included, while the same sequences decode and nothing else happens.
 
     predicted_s  what a step of it was predicted to take
     """
 
-    def __init__(self, view: StepView, plan: Plan, predicted_s: float, lasts_s: float) -> None:
-        self.plan, self.predicted_s, self._left_s = plan, predicted_s, lasts_s - predicted_s
+    def __init__(self, view: StepView, plan: Plan, predicted_s: float, num_steps: int) -> None:
+        self.plan, self.predicted_s, self._steps_left = plan, predicted_s, num_steps - 1
         self._slots, self._context, self._extra_rows = view.slots, view.context_len, view.extra_rows
         self._longest_step = view.survival_lag.shape[1] + 1
         # Nobody is in prefill or being caught up: who is followed drafts, and who drafts is followed.
@@ -20,14 +20,14 @@ class StandingPlan:
 
     def again(self, view: StepView) -> Plan | None:
         """Return the plan for one more step, or None if it must be thought over."""
-        if self._left_s < 0.5 * self.predicted_s or not self._is_steady or view.extra_rows != self._extra_rows:
+        if not self._steps_left or not self._is_steady or view.extra_rows != self._extra_rows:
             return None
         if not np.array_equal(view.slots, self._slots) or not self._goes_on(view.context_len, view.samples):
             return None
         draft_len = np.where(self.plan.follow, view.gamma_max, np.int32(0))
         if ((draft_len > 0) != self.plan.follow).any():
             return None
-        self._context, self._left_s = view.context_len, self._left_s - self.predicted_s
+        self._context, self._steps_left = view.context_len, self._steps_left - 1
         return Plan(draft_len, self.plan.rule, self.plan.follow)
 
     def _goes_on(self, context: I32, samples: BoolArray) -> bool:

@@ -22,11 +22,12 @@ def queue(scheduler, prompt, drafts=3, **options):
 
 
 def advance(scheduler, batch):
-    """Compute what was scheduled, and give every sequence that reached its end a next token."""
+    """Compute what was scheduled, keep drafters up with it, and give every sequence that reached its end a next token."""
     for b, sequence in enumerate(batch.sequences):
         if batch.samples(b):
             sequence.tokens.append(7)
         sequence.num_computed += batch.num_rows[b]
+        sequence.extended = sequence.num_computed
         scheduler.commit(sequence)
 
 
@@ -48,6 +49,16 @@ def test_drafts_stop_one_short_of_max_tokens_and_at_the_sequences_cap():
     queue(scheduler, (5,), 1, name="cap")
     queue(scheduler, (5,), 0, name="off")
     assert scheduler.schedule().gamma_max == (2, 1, 0)
+
+
+def test_a_sequence_whose_drafter_is_stale_gets_no_rows_for_drafts():
+    scheduler = make()
+    sequence = queue(scheduler, (1,) * 4, name="a")
+    advance(scheduler, scheduler.schedule())
+    sequence.extended = 2
+    batch = scheduler.schedule()
+    assert batch.gamma_max == (0,)
+    assert len(sequence.blocks) == 2
 
 
 def test_blocks_come_as_rows_need_them_and_those_of_lost_drafts_go_back():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from core.cost import CostTable
+from policies import search
 from policies.search import choose_budget, choose_drafting
 from tests.policies.cases import chances, linear_table
 
@@ -54,12 +55,29 @@ def found_rate(table, survival):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
-def test_the_plan_found_is_within_two_percent_of_the_best_of_all_plans(size):
+def test_the_plan_found_is_within_two_percent_of_the_best_of_all_plans(size, monkeypatch):
+    monkeypatch.setattr(search, "GENEROSITY", 0.0)
     for seed in range(60):
         random = np.random.default_rng(1000 * size + seed)
         table = random_table(random)
         survival = np.cumprod(random.beta(random.uniform(0.5, 6), 1.0, size=(size, 3)), axis=1)
         assert found_rate(table, survival) >= 0.98 * best_rate(table, survival), seed
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_generosity_costs_little_and_never_drafts_less(size, monkeypatch):
+    shares = []
+    for seed in range(60):
+        random = np.random.default_rng(1000 * size + seed)
+        table, survival = random_table(random), np.cumprod(random.beta(3.0, 1.0, size=(size, 3)), axis=1)
+        shares.append(found_rate(table, survival) / best_rate(table, survival))
+        at = table.at(32)
+        generous = choose_budget(at, size, at.plain_s(size), survival)[0]
+        with monkeypatch.context() as context:
+            context.setattr(search, "GENEROSITY", 0.0)
+            assert generous >= choose_budget(at, size, at.plain_s(size), survival)[0]
+    assert min(shares) > 0.92
+    assert np.mean(shares) > 0.99
 
 
 def budget_at(survival, **prices):

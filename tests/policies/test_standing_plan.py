@@ -8,10 +8,10 @@ from policies.standing_plan import StandingPlan
 from tests.policies.cases import G, view
 
 
-def standing(seen, draft_len=G, lasts_s=0.02):
+def standing(seen, draft_len=G):
     size = len(seen.slots)
     drafts = np.full(size, draft_len, np.int32)
-    return StandingPlan(seen, Plan(drafts, TopK(5), drafts > 0), 0.005, lasts_s)
+    return StandingPlan(seen, Plan(drafts, TopK(5), drafts > 0), 0.005, 4)
 
 
 def test_it_holds_for_as_long_as_it_was_made_for():
@@ -58,5 +58,5 @@ def test_other_sequences_end_it():
 
 def test_a_step_that_catches_up_is_thought_over_at_once():
     seen = view(2, step=1)
-    kept = StandingPlan(seen, Plan(np.array([G, 0], np.int32), TopK(5), np.ones(2, np.bool_)), 0.005, 0.02)
+    kept = StandingPlan(seen, Plan(np.array([G, 0], np.int32), TopK(5), np.ones(2, np.bool_)), 0.005, 4)
     assert kept.again(view(2, step=2)) is None
