@@ -30,6 +30,7 @@ CONTEXT_STEP = 64
 # Steps between two reviews of who drafts, and most that a plan stands for: one takes 0.1 to 0.3 ms to make. Between
 # reviews a newcomer is treated as the last one would have.
 REVIEW = 4
+IDLE_REVIEW = 16
 
 
 class LoadAdaptive:
@@ -55,6 +56,7 @@ class LoadAdaptive:
         # When the last plan was made, and the last review: of how many sequences, and whether any was worth it.
         self._planned_step = self._reviewed_step = self._num_reviewed = 0
         self._some_draft = False
+        self._pause = REVIEW
         self._priced: tuple[CostTable, int, StepPrices] | None = None
 
     @property
@@ -78,7 +80,7 @@ class LoadAdaptive:
         prices = self._prices_at(view.cost, int(view.context_len.sum()) // len(view.slots))
         num_steps, self._planned_step = view.step - self._planned_step, view.step
         records = self._memory.meet(view, self._record.prior, num_steps)
-        is_time = view.step >= self._reviewed_step + REVIEW
+        is_time = view.step >= self._reviewed_step + self._pause
         if is_time:
             self._learn(view, records)
         departure = take_in(records, view, self._record.scale, min(max(num_steps, 1), REVIEW))
@@ -90,7 +92,7 @@ class LoadAdaptive:
         plan = self._admit(view, records, prices, departure, drafts)
         # A probe is for one draft.
         is_settled = not records["is_probing"].any()
-        self._standing = StandingPlan(view, plan, self._predicted_s, REVIEW) if is_settled else None
+        self._standing = StandingPlan(view, plan, self._predicted_s, self._pause) if is_settled else None
         return plan
 
     def observe(self, outcome: StepOutcome) -> None:
@@ -168,6 +170,8 @@ class LoadAdaptive:
                 prices, num_sequences, base_s, survival, charge_s[is_open]
             )
         self._num_reviewed, self._some_draft = len(rooms), bool(is_worth.any())
+        # Where nobody is near to drafting there is little to review.
+        self._pause = REVIEW if self._some_draft or is_on.any() else IDLE_REVIEW
         # A group that had nothing to plan for a while has not seen these steps, nor has a newcomer.
         num_steps = np.where(records["is_new"], 1, min(view.step - self._reviewed_step, MOST_FINISHED)) * is_open
         self._reviewed_step = view.step
