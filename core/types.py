@@ -208,13 +208,15 @@ class Plan(Struct, frozen=True):
 
     follow marks sequences whose drafter state is kept up with the target; one that is not followed becomes stale. To
     follow a stale one is to ask for catch-up: its rows run through the target once more in this step (in chunks, if
-    they are many), and it can draft in the step after the last of them.
+    they are many), and it can draft in the step after the last of them. predicted_step_s is what the policy expects the
+    step to take, if it does; it is only exported.
     """
 
     draft_len: I32
     rule: Rule
     follow: BoolArray
     calibration: Calibration | None = None
+    predicted_step_s: float | None = None
 
 
 class StepOutcome(Struct, frozen=True):

@@ -288,6 +288,9 @@ class Engine:
         self.stats.soft_accepts += float(verdict.verdict.soft_labels.sum())
         catch_up_rows = sum(each.num_rows for each in plan.catch_up if each.in_forward)
         self.stats.catch_up_rows += catch_up_rows
+        if len(plan.parts) == 1 and plan.parts[0].plan.predicted_step_s is not None:
+            self.stats.cost_predicted_s += float(plan.parts[0].plan.predicted_step_s)
+            self.stats.cost_actual_s += taken[0]
         drafted, index = draft.lengths[verdict.index].tolist(), verdict.index.tolist()
         for counts in zip(verdict.verified, verdict.accepted, drafted, map(len, verdict.emitted), strict=True):
             self.stats.count_round(*counts)
@@ -355,8 +358,12 @@ def pick_features(features: Tensor | None, tapped: tuple[int, ...], wanted: tupl
 
 def check_tokens(request: Request, vocab_size: int) -> None:
     """Raise RequestError if a token id of the request is not in the vocabulary."""
-    biased = (token for token, _ in request.sampling.logit_bias)
-    for param, ids in (("prompt", (*request.prompt_ids, *request.output_ids)), ("logit_bias", (*biased,))):
+    sampling = request.sampling
+    biased = tuple(token for token, _ in sampling.logit_bias)
+    if len(set(biased)) < len(biased):
+        raise RequestError("a token id has two biases", param="logit_bias")
+    prompt = (*request.prompt_ids, *request.output_ids)
+    for param, ids in (("prompt", prompt), ("logit_bias", biased), ("stop_token_ids", sampling.stop_token_ids)):
         if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
             raise RequestError(
                 f"token ids must lie in 0..{vocab_size - 1}, got {min(ids) if min(ids) < 0 else max(ids)}", param=param

@@ -87,7 +87,7 @@ class PolicyGroup:
             draft_len = np.clip(np.asarray(plan.draft_len, dtype=np.int32), 0, view.gamma_max)
             follow = np.broadcast_to(np.asarray(plan.follow, dtype=np.bool_), view.slots.shape)
             check_plan(plan, self.speculator.spec.max_drafts)
-            return Plan(draft_len, plan.rule, follow, plan.calibration)
+            return Plan(draft_len, plan.rule, follow, plan.calibration, plan.predicted_step_s)
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; the step must go on
             self._fell_back(error)
             return draft_nothing(view)
@@ -119,6 +119,8 @@ def check_plan(plan: Plan, width: int) -> None:
     """Raise EngineError if a policy says what no rule or calibration of ours means."""
     if not isinstance(plan.rule, Rule):
         raise EngineError(f"a plan's rule must be one of core.types.Rule, got {plan.rule!r}")
+    if not isinstance(plan.predicted_step_s, float | None):
+        raise EngineError(f"a plan's predicted_step_s must be a float or None, got {plan.predicted_step_s!r}")
     calibration = plan.calibration
     if calibration and not len(calibration.slope) == len(calibration.intercept) == width:
         raise EngineError(f"a plan's calibration must have {width} places, got {len(calibration.slope)}")

@@ -41,6 +41,7 @@ class EngineStats:
     verified_at, accepted_at      the same by draft position, 0-based
     groups       the same by (drafter, policy)
     catch_up_rows   target rows run again for their features
+    cost_predicted_s, cost_actual_s   what a policy said that steps would take, and what these took
     soft_accepts sum over verified drafts of the chance of acceptance before the token was drawn
     fallbacks    by what failed: "policy", "drafter"
     seconds      by part of the step
@@ -54,6 +55,8 @@ class EngineStats:
     accepted: int = 0
     soft_accepts: float = 0.0
     catch_up_rows: int = 0
+    cost_predicted_s: float = 0.0
+    cost_actual_s: float = 0.0
     verified_at: Counter[int] = field(default_factory=Counter)
     accepted_at: Counter[int] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
@@ -92,6 +95,8 @@ class EngineStats:
             "accepted_at": by_place(self.accepted_at),
             "soft_accepts": self.soft_accepts,
             "catch_up_rows": self.catch_up_rows,
+            "cost_predicted_s": self.cost_predicted_s,
+            "cost_actual_s": self.cost_actual_s,
             "fallbacks": dict(self.fallbacks),
             "seconds": dict(self.seconds),
             "groups": [

@@ -201,4 +201,4 @@ class LoadAdaptive:
             expected = records["survival"][drafts] + (1.0 - 1.0 / num_drafting) * departure[drafts]
             expected[np.arange(expected.shape[1]) >= draft_len[drafts, None]] = 0.0
             budget, self._predicted_s = choose_budget(prices, num_sequences, base_s, expected)
-        return Plan(draft_len, TopK(budget), records["is_on"])
+        return Plan(draft_len, TopK(budget), records["is_on"], predicted_step_s=self._predicted_s)

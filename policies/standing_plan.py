@@ -28,7 +28,7 @@ class StandingPlan:
         if ((draft_len > 0) != self.plan.follow).any():
             return None
         self._context, self._steps_left = view.context_len, self._steps_left - 1
-        return Plan(draft_len, self.plan.rule, self.plan.follow)
+        return Plan(draft_len, self.plan.rule, self.plan.follow, predicted_step_s=self.predicted_s)
 
     def _goes_on(self, context: I32, samples: BoolArray) -> bool:
         """Tell whether these can be the same sequences, each one step further."""

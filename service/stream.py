@@ -6,6 +6,7 @@ did not ask for travel through the same queue, so that nothing overtakes the tok
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -83,6 +84,7 @@ class StreamWriter:
     ) -> None:
         self._queue, self._tokenizer, self._drop, self._hold = queue, tokenizer, drop, hold
         self._open: dict[str, OpenStream] = {}
+        self._has_ended = asyncio.Event()
         self._steps: asyncio.Queue[tuple[list[Emission], list[End]]] = asyncio.Queue(MAX_STEPS_BEHIND)
 
     @property
@@ -115,6 +117,13 @@ class StreamWriter:
         for one in self._open.values():
             one.is_silent = True
         return silent
+
+    async def wait_for_end(self, timeout_s: float) -> None:
+        """Return when a stream has ended, or after `timeout_s`."""
+        self._has_ended.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._has_ended.wait()
 
     async def put(self, emissions: list[Emission], ends: list[End]) -> None:
         """Hand over one step's emissions, and jobs to end after them; waits while the writer is too far behind."""
@@ -221,6 +230,7 @@ class StreamWriter:
     def _close(self, request_ids: Iterable[str]) -> None:
         for request_id in request_ids:
             self._open.pop(request_id, None)
+            self._has_ended.set()
         self._report()
 
     def _report(self) -> None:

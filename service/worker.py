@@ -108,7 +108,8 @@ class Worker:
         while not (self._stopping.is_set() or is_cancelled()):
             free = self._engine.num_slots - self._writer.num_open
             if free <= 0 or self._heartbeat.is_stalled:
-                await asyncio.sleep(IDLE_S)
+                # A slot that stands empty for a step is lost: the next job is claimed as soon as one ends.
+                await self._writer.wait_for_end(IDLE_S)
                 continue
             try:
                 if time.monotonic() >= next_reclaim:

@@ -114,8 +114,11 @@ def test_aborting_frees_slot_and_blocks_at_once(target):
         ((1,) * 500, {"max_tokens": 13}, "max_tokens", "500 prompt tokens and max_tokens 13 make 513.* takes 512"),
         ((1, 32), {}, "prompt", r"0\.\.31, got 32"),
         ((-1, 3), {}, "prompt", r"0\.\.31, got -1"),
+        ((1,), {"stop_token_ids": (32,)}, "stop_token_ids", r"0\.\.31, got 32"),
+        ((1,), {"logit_bias": ((40, 1.0),)}, "logit_bias", r"0\.\.31, got 40"),
+        ((1,), {"logit_bias": ((4, 1.0), (4, 2.0))}, "logit_bias", "two biases"),
     ],
-    ids=["empty", "too-long", "above-vocabulary", "negative"],
+    ids=["empty", "too-long", "above-vocabulary", "negative", "stop", "bias", "bias-twice"],
 )
 def test_a_request_that_can_never_run_is_refused(target, prompt, sampling, param, message):
     engine = make_engine(target, None, Off(), SHAPE, ())

@@ -134,3 +134,13 @@ def test_drafts_that_were_missing_are_charged_for():
 
     times = Times(step(1.0, 0), (step(2.0, 0), step(3.0, 1.0), step(5.0, 2.0), step(2.5, 0.5)))
     assert spread(times, (0, 1, 4, 7), 0.25) == [2.0, 3.0, 8.0, 2.0 + 7 * 0.25]
+
+
+def test_what_was_predicted_is_counted_beside_what_steps_took():
+    target = tiny_target()
+    engine = make_engine(target, tiny_dspark(target), LoadAdaptive())
+    engine.costs["dspark"] = profile(engine, "dspark")
+    run(engine, [request((1, 2, 3), i, str(i), max_tokens=60) for i in range(4)])
+    snapshot = engine.snapshot()
+    assert snapshot["cost_actual_s"] > 0
+    assert 0.2 < snapshot["cost_predicted_s"] / snapshot["cost_actual_s"] < 5

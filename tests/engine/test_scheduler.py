@@ -22,7 +22,7 @@ def queue(scheduler, prompt, drafts=3, **options):
 
 
 def advance(scheduler, batch):
-    """Compute what was scheduled, keep drafters up with it, and give every sequence that reached its end a next token."""
+    """Compute what was scheduled, drafters kept up with it, and give those that reached their end a next token."""
     for b, sequence in enumerate(batch.sequences):
         if batch.samples(b):
             sequence.tokens.append(7)
