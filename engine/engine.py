@@ -292,7 +292,8 @@ class Engine:
             self.stats.cost_predicted_s += float(plan.parts[0].plan.predicted_step_s)
             self.stats.cost_actual_s += taken[0]
         drafted, index = draft.lengths[verdict.index].tolist(), verdict.index.tolist()
-        for counts in zip(verdict.verified, verdict.accepted, drafted, map(len, verdict.emitted), strict=True):
+        self.stats.emitted += sum(map(len, verdict.emitted))
+        for counts in zip(verdict.verified, verdict.accepted, drafted, strict=True):
             self.stats.count_round(*counts)
         for number, part in enumerate(plan.parts):
             mine = [i for i, b in enumerate(index) if plan.group[b] == number]

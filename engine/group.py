@@ -15,7 +15,7 @@ from core.types import Plan, Policy, Rule, StepOutcome, StepView
 from engine.scheduler import Batch
 from engine.sequence import GroupKey
 from engine.speculator import Speculator
-from engine.stats import EngineStats, GroupStats
+from engine.stats import EngineStats, RoundCounts
 from policies.base import draft_nothing
 
 log = structlog.get_logger()
@@ -45,7 +45,7 @@ class PolicyGroup:
         self, key: GroupKey, speculator: Speculator, policy: Policy, stats: EngineStats, num_slots: int
     ) -> None:
         self.key, self.speculator, self.policy = key, speculator, policy
-        self.counts = stats.groups.setdefault(key, GroupStats())
+        self.counts = stats.groups.setdefault(key, RoundCounts())
         self._stats = stats
         self._survival_lag = np.full((num_slots, speculator.spec.max_drafts), np.nan, dtype=np.float32)
 

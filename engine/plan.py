@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ class GroupPlan:
     plan: Plan
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StepPlan:
     """What the step will do, decided before any of its drafts exists.
 
@@ -60,7 +61,7 @@ class StepPlan:
         """The drafters that are asked for drafts, with the places i64 [b] of the sequences they draft for."""
         return self._by_drafter(self.draft_len > 0)
 
-    @property
+    @cached_property
     def told(self) -> list[tuple[Speculator, Tensor]]:
         """The drafters that hear of final rows, with the places i64 [b] whose own rows they get, possibly none."""
         caught_up = np.zeros_like(self.follow)

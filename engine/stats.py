@@ -12,8 +12,13 @@ from typing import Any
 
 
 @dataclass(slots=True)
-class GroupStats:
-    """What speculation did for one drafter under one policy; fields as in EngineStats."""
+class RoundCounts:
+    """What verdicts came to.
+
+    rounds       verdicts of one sequence each, plain decoding included
+    drafted, verified, accepted   draft tokens proposed, sent to the target, kept
+    verified_at, accepted_at      the same by draft position, 0-based
+    """
 
     rounds: int = 0
     drafted: int = 0
@@ -31,15 +36,24 @@ class GroupStats:
         self.verified_at.update(range(verified))
         self.accepted_at.update(range(accepted))
 
+    def counts(self) -> dict[str, Any]:
+        """Return the counts as plain values."""
+        return {
+            "rounds": self.rounds,
+            "drafted": self.drafted,
+            "verified": self.verified,
+            "accepted": self.accepted,
+            "verified_at": by_place(self.verified_at),
+            "accepted_at": by_place(self.accepted_at),
+        }
+
 
 @dataclass(slots=True)
-class EngineStats:
+class EngineStats(RoundCounts):
     """Running totals since the engine started; mutated by the step only.
 
-    rounds       verdicts of one sequence each, plain decoding included
-    drafted, verified, accepted   draft tokens proposed, sent to the target, kept
-    verified_at, accepted_at      the same by draft position, 0-based
-    groups       the same by (drafter, policy)
+    emitted      tokens that left the engine
+    groups       the round counts by (drafter, policy)
     catch_up_rows   target rows run again for their features
     cost_predicted_s, cost_actual_s   what a policy said that steps would take, and what these took
     soft_accepts sum over verified drafts of the chance of acceptance before the token was drawn
@@ -48,20 +62,14 @@ class EngineStats:
     """
 
     steps: int = 0
-    rounds: int = 0
     emitted: int = 0
-    drafted: int = 0
-    verified: int = 0
-    accepted: int = 0
     soft_accepts: float = 0.0
     catch_up_rows: int = 0
     cost_predicted_s: float = 0.0
     cost_actual_s: float = 0.0
-    verified_at: Counter[int] = field(default_factory=Counter)
-    accepted_at: Counter[int] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
-    groups: dict[tuple[str, str], GroupStats] = field(default_factory=dict)
+    groups: dict[tuple[str, str], RoundCounts] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -72,27 +80,11 @@ class EngineStats:
         finally:
             self.seconds[part] += time.perf_counter() - start  # type: ignore[assignment]
 
-    def count_round(self, verified: int, accepted: int, drafted: int, emitted: int) -> None:
-        """Count one sequence's verdict."""
-        self.rounds += 1
-        self.drafted += drafted
-        self.verified += verified
-        self.accepted += accepted
-        self.emitted += emitted
-        self.verified_at.update(range(verified))
-        self.accepted_at.update(range(accepted))
-
     def snapshot(self) -> dict[str, Any]:
         """Return all of it as plain values, for another process to read."""
-        return {
+        return self.counts() | {
             "steps": self.steps,
-            "rounds": self.rounds,
             "emitted": self.emitted,
-            "drafted": self.drafted,
-            "verified": self.verified,
-            "accepted": self.accepted,
-            "verified_at": by_place(self.verified_at),
-            "accepted_at": by_place(self.accepted_at),
             "soft_accepts": self.soft_accepts,
             "catch_up_rows": self.catch_up_rows,
             "cost_predicted_s": self.cost_predicted_s,
@@ -100,16 +92,7 @@ class EngineStats:
             "fallbacks": dict(self.fallbacks),
             "seconds": dict(self.seconds),
             "groups": [
-                {
-                    "drafter": drafter,
-                    "policy": policy,
-                    "rounds": group.rounds,
-                    "drafted": group.drafted,
-                    "verified": group.verified,
-                    "accepted": group.accepted,
-                    "verified_at": by_place(group.verified_at),
-                    "accepted_at": by_place(group.accepted_at),
-                }
+                {"drafter": drafter, "policy": policy} | group.counts()
                 for (drafter, policy), group in list(self.groups.items())
             ],
         }

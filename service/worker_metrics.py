@@ -84,13 +84,19 @@ def families(workers: Workers) -> Iterator[Metric]:
         ("vllm:num_requests_running", "Sequences in the engine's batch.", "running"),
         ("vllm:kv_cache_usage_perc", "Share of KV blocks in use; 1 is all.", "kv_usage"),
     ):
-        gauge = GaugeMetricFamily(name, meaning, labels=WORKER)
-        for worker, stats in workers.stats.items():
-            gauge.add_metric((workers.model, worker), getattr(stats.engine, field))
-        yield gauge
+        yield _by_worker(GaugeMetricFamily(name, meaning, labels=WORKER), workers, field)
     yield from _engine_counters(workers)
     yield from _group_counters(workers)
     yield _queue_times(workers)
+
+
+def _by_worker(
+    family: GaugeMetricFamily | CounterMetricFamily, workers: Workers, field: str
+) -> GaugeMetricFamily | CounterMetricFamily:
+    """Add one value per worker, a field of its engine's statistics, to a family of metrics."""
+    for worker, stats in workers.stats.items():
+        family.add_metric((workers.model, worker), getattr(stats.engine, field))
+    return family
 
 
 def _engine_counters(workers: Workers) -> Iterator[Metric]:
@@ -104,10 +110,7 @@ def _engine_counters(workers: Workers) -> Iterator[Metric]:
         ("specd_engine_cost_predicted_seconds", "What the cost table predicted for steps.", "cost_predicted_s"),
         ("specd_engine_cost_actual_seconds", "What those steps took.", "cost_actual_s"),
     ):
-        counter = CounterMetricFamily(name, meaning, labels=WORKER)
-        for worker, stats in workers.stats.items():
-            counter.add_metric((workers.model, worker), getattr(stats.engine, field))
-        yield counter
+        yield _by_worker(CounterMetricFamily(name, meaning, labels=WORKER), workers, field)
     for name, meaning, field in (
         ("specd_engine_step_seconds", "Time in steps, by part.", "seconds"),
         ("specd_engine_fallbacks", "Steps that went on without a part that failed.", "fallbacks"),
