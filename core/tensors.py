@@ -151,6 +151,18 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
+class Favour:
+    """Whose drafts are admitted first, by the policies' words: fixed before the drafts exist.
+
+    floor   i32 [B]; so many first drafts are verified whatever the rule says, and come first in TopK's order
+    weight  f32 [B] above 0; multiplies survivals in TopK's order
+    """
+
+    floor: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class VerifyRows:
     """The ragged rows of one target forward, in batch order.
 

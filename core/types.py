@@ -82,6 +82,7 @@ class Request(Struct, frozen=True):
 
     output_ids are tokens already streamed by an earlier attempt: limits and usage count them, the prompt does not.
     nonce is 64 random bits that key every draw of this request under `rejection`; two requests must never share one.
+    deadline_s is Unix time; the engine only tells policies of it.
     coupled_key is the 64-bit key of the `coupled` verifier, the same in every attempt; None takes `rejection`.
     """
 
@@ -159,10 +160,13 @@ class EarlyStop(Struct, frozen=True, tag="early_stop"):
     """Admit in order of survival until expected tokens per second stop rising (DSpark, Algorithm 1).
 
     step_s[n] is the step's seconds with n drafts admitted in this group, n = 0..len - 1; no more than len - 1
-    drafts are ever admitted.
+    drafts are ever admitted. tops, ascending, are numbers of drafts up to which rows cost nothing more (the tops of
+    padded batch shapes): where admission stops at n, it goes on, in the same order, to the first of tops that is n or
+    more.
     """
 
     step_s: tuple[float, ...]
+    tops: tuple[int, ...] = ()
 
 
 Rule = FixedLength | Threshold | TopK | EarlyStop
@@ -184,8 +188,12 @@ class StepView(Struct, frozen=True):
     context_len      tokens whose target KV exists
     stale_rows       rows the drafter has not seen: drafting again first costs them once more (`Plan.follow`)
     survival_lag     [B, G] survival recorded one or more steps ago, nan where there is none yet
+    tokens_left      tokens that may still be generated
+    priority         of the request; greater is more urgent, 1 is usual
+    deadline_in_s    seconds until the request's deadline, negative past it; inf if it has none
     extra_rows       rows of this step outside the group's own anchors and drafts: prefill, other groups' anchors and
                      what groups before this one have planned; extra_sequences are the sequences of other groups
+    queue_depth      requests that wait for a slot, oldest_wait_s for how long the oldest of them has
     cost             what steps cost on this machine with this group's drafter; None where nobody measured
     """
 
@@ -198,8 +206,12 @@ class StepView(Struct, frozen=True):
     extra_sequences: int
     stale_rows: I32
     survival_lag: F32
+    tokens_left: I32
+    priority: I32
+    deadline_in_s: F32
     kv_free: float
     queue_depth: int
+    oldest_wait_s: float = 0.0
     cost: CostTable | None = None
 
 
@@ -208,21 +220,33 @@ class Plan(Struct, frozen=True):
 
     follow marks sequences whose drafter state is kept up with the target; one that is not followed becomes stale. To
     follow a stale one is to ask for catch-up: its rows run through the target once more in this step (in chunks, if
-    they are many), and it can draft in the step after the last of them. predicted_step_s is what the policy expects the
-    step to take, if it does; it is only exported.
+    they are many), and it can draft in the step after the last of them.
+    calibration      None leaves the group's own, learnt from its finished steps
+    floor            i32 [B]; so many first drafts are verified before all others, whatever the rule says: a probe,
+                     or what a deadline needs. They count in the budget of TopK
+    weight           f32 [B] above 0; multiplies survivals where TopK puts drafts in order
+    predicted_step_s, predicted_tokens   what the policy expects of the step, if it does; only exported
     """
 
     draft_len: I32
     rule: Rule
     follow: BoolArray
     calibration: Calibration | None = None
+    floor: I32 | None = None
+    weight: F32 | None = None
     predicted_step_s: float | None = None
+    predicted_tokens: float | None = None
 
 
 class StepOutcome(Struct, frozen=True):
     """What a finished step taught, for policies and metrics; arrays have one entry per judged sequence of the group.
 
     rows are the target rows of the whole step, prefill_rows and catch_up_rows of them no verification.
+    evidence      f32 [b, G]; the drafts' logits of conditional acceptance before calibration
+    survival      f32 [b, G]; what admission saw, 0 past the drafts
+    soft_labels   f32 [b, G]; the chance of acceptance before the token was drawn, of verified drafts; hard outcomes
+                  under `coupled`. Past a rejection it is that of a text nobody will see
+    floored       i32 [b]; drafts that were verified whatever the rule said
     """
 
     step: int
@@ -234,6 +258,10 @@ class StepOutcome(Struct, frozen=True):
     rows: int
     prefill_rows: int
     catch_up_rows: int
+    evidence: F32
+    survival: F32
+    soft_labels: F32
+    floored: I32
 
 
 class Policy(Protocol):

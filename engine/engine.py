@@ -5,18 +5,17 @@ schedule, plan, draft, admit, verify, accept, commit, emit: `Engine.step` reads 
 
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from core.cost import CostTable
 from core.errors import RequestError
 from core.tensors import Draft, DraftAsk
-from core.types import Emission, FinishReason, Policy, Request, Sampling, StepOutcome
+from core.types import Emission, FinishReason, Policy, Request, Sampling
 from drafters.base import Drafter
 from engine.accept import Round, Terms, accept
 from engine.commit import FinalRows, final_rows, make_commit
@@ -25,7 +24,8 @@ from engine.drafts import merge, no_draft, select
 from engine.groups import Groups, MakePolicy
 from engine.memory import EngineMemory
 from engine.noise import RoundNoise, draw_noise
-from engine.plan import StepPlan, plan_step
+from engine.outcome import StepFacts, outcomes
+from engine.plan import Load, StepPlan, plan_step
 from engine.rows import StepRows, append_catch_up, make_rows
 from engine.scheduler import Batch
 from engine.sequence import Sequence
@@ -46,7 +46,7 @@ class Engine:
     drafters and policies are by the names that requests may ask for; the first of each is the default. A drafter of
     None is plain decoding, which is always there under the name "none". A policy is
     made anew for every drafter it is used with, because it learns. costs, by drafter, is what policies know of the
-    machine (engine/profile.py).
+    machine (engine/profile.py). clock tells the seconds that steps take.
     """
 
     def __init__(
@@ -57,8 +57,10 @@ class Engine:
         shape: EngineShape,
         eos_ids: tuple[int, ...],
         tokenizer: Tokenizer | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.target, self.eos_ids, self.tokenizer, self.stats = target, eos_ids, tokenizer, EngineStats()
+        self.clock = clock
         self.costs: dict[str, CostTable] = {}
         memory = EngineMemory(target, drafters, shape, self.stats)
         self.memory, self.scheduler, self.slots = memory, memory.scheduler, memory.slots
@@ -149,17 +151,18 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[Emission]:
         """Advance every scheduled sequence by one round and return what leaves the engine."""
-        started = time.perf_counter()
+        started = self.clock()
         batch = self._schedule()
         if not batch.sequences:
             return []
         plan = self._plan(batch)
         draft, noise = self._draft(batch, plan)
-        lengths, rows = self._admit(batch, plan, draft)
+        survival, lengths, rows = self._admit(batch, plan, draft)
         logits, features = self._verify(plan, rows)
         verdict = self._accept(batch, rows, (draft, lengths), logits, noise)
         self._commit(batch, plan, rows, verdict, features)
-        self._observe(batch, plan, draft, verdict, (time.perf_counter() - started, len(rows.verify.tokens)))
+        facts = self._facts(batch, plan, rows, started)
+        self._observe(plan, (draft, survival), verdict, facts)
         return self._emit(batch, verdict)
 
     def _schedule(self) -> Batch:
@@ -178,8 +181,8 @@ class Engine:
 
     def _plan(self, batch: Batch) -> StepPlan:
         with self.stats.timed("plan"):
-            num_waiting = len(self.scheduler.waiting)
-            return plan_step(batch, self.groups.by_key, self.costs, self.memory.pool, num_waiting)
+            load = Load(self.memory.pool, self.scheduler.waiting, self.costs)
+            return plan_step(batch, self.groups.by_key, load)
 
     def _draft(self, batch: Batch, plan: StepPlan) -> tuple[Draft, RoundNoise]:
         """Return what drafters propose where the plan asks for drafts, nothing elsewhere; and the round's noise."""
@@ -215,14 +218,15 @@ class Engine:
             None if noise.gumbel is None else noise.coupled,
         )
 
-    def _admit(self, batch: Batch, plan: StepPlan, draft: Draft) -> tuple[Tensor, StepRows]:
-        """Return the verify lengths i32 [B] and the rows of the target's forward."""
+    def _admit(self, batch: Batch, plan: StepPlan, draft: Draft) -> tuple[Tensor, Tensor, StepRows]:
+        """Return the live survivals f32 [B, G], the verify lengths i32 [B] and the rows of the target's forward."""
         with self.stats.timed("admit"):
-            lengths = draft.lengths
+            survival, lengths = torch.zeros_like(draft.evidence), draft.lengths
             if draft.tokens.shape[1]:
-                lengths = admit(self._survival(plan, draft), lengths, torch.from_numpy(plan.group), plan.rules)
+                survival = self._survival(plan, draft)
+                lengths = admit(survival, lengths, torch.from_numpy(plan.group), plan.rules, plan.favour)
             rows = make_rows(batch, draft, lengths, self.slots.block_tables[batch_slots(batch.sequences)])
-            return lengths, append_catch_up(rows, plan.catch_up, self.slots.block_tables)
+            return survival, lengths, append_catch_up(rows, plan.catch_up, self.slots.block_tables)
 
     def _survival(self, plan: StepPlan, draft: Draft) -> Tensor:
         """Return the live survivals [B, G], each group's by its own calibration; later views will show them."""
@@ -282,34 +286,17 @@ class Engine:
         ends = (commit.positions[commit.cu_rows[1:] - 1] + 1).tolist()
         speculator.extend(commit, list(zip(sequences, ends, strict=True)))
 
-    def _observe(self, batch: Batch, plan: StepPlan, draft: Draft, verdict: Round, taken: tuple[float, int]) -> None:
-        """Count the round and teach each policy its part of it; taken are the step's seconds and rows."""
-        self.stats.steps += 1
-        self.stats.soft_accepts += float(verdict.verdict.soft_labels.sum())
+    def _facts(self, batch: Batch, plan: StepPlan, rows: StepRows, started: float) -> StepFacts:
         catch_up_rows = sum(each.num_rows for each in plan.catch_up if each.in_forward)
-        self.stats.catch_up_rows += catch_up_rows
-        if len(plan.parts) == 1 and plan.parts[0].plan.predicted_step_s is not None:
-            self.stats.cost_predicted_s += float(plan.parts[0].plan.predicted_step_s)
-            self.stats.cost_actual_s += taken[0]
-        drafted, index = draft.lengths[verdict.index].tolist(), verdict.index.tolist()
+        num_rows = len(rows.verify.tokens)
+        return StepFacts(self.stats.steps + 1, self.clock() - started, num_rows, batch.num_prefill_rows, catch_up_rows)
+
+    def _observe(self, plan: StepPlan, proposal: tuple[Draft, Tensor], verdict: Round, facts: StepFacts) -> None:
+        """Count the round and teach each policy its part of it; the proposal comes with its survivals."""
+        self.stats.count_step(facts.step_s, facts.catch_up_rows, plan.predicted_step_s)
+        self.stats.soft_accepts += float(verdict.verdict.soft_labels.sum())
         self.stats.emitted += sum(map(len, verdict.emitted))
-        for counts in zip(verdict.verified, verdict.accepted, drafted, strict=True):
-            self.stats.count_round(*counts)
-        for number, part in enumerate(plan.parts):
-            mine = [i for i, b in enumerate(index) if plan.group[b] == number]
-            for i in mine:
-                part.group.counts.count_round(verdict.verified[i], verdict.accepted[i], drafted[i])
-            outcome = StepOutcome(
-                step=self.stats.steps,
-                slots=np.array([batch.sequences[index[i]].slot for i in mine], dtype=np.int32),
-                drafted=np.array([drafted[i] for i in mine], dtype=np.int32),
-                verified=np.array([verdict.verified[i] for i in mine], dtype=np.int32),
-                accepted=np.array([verdict.accepted[i] for i in mine], dtype=np.int32),
-                step_s=taken[0],
-                rows=taken[1],
-                prefill_rows=batch.num_prefill_rows,
-                catch_up_rows=catch_up_rows,
-            )
+        for part, outcome in outcomes(plan, *proposal, verdict, facts):
             part.group.observe(outcome)
 
     def _emit(self, batch: Batch, verdict: Round) -> list[Emission]:

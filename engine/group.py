@@ -3,17 +3,21 @@
 A policy is a plug-in. Whatever it raises is logged and counted, and its sequences decode plainly in that step.
 """
 
+import time
+from typing import Any
+
 import numpy as np
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from torch import Tensor
 
 from core.cost import CostTable
 from core.errors import EngineError
-from core.types import Plan, Policy, Rule, StepOutcome, StepView
+from core.types import F32, Plan, Policy, Rule, StepOutcome, StepView
 from engine.scheduler import Batch
-from engine.sequence import GroupKey
+from engine.sequence import GroupKey, Sequence
 from engine.speculator import Speculator
 from engine.stats import EngineStats, RoundCounts
 from policies.base import draft_nothing
@@ -23,19 +27,20 @@ log = structlog.get_logger()
 Places = NDArray[np.int64]
 
 
-class Others(Struct, frozen=True):
+class Others(Struct, frozen=True, kw_only=True):
     """What a group is told of the step around it.
 
     planned_rows   target rows that groups planned before it have asked for: drafts and catch-up
     num_sequences  sequences of the whole batch
     kv_free        share of KV blocks that could be taken
-    queue_depth    requests without a slot
+    queue_depth    requests without a slot, oldest_wait_s how long the oldest of them has waited
     """
 
-    planned_rows: int
     num_sequences: int
     kv_free: float
     queue_depth: int
+    oldest_wait_s: float
+    planned_rows: int = 0
 
 
 class PolicyGroup:
@@ -59,8 +64,11 @@ class PolicyGroup:
         for sequence in sequences:
             if sequence.num_stale:
                 self.speculator.advance(sequence)
-        facts = [(s.slot, s.num_computed, s.num_stale, s.num_uncomputed) for s in sequences]
-        slots, context_len, stale, uncomputed = np.array(facts, dtype=np.int32).T.copy()
+        facts = [
+            (s.slot, s.num_computed, s.num_stale, s.num_uncomputed, s.num_remaining, s.request.priority)
+            for s in sequences
+        ]
+        slots, context_len, stale, uncomputed, tokens_left, priority = np.array(facts, dtype=np.int32).T.copy()
         gamma_max, num_rows = np.array((batch.gamma_max, batch.num_rows), dtype=np.int32)[:, members]
         samples = num_rows == uncomputed
         return StepView(
@@ -73,8 +81,12 @@ class PolicyGroup:
             extra_sequences=others.num_sequences - len(sequences),
             stale_rows=stale,
             survival_lag=self._survival_lag[slots],
+            tokens_left=tokens_left,
+            priority=priority,
+            deadline_in_s=deadlines(sequences),
             kv_free=others.kv_free,
             queue_depth=others.queue_depth,
+            oldest_wait_s=others.oldest_wait_s,
             cost=cost,
         )
 
@@ -87,7 +99,13 @@ class PolicyGroup:
             draft_len = np.clip(np.asarray(plan.draft_len, dtype=np.int32), 0, view.gamma_max)
             follow = np.broadcast_to(np.asarray(plan.follow, dtype=np.bool_), view.slots.shape)
             check_plan(plan, self.speculator.spec.max_drafts)
-            return Plan(draft_len, plan.rule, follow, plan.calibration, plan.predicted_step_s)
+            return replace(
+                plan,
+                draft_len=draft_len,
+                follow=follow,
+                floor=None if plan.floor is None else np.minimum(as_row(plan.floor, view, np.int32), draft_len),
+                weight=None if plan.weight is None else check_weight(as_row(plan.weight, view, np.float32)),
+            )
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; the step must go on
             self._fell_back(error)
             return draft_nothing(view)
@@ -104,7 +122,11 @@ class PolicyGroup:
         self._survival_lag[slots[drafted]] = np.where(asked, seen, np.nan)
 
     def observe(self, outcome: StepOutcome) -> None:
-        """Teach the policy a finished step."""
+        """Count a finished step and teach it to the policy."""
+        rounds = zip(outcome.verified.tolist(), outcome.accepted.tolist(), outcome.drafted.tolist(), strict=True)
+        for verified, accepted, drafted in rounds:
+            self._stats.count_round(verified, accepted, drafted)
+            self.counts.count_round(verified, accepted, drafted)
         try:
             self.policy.observe(outcome)
         except Exception as error:  # noqa: BLE001 - see plan
@@ -115,12 +137,36 @@ class PolicyGroup:
         log.warning("policy_failed", drafter=self.key[0], policy=self.key[1], error=repr(error))
 
 
+def deadlines(sequences: list[Sequence]) -> F32:
+    """Return the seconds [b] that are left until the requests' deadlines, inf where there is none."""
+    left = np.full(len(sequences), np.inf, dtype=np.float32)
+    if any(sequence.request.deadline_s is not None for sequence in sequences):
+        now_s = time.time()
+        for b, sequence in enumerate(sequences):
+            if sequence.request.deadline_s is not None:
+                left[b] = sequence.request.deadline_s - now_s
+    return left
+
+
+def as_row(values: object, view: StepView, dtype: type[np.generic]) -> NDArray[Any]:
+    """Return one value per sequence of the view."""
+    return np.broadcast_to(np.asarray(values, dtype=dtype), view.slots.shape)
+
+
+def check_weight(weight: F32) -> F32:
+    """Return the weights; raises EngineError unless they are numbers above 0."""
+    if not (np.isfinite(weight) & (weight > 0)).all():
+        raise EngineError(f"a plan's weights must be finite and above 0, got {weight[~(weight > 0)][:3].tolist()}")
+    return weight
+
+
 def check_plan(plan: Plan, width: int) -> None:
     """Raise EngineError if a policy says what no rule or calibration of ours means."""
     if not isinstance(plan.rule, Rule):
         raise EngineError(f"a plan's rule must be one of core.types.Rule, got {plan.rule!r}")
-    if not isinstance(plan.predicted_step_s, float | None):
-        raise EngineError(f"a plan's predicted_step_s must be a float or None, got {plan.predicted_step_s!r}")
+    for name in ("predicted_step_s", "predicted_tokens"):
+        if not isinstance(getattr(plan, name), float | None):
+            raise EngineError(f"a plan's {name} must be a float or None, got {getattr(plan, name)!r}")
     calibration = plan.calibration
     if calibration and not len(calibration.slope) == len(calibration.intercept) == width:
         raise EngineError(f"a plan's calibration must have {width} places, got {len(calibration.slope)}")

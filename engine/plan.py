@@ -1,21 +1,24 @@
 """The plans of all groups of a step, made one after the other and put together for the batch."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from torch import Tensor
 
 from core.cost import CostTable
+from core.tensors import Favour
 from core.types import I32, BoolArray, Plan, Rule
 from engine.blocks import BlockPool
 from engine.catch_up import CatchUp, CatchUpBudget
 from engine.group import Others, Places, PolicyGroup
 from engine.scheduler import Batch
-from engine.sequence import GroupKey
+from engine.sequence import GroupKey, Sequence
 from engine.speculator import Speculator
 
 
@@ -44,6 +47,25 @@ class StepPlan:
     follow: BoolArray
     group: NDArray[np.int64]
     catch_up: tuple[CatchUp, ...]
+
+    @property
+    def predicted_step_s(self) -> float | None:
+        """What the step will take, if one policy plans it all and says so."""
+        predicted = self.parts[0].plan.predicted_step_s
+        return None if len(self.parts) > 1 or predicted is None else float(predicted)
+
+    @property
+    def favour(self) -> Favour | None:
+        """Floors and weights of the whole batch; None if no policy has any."""
+        if all(part.plan.floor is None and part.plan.weight is None for part in self.parts):
+            return None
+        floor, weight = np.zeros_like(self.draft_len), np.ones(len(self.draft_len), dtype=np.float32)
+        for part in self.parts:
+            if part.plan.floor is not None:
+                floor[part.members] = part.plan.floor
+            if part.plan.weight is not None:
+                weight[part.members] = part.plan.weight
+        return Favour(torch.from_numpy(floor), torch.from_numpy(weight))
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -79,13 +101,16 @@ class StepPlan:
         return [(speculators[name], torch.from_numpy(np.sort(np.concatenate(p)))) for name, p in places.items()]
 
 
-def plan_step(
-    batch: Batch,
-    groups: Mapping[GroupKey, PolicyGroup],
-    costs: Mapping[str, CostTable],
-    pool: BlockPool,
-    queue_depth: int,
-) -> StepPlan:
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What bears on a step besides its batch: free blocks, who waits for a slot, what steps cost, by drafter."""
+
+    pool: BlockPool
+    waiting: Collection[Sequence]
+    costs: Mapping[str, CostTable]
+
+
+def plan_step(batch: Batch, groups: Mapping[GroupKey, PolicyGroup], load: Load) -> StepPlan:
     """Ask each group's policy in the groups' order; a later group sees what earlier ones planned."""
     size = len(batch.sequences)
     keys = [sequence.group for sequence in batch.sequences]
@@ -94,16 +119,20 @@ def plan_step(
     draft_len = np.zeros(size, dtype=np.int32)
     follow = np.zeros(size, dtype=np.bool_)
     group_of = np.zeros(size, dtype=np.int64)
-    budget = CatchUpBudget(batch.spare_rows, pool.block_size)
-    kv_free = pool.num_free / pool.num_usable
+    budget = CatchUpBudget(batch.spare_rows, load.pool.block_size)
+    around = Others(
+        num_sequences=size,
+        kv_free=load.pool.num_free / load.pool.num_usable,
+        queue_depth=len(load.waiting),
+        oldest_wait_s=max((time.monotonic() - each.queued_s for each in load.waiting), default=0.0),
+    )
     planned_rows = 0
     for key in groups if len(present) > 1 else present:
         if key not in present:
             continue
         group = groups[key]
         members = np.arange(size) if len(present) == 1 else np.flatnonzero([name == key for name in keys])
-        others = Others(planned_rows, size, kv_free, queue_depth)
-        view = group.view(batch, members, others, costs.get(key[0]))
+        view = group.view(batch, members, replace(around, planned_rows=planned_rows), load.costs.get(key[0]))
         plan = group.plan(view)
         draft_len[members] = plan.draft_len
         follow[members] = plan.follow & ((view.stale_rows == 0) | budget.catch_up(batch, members, plan.follow, group))

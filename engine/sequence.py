@@ -1,5 +1,6 @@
 """A request's life inside the engine: the one mutable noun."""
 
+import time
 from dataclasses import dataclass, field
 
 from core.types import Request
@@ -22,6 +23,7 @@ class Sequence:
     num_cached    prompt tokens that came from the prefix cache when it was first admitted; None before that
     num_computed  tokens whose target KV exists; the rest is what the next steps catch up with
     extended      rows before it are in the drafter's KV without gaps; behind num_computed the drafter is stale
+    queued_s      monotonic seconds at which it arrived
     attempt       raised when a round is abandoned before its verdict, so that no draw is ever used twice
     """
 
@@ -37,6 +39,7 @@ class Sequence:
     num_cached: int | None = None
     num_computed: int = 0
     extended: int = 0
+    queued_s: float = field(default_factory=time.monotonic)
     attempt: int = 0
 
     def __post_init__(self) -> None:

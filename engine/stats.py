@@ -71,6 +71,14 @@ class EngineStats(RoundCounts):
     seconds: Counter[str] = field(default_factory=Counter)
     groups: dict[tuple[str, str], RoundCounts] = field(default_factory=dict)
 
+    def count_step(self, step_s: float, catch_up_rows: int, predicted_s: float | None) -> None:
+        """Count one step; predicted_s is what policies said it would take, if they did."""
+        self.steps += 1
+        self.catch_up_rows += catch_up_rows
+        if predicted_s is not None:
+            self.cost_predicted_s += predicted_s
+            self.cost_actual_s += step_s
+
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
         """Add the time spent inside to `seconds[part]`."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from core.errors import EngineError
+from core.tensors import Favour
 from core.types import EarlyStop, FixedLength, Rule, Threshold, TopK
 from kernels import reference
 from kernels.jit import jit, tl
@@ -21,14 +22,18 @@ NEVER = 2**31 - 1
 FLOAT_MAX = 3.0e38
 
 
-def admit(survival: Tensor, drafted: Tensor, group: Tensor, rules: tuple[Rule, ...]) -> Tensor:
+def admit(
+    survival: Tensor, drafted: Tensor, group: Tensor, rules: tuple[Rule, ...], favour: Favour | None = None
+) -> Tensor:
     """Return verify lengths i32 [B], by the torch twin on the CPU and by Triton on a GPU (`reference.admit`)."""
     if survival.is_cuda:
-        return admit_triton(survival, drafted, group, rules)
-    return reference.admit(survival, drafted, group, rules)
+        return admit_triton(survival, drafted, group, rules, favour)
+    return reference.admit(survival, drafted, group, rules, favour)
 
 
-def admit_triton(survival: Tensor, drafted: Tensor, group: Tensor, rules: tuple[Rule, ...]) -> Tensor:
+def admit_triton(
+    survival: Tensor, drafted: Tensor, group: Tensor, rules: tuple[Rule, ...], favour: Favour | None = None
+) -> Tensor:
     """Return what `reference.admit` returns; nothing is read back to the host.
 
     Comparisons are float32 as in the twin. EarlyStop sums in float64, where a few hundred float32 survivals add up
@@ -45,12 +50,23 @@ def admit_triton(survival: Tensor, drafted: Tensor, group: Tensor, rules: tuple[
             case Threshold(value=value, cumulative=cumulative):
                 bounds = (NEVER, value, 0.0) if cumulative else (NEVER, 0.0, value)
             case TopK() | EarlyStop():
-                _admit_ranked(survival, drafted, group == index, rule, lengths)
+                order = survival
+                if favour is not None and isinstance(rule, TopK):
+                    order = reference.favoured(survival, _known(survival, drafted), favour)
+                _admit_ranked(order, drafted, group == index, rule, lengths)
                 continue
             case _:
                 raise EngineError(f"admission rule must be one of core.types.Rule, got {rule!r}")
         _admit_prefix(survival, drafted, group == index, bounds, lengths)
-    return lengths
+    if favour is None:
+        return lengths
+    floor = torch.minimum(favour.floor, _known(survival, drafted).cumprod(1).sum(1, dtype=lengths.dtype))
+    return torch.where((group >= 0) & (group < len(rules)), torch.maximum(lengths, floor), lengths)
+
+
+def _known(survival: Tensor, drafted: Tensor) -> Tensor:
+    """Return which places bool [B, G] hold a draft of known survival."""
+    return (torch.arange(survival.shape[1], device=survival.device) < drafted[:, None]) & ~survival.isnan()
 
 
 def _admit_prefix(
@@ -81,9 +97,11 @@ def _admit_ranked(survival: Tensor, drafted: Tensor, member: Tensor, rule: TopK 
     falls = torch.empty_like(rank)
     arguments = survival.contiguous(), drafted, member, seconds, rank, falls, batch, width, last
     _rank_kernel[(-(-batch // rows),)](*arguments, EARLY=isinstance(rule, EarlyStop), ROWS=rows, WIDTH=padded)
-    # Ranks count from 1; `stop` is the first that is not admitted.
-    stop = torch.clamp(falls.min(), max=last + 1)
-    torch.where(member, (rank < stop).sum(1, dtype=lengths.dtype), lengths, out=lengths)
+    # Ranks count from 1.
+    num_admitted = torch.clamp(falls.min() - 1, max=last)
+    if isinstance(rule, EarlyStop):
+        num_admitted = reference.filled(num_admitted, rule.tops, last)
+    torch.where(member, (rank <= num_admitted).sum(1, dtype=lengths.dtype), lengths, out=lengths)
 
 
 def _tile(width: int) -> tuple[int, int]:

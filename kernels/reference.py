@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.errors import EngineError, ShapeError
-from core.tensors import Draft, LawRows, Processing, Verdict
+from core.tensors import Draft, Favour, LawRows, Processing, Verdict
 from core.types import Calibration, EarlyStop, FixedLength, Rule, Threshold, TopK
 from kernels.edits import edit
 from kernels.shapes import check_admit, check_lengths, check_reject
@@ -205,13 +205,20 @@ def survival(evidence: Tensor, lengths: Tensor, calibration: Calibration | None)
     return evidence.sigmoid().cumprod(1).masked_fill_(places >= lengths[:, None], 0.0)
 
 
-def admit(survival: Tensor, drafted: Tensor, group: Tensor, rules: tuple[Rule, ...]) -> Tensor:
+def admit(
+    survival: Tensor,
+    drafted: Tensor,
+    group: Tensor,
+    rules: tuple[Rule, ...],
+    favour: Favour | None = None,
+) -> Tensor:
     """Decide how many drafts of each sequence go to verification; i32 [B], never more than `drafted`.
 
     survival  f32 [B, G]; not increasing along a row, entry j a function of the tokens before j only
     drafted   i32 [B], 0..G
     group     i64 [B]; index into rules, a sequence of no group verifies nothing
     rules     one per group (core/types.py says what each means)
+    favour    whose drafts go first; None for nobody's
     The one function that sees live survival. Whether draft j is admitted depends on survivals up to its own, taken in
     the order in which drafts are admitted, and never on token j or later ones (docs/exactness.md). A draft of unknown
     survival (nan) ends its sequence's verification under every rule. EarlyStop sums in float64.
@@ -227,9 +234,22 @@ def admit(survival: Tensor, drafted: Tensor, group: Tensor, rules: tuple[Rule, .
     frontier = torch.where(known, survival, 0.0).cummin(1).values
     for index, rule in enumerate(rules):
         members = (group == index).nonzero().squeeze(1)
-        keep = _kept(rule, frontier[members]) & known[members]
+        order = favoured(frontier, known, favour) if favour is not None and isinstance(rule, TopK) else frontier
+        keep = _kept(rule, order[members]) & known[members]
         lengths[members] = keep.cumprod(1).sum(1).to(lengths.dtype)
-    return lengths
+    if favour is None:
+        return lengths
+    floor = torch.minimum(favour.floor, known.cumprod(1).sum(1).to(lengths.dtype))
+    return torch.where((group >= 0) & (group < len(rules)), torch.maximum(lengths, floor), lengths)
+
+
+def favoured(frontier: Tensor, known: Tensor, favour: Favour) -> Tensor:
+    """Return what TopK orders drafts by, f32 [B, G]: survival times weight, all known drafts below a floor before that.
+
+    Falls along a row as the frontier does, and no entry reads more than its own survival.
+    """
+    places = torch.arange(frontier.shape[1], device=frontier.device)
+    return torch.where(known & (places < favour.floor[:, None]), torch.inf, frontier * favour.weight[:, None])
 
 
 def _kept(rule: Rule, frontier: Tensor) -> Tensor:
@@ -245,9 +265,9 @@ def _kept(rule: Rule, frontier: Tensor) -> Tensor:
         case TopK(budget=budget):
             ordered, order = _by_survival(frontier)
             return _first(order, torch.arange(len(order), device=order.device) < budget, frontier)
-        case EarlyStop(step_s=step_s):
+        case EarlyStop(step_s=step_s, tops=tops):
             ordered, order = _by_survival(frontier)
-            return _first(order, _while_rising(ordered, len(frontier), step_s), frontier)
+            return _first(order, _while_rising(ordered, len(frontier), step_s, tops), frontier)
     raise EngineError(f"admission rule must be one of core.types.Rule, got {rule!r}")
 
 
@@ -261,14 +281,24 @@ def _first(order: Tensor, admitted: Tensor, frontier: Tensor) -> Tensor:
     return kept.view(frontier.shape[1], -1).t() & (frontier > 0)
 
 
-def _while_rising(ordered: Tensor, num_sequences: int, step_s: tuple[float, ...]) -> Tensor:
+def _while_rising(ordered: Tensor, num_sequences: int, step_s: tuple[float, ...], tops: tuple[int, ...]) -> Tensor:
     """Return which of the ordered drafts are admitted before expected tokens per second first fail to rise.
 
     theta_k = (R + sum of the first k survivals) / step_s[k], k = 0..len(step_s) - 1
+    From where they fail, admission goes on to the next of `tops`.
     """
     seconds = torch.tensor(step_s, dtype=torch.float64, device=ordered.device)
     tokens = torch.nn.functional.pad(ordered.double().cumsum(0), (1, 0)) + num_sequences
     num_rates = min(len(tokens), len(seconds))
     rate = tokens[:num_rates] / seconds[:num_rates]
-    rising = (rate[1:] > rate[:-1]).cumprod(0) > 0
-    return torch.nn.functional.pad(rising, (0, len(ordered) - len(rising)))
+    num_admitted = filled((rate[1:] > rate[:-1]).cumprod(0).sum(), tops, num_rates - 1)
+    return torch.arange(len(ordered), device=ordered.device) < num_admitted
+
+
+def filled(num_admitted: Tensor, tops: tuple[int, ...], most: int) -> Tensor:
+    """Return the first of `tops` that is num_admitted (a scalar) or more, at most `most`; itself where none is."""
+    if not tops:
+        return num_admitted
+    ladder = torch.tensor(tops, device=num_admitted.device)
+    index = torch.searchsorted(ladder, num_admitted.to(torch.int64))
+    return torch.where(index < len(ladder), ladder[index.clamp(max=len(ladder) - 1)].clamp(max=most), num_admitted)

@@ -40,6 +40,7 @@ def to_request(claim: Claim, verifier: str) -> Request:
         cache_salt=job.cache_salt,
         speculation=job.speculation,
         priority=job.priority,
+        deadline_s=None if job.deadline_ms is None else job.deadline_ms / 1000,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+import torch
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -15,6 +16,8 @@ from service.redis_server import redis_executable
 
 # Triton decides when a kernel is defined whether it is interpreted, and kernels are defined on import.
 os.environ["TRITON_INTERPRET"] = "1"
+# Everything here is tiny: a second thread only waits for the first.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

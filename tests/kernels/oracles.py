@@ -61,13 +61,26 @@ def check_draw(token, mass, uniform):
     assert below - slack <= uniform * total <= below + mass[token] + slack, f"token {token} is not at {uniform}"
 
 
-def admitted(survival, drafted, group, rules):
+def admitted(survival, drafted, group, rules, floor=None, weight=None):
     """Return verify lengths by walking each group's drafts one by one, as the rules are worded."""
     lengths = [0] * len(survival)
+    floor, weight = floor or [0] * len(survival), weight or [1.0] * len(survival)
     for index, rule in enumerate(rules):
         members = [b for b in range(len(survival)) if group[b] == index]
         if isinstance(rule, TopK | EarlyStop):
-            walk_in_order(rule, survival, drafted, members, lengths)
+            favoured = isinstance(rule, TopK)
+            keys = [
+                [
+                    math.inf if favoured and j < floor[b] else a * (weight[b] if favoured else 1)
+                    for j, a in enumerate(row)
+                ]
+                for b, row in enumerate(survival)
+            ]
+            walk_in_order(rule, (survival, keys), drafted, members, lengths)
+        for b in members:
+            known = next((j for j in range(drafted[b]) if math.isnan(survival[b][j])), drafted[b])
+            lengths[b] = max(lengths[b], min(floor[b], known))
+        if isinstance(rule, TopK | EarlyStop):
             continue
         for b in members:
             before = 1.0
@@ -75,7 +88,7 @@ def admitted(survival, drafted, group, rules):
                 a = survival[b][j]
                 if math.isnan(a) or not passes(rule, j, a, before):
                     break
-                lengths[b], before = j + 1, a
+                lengths[b], before = max(lengths[b], j + 1), a
     return lengths
 
 
@@ -90,24 +103,32 @@ def passes(rule, j, a, before):
     raise AssertionError(rule)
 
 
-def walk_in_order(rule, survival, drafted, members, lengths):
+def walk_in_order(rule, ranked, drafted, members, lengths):
+    survival, keys = ranked
     slots = []
     for b in members:
         for j in range(drafted[b]):
             if math.isnan(survival[b][j]):
                 break
-            slots.append((-survival[b][j], j, b))
-    tokens = float(len(members))
-    for count, (negative, j, b) in enumerate(sorted(slots), start=1):
-        if negative == 0 or (isinstance(rule, TopK) and count > rule.budget):
-            return
-        if isinstance(rule, EarlyStop):
-            if count >= len(rule.step_s):
-                return
-            if not (tokens - negative) / rule.step_s[count] > tokens / rule.step_s[count - 1]:
-                return
-            tokens -= negative
+            slots.append((-keys[b][j], j, b))
+    slots = [slot for slot in sorted(slots) if slot[0] < 0]
+    if isinstance(rule, TopK):
+        count = rule.budget
+    else:
+        count = stopped_at(rule, [-key for key, _, _ in slots], len(members))
+        count = min(next((top for top in rule.tops if top >= count), count), len(rule.step_s) - 1)
+    for _, j, b in slots[: max(count, 0)]:
         lengths[b] = j + 1
+
+
+def stopped_at(rule, values, num_members):
+    """Return how many drafts are admitted before expected tokens per second first fail to rise."""
+    tokens = float(num_members)
+    for count, value in enumerate(values, start=1):
+        if count >= len(rule.step_s) or not (tokens + value) / rule.step_s[count] > tokens / rule.step_s[count - 1]:
+            return count - 1
+        tokens += value
+    return len(values)
 
 
 def processed_law(logits, temperature, top_k, top_p, min_p=0.0):

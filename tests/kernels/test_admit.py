@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from core.errors import EngineError, ShapeError
+from core.tensors import Favour
 from core.types import EarlyStop, FixedLength, Threshold, TopK
 from kernels.admit import admit, admit_triton
 from kernels.reference import admit as admit_twin
@@ -19,6 +20,7 @@ RULES = {
     "top_k": TopK(budget=5),
     "early_stop": EarlyStop(step_s=SMOOTH),
     "early_stop_stairs": EarlyStop(step_s=STAIRS),
+    "early_stop_filled": EarlyStop(step_s=SMOOTH, tops=(3, 8, 16, 50)),
 }
 SIZES = [(1, 1), (1, 7), (63, 7), (100, 5), (257, 3)]
 SMALL = [(1, 1), (3, 7), (23, 7), (63, 3)]
@@ -54,6 +56,32 @@ def test_triton_admits_as_the_twin(batch, width, rule, poisoned):
     survival, drafted, group = random_survival(batch, width, seed=batch)
     arguments = survival, drafted, group, (FixedLength(length=1), rule)
     assert torch.equal(admit_triton(*arguments), admit_twin(*arguments))
+
+
+def favours(batch, width):
+    rng = torch.Generator().manual_seed(batch + width)
+    floor = torch.randint(-1, width + 2, (batch,), generator=rng, dtype=torch.int32)
+    weight = 0.1 + 3 * torch.rand(batch, generator=rng)
+    return Favour(torch.where(torch.rand(batch, generator=rng) < 0.5, 0, floor), weight)
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
+@pytest.mark.parametrize(("batch", "width"), SMALL, ids=lambda n: str(n))
+def test_who_is_favoured_goes_first_under_twin_and_triton(batch, width, rule, poisoned):
+    survival, drafted, group = random_survival(batch, width, seed=3 * batch)
+    favour, rules = favours(batch, width), (FixedLength(length=1), rule)
+    lists = (each.tolist() for each in (survival, drafted, group))
+    expected = admitted(*lists, rules, favour.floor.tolist(), favour.weight.tolist())
+    assert admit_twin(survival, drafted, group, rules, favour).tolist() == expected
+    assert admit_triton(survival, drafted, group, rules, favour).tolist() == expected
+
+
+def test_floors_are_paid_from_the_budget_and_verified_beyond_it():
+    survival, drafted = torch.tensor([[0.9, 0.8], [0.5, 0.1]]), torch.tensor([2, 2], dtype=torch.int32)
+    group = torch.zeros(2, dtype=torch.int64)
+    for floor, budget, expected in (([0, 1], 1, [0, 1]), ([0, 2], 3, [1, 2]), ([2, 2], 1, [2, 2])):
+        favour = Favour(torch.tensor(floor, dtype=torch.int32), torch.ones(2))
+        assert admit_twin(survival, drafted, group, (TopK(budget),), favour).tolist() == expected
 
 
 def test_twin_and_triton_break_ties_by_position_then_row():

@@ -42,6 +42,9 @@ def view(size=4, *, step=1, cost=None, **changes):
         "extra_sequences": 0,
         "stale_rows": np.zeros(size, dtype=np.int32),
         "survival_lag": np.full((size, G), np.nan, dtype=np.float32),
+        "tokens_left": np.full(size, 1000, dtype=np.int32),
+        "priority": np.ones(size, dtype=np.int32),
+        "deadline_in_s": np.full(size, np.inf, dtype=np.float32),
         "kv_free": 0.5,
         "queue_depth": 0,
         "cost": cost,
@@ -99,6 +102,10 @@ class Rounds:
             rows=self.size + budget + caught_up,
             prefill_rows=0,
             catch_up_rows=caught_up,
+            evidence=np.zeros_like(self.survival),
+            survival=np.where(drafts[:, None], self.survival, 0.0),
+            soft_labels=np.zeros_like(self.survival),
+            floored=np.zeros(self.size, dtype=np.int32),
         )
         self.policy.observe(outcome)
         return plan

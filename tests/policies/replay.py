@@ -98,6 +98,9 @@ class Loop:
             extra_sequences=0,
             stale_rows=self.stale.copy(),
             survival_lag=self.lag.copy(),
+            tokens_left=left.astype(np.int32),
+            priority=np.ones(size, dtype=np.int32),
+            deadline_in_s=np.full(size, np.inf, dtype=np.float32),
             kv_free=0.5,
             queue_depth=0,
             cost=self.table,
@@ -136,6 +139,10 @@ class Loop:
                 rows=self.size + int(verified.sum()) + caught_up,
                 prefill_rows=0,
                 catch_up_rows=caught_up,
+                evidence=np.zeros_like(live, dtype=np.float32),
+                survival=np.maximum(live, 0.0).astype(np.float32),
+                soft_labels=np.zeros_like(live, dtype=np.float32),
+                floored=np.zeros(self.size, dtype=np.int32),
             )
         )
         return plan

@@ -170,7 +170,16 @@ def test_the_error_of_its_predictions_can_be_read():
     assert abs(rounds.policy.prediction_error) < 0.02
     for _ in range(200):
         plan = rounds.next()
-        slower = StepOutcome(0, *[np.zeros(0, np.int32)] * 4, 2 * rounds.cost.step_s(1, 1, 7, 32), 1, 0, 0)
+        slower = StepOutcome(
+            0,
+            *[np.zeros(0, np.int32)] * 4,
+            2 * rounds.cost.step_s(1, 1, 7, 32),
+            1,
+            0,
+            0,
+            *[np.zeros((0, 7), np.float32)] * 3,
+            np.zeros(0, np.int32),
+        )
         rounds.policy._predicted_s = float(rounds.cost.step_s(1, 1, plan.rule.budget, 32))
         rounds.policy.observe(slower)
     assert rounds.policy.prediction_error < -0.2

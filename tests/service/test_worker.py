@@ -182,7 +182,8 @@ async def test_stopping_finishes_what_runs_and_claims_nothing_more(settings, que
 
 async def test_what_a_stopping_worker_cannot_finish_is_gone_on_with_at_once(settings, queue, client, monkeypatch):
     monkeypatch.setattr("service.worker.DRAIN_S", 0.1)
-    job = new_job(max_tokens=90)
+    # Far longer than intake may block on its last read and the worker drain.
+    job = new_job(max_tokens=450)
     engine = FakeEngine(step_s=0.02)
     async with worker(settings, engine):
         await queue.submit(job)

@@ -1,0 +1,56 @@
+"""From a judged step to what each policy learns of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from core.tensors import Draft
+from core.types import StepOutcome
+from engine.accept import Round
+from engine.plan import GroupPlan, StepPlan
+
+
+@dataclass(frozen=True, slots=True)
+class StepFacts:
+    """What was measured of a whole step: its number, its seconds, its target rows and how many were no verification."""
+
+    step: int
+    step_s: float
+    rows: int
+    prefill_rows: int
+    catch_up_rows: int
+
+
+def outcomes(
+    plan: StepPlan, draft: Draft, survival: Tensor, verdict: Round, facts: StepFacts
+) -> Iterator[tuple[GroupPlan, StepOutcome]]:
+    """Yield every group's part of the step; draft and survival [B, G] cover the whole batch."""
+    index = verdict.index.numpy(force=True)
+    group_of = plan.group[index]
+    verified, accepted = (np.array(each, dtype=np.int32) for each in (verdict.verified, verdict.accepted))
+    evidence, seen, lengths, labels = (
+        each.numpy(force=True) for each in (draft.evidence, survival, draft.lengths, verdict.verdict.soft_labels)
+    )
+    for number, part in enumerate(plan.parts):
+        mine = slice(None) if len(plan.parts) == 1 else np.flatnonzero(group_of == number)
+        judged, width = index[mine], part.group.speculator.spec.max_drafts
+        place = np.searchsorted(part.members, judged)
+        floor = part.plan.floor
+        outcome = StepOutcome(
+            step=facts.step,
+            slots=part.slots[place],
+            drafted=lengths[judged],
+            verified=verified[mine],
+            accepted=accepted[mine],
+            step_s=facts.step_s,
+            rows=facts.rows,
+            prefill_rows=facts.prefill_rows,
+            catch_up_rows=facts.catch_up_rows,
+            evidence=evidence[judged, :width],
+            survival=seen[judged, :width],
+            soft_labels=labels[mine, :width],
+            floored=np.zeros(len(judged), dtype=np.int32) if floor is None else floor[place],
+        )
+        yield part, outcome
