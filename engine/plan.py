@@ -20,6 +20,7 @@ from engine.group import Others, Places, PolicyGroup
 from engine.scheduler import Batch
 from engine.sequence import GroupKey, Sequence
 from engine.speculator import Speculator
+from policies.base import decode_plainly
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,8 @@ class StepPlan:
         return [(each, index[own[index]]) for each, index in self._by_drafter(self.follow | caught_up)]
 
     def _by_drafter(self, chosen: BoolArray) -> list[tuple[Speculator, Tensor]]:
+        if not chosen.any():
+            return []
         places: dict[str, list[Places]] = {}
         speculators = {part.group.speculator.name: part.group.speculator for part in self.parts}
         for part in self.parts:
@@ -132,11 +135,14 @@ def plan_step(batch: Batch, groups: Mapping[GroupKey, PolicyGroup], load: Load) 
             continue
         group = groups[key]
         members = np.arange(size) if len(present) == 1 else np.flatnonzero([name == key for name in keys])
+        group_of[members] = len(parts)
+        if group.speculator.drafter is None:
+            parts.append(GroupPlan(group, members, group.slots(batch, members), decode_plainly(len(members))))
+            continue
         view = group.view(batch, members, replace(around, planned_rows=planned_rows), load.costs.get(key[0]))
         plan = group.plan(view)
         draft_len[members] = plan.draft_len
         follow[members] = plan.follow & ((view.stale_rows == 0) | budget.catch_up(batch, members, plan.follow, group))
-        group_of[members] = len(parts)
         parts.append(GroupPlan(group, members, view.slots, plan))
         planned_rows = int(draft_len.sum()) + budget.num_rows
     return StepPlan(tuple(parts), draft_len, follow, group_of, tuple(sorted(budget.chosen, key=lambda c: c.place)))
