@@ -3,8 +3,7 @@
 F.rms_norm is a chain of eight operations on the CPU, which for the few rows of a decode step cost more than the
 numbers. Here sqrt(D) is put into the weight: x / hypot(|x|, sqrt(D eps)) * (weight sqrt(D)). The fewest rows get a
 single fused operation: the mean of (x, -x) is 0 and its variance mean(x^2), so half of its layer norm is the RMS norm.
-Contract: F.rms_norm in float32, rounded once to the dtype of x; with a weight per head, few rows are rounded before the
-weight as well, as Qwen3's own code does.
+Contract: F.rms_norm in float32, rounded once to the dtype of x.
 """
 
 import torch
@@ -31,14 +30,9 @@ class LeanRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x [..., D]."""
-        if x.numel() <= FEW:
-            return self._of_few(x)
+        if self.weight.ndim == 1 and x.numel() <= FEW:
+            both, size = torch.cat((x, -x), -1), x.shape[-1]
+            return torch.layer_norm(both, (2 * size,), self.doubled, None, self.eps)[..., :size]
         wide = x.float()
         norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         return wide.div(torch.hypot(norm, self.floor)).mul_(self.scaled).to(x.dtype)
-
-    def _of_few(self, x: Tensor) -> Tensor:
-        both, size = torch.cat((x, -x), -1), x.shape[-1]
-        if self.weight.ndim == 1:
-            return torch.layer_norm(both, (2 * size,), self.doubled, None, self.eps)[..., :size]
-        return torch.layer_norm(both, (2 * size,), None, None, self.eps)[..., :size] * self.weight

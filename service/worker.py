@@ -40,6 +40,8 @@ IDLE_S = 0.02
 DRAIN_S = 5.0
 WRITE_OUT_S = 1.0
 RETRY_S = 0.5
+# How long a step may wait for jobs that are known to be queued to take the slots that the last one freed.
+REFILL_S = 0.003
 # How soon a job that gets no tokens, such as one in a long prefill, is ended when its client has left.
 CANCEL_POLL_S = 0.1
 
@@ -61,6 +63,9 @@ class Worker:
         self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold)
         self._stopping = asyncio.Event()
         self._queue_times = QueueTimes()
+        # The last read brought as many jobs as there was room for: more are likely to wait.
+        self._has_backlog = False
+        self._refilled = asyncio.Event()
         self._presence = Presence(queue, self.name, self._engine.max_model_len, self._stats)
 
     def stop(self) -> None:
@@ -106,7 +111,7 @@ class Worker:
         """Claim new and abandoned jobs, never more than there are free slots."""
         next_reclaim = 0.0
         while not (self._stopping.is_set() or is_cancelled()):
-            free = self._engine.num_slots - self._writer.num_open
+            free = self._engine.num_slots - self._writer.num_running
             if free <= 0 or self._heartbeat.is_stalled:
                 # A slot that stands empty for a step is lost: the next job is claimed as soon as one ends.
                 await self._writer.wait_for_end(IDLE_S)
@@ -116,7 +121,10 @@ class Worker:
                     next_reclaim = time.monotonic() + self._queue.settings.lease_ms / 5000
                     await self._take(await self._queue.reclaim(self.name, free))
                 else:
-                    await self._take(await self._queue.read(self.name, free, READ_BLOCK_MS))
+                    entries = await self._queue.read(self.name, free, READ_BLOCK_MS)
+                    await self._take(entries)
+                    self._has_backlog = len(entries) == free
+                    self._refilled.set()
             except (RedisError, OSError) as error:
                 log.warning("intake_failed", error=str(error))
                 await asyncio.sleep(RETRY_S)
@@ -189,7 +197,16 @@ class Worker:
                 await self._step_failed(error)
                 continue
             ends = [End(request_id, FinishReason.ERROR, error) for request_id, error in stepped.refused]
+            self._refilled.clear()
             await self._writer.put(stepped.emissions, ends)
+            if self._has_backlog and any(emission.finish_reason for emission in stepped.emissions):
+                await self._wait_for_refill()
+
+    async def _wait_for_refill(self) -> None:
+        """Give intake a moment: a job that takes a freed slot now need not wait for the step after the next."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REFILL_S):
+                await self._refilled.wait()
 
     async def _step_failed(self, error: Exception) -> None:
         """End every running job, for which of them broke the step is not known; raises EngineError if none ran."""
