@@ -7,6 +7,7 @@ from pathlib import Path
 from cli.bench_flags import add_bench_flags
 from core.config import SECTIONS, Settings, nearest
 from core.errors import ConfigError
+from core.registry import DRAFTERS
 from core.speculative_config import speculative_flags
 
 SERVER_URL = "http://127.0.0.1:8000"
@@ -87,10 +88,12 @@ def drafter_flags(text: str) -> dict[str, object]:
     """Read --drafter: a kind, "demo", or the folder of a DSpark checkpoint. Raises ConfigError."""
     if text in SECTIONS["drafter"]:
         return {"drafter.kind": text}
-    if text != "demo" and "/" not in text and not Path(text).is_dir():
-        raise ConfigError(
-            f"--drafter must be a kind or a checkpoint folder, got {text!r}; {nearest(text, list(SECTIONS['drafter']))}"
-        )
+    if text != "demo" and "/" not in text:
+        kinds = [*SECTIONS["drafter"], *(plugins := DRAFTERS.plugins())]
+        if text in plugins:
+            return {"drafter.kind": text}
+        if not Path(text).is_dir():
+            raise ConfigError(f"--drafter must be a kind or a checkpoint folder, got {text!r}; {nearest(text, kinds)}")
     return {"drafter.kind": "dspark", "drafter.path": text}
 
 

@@ -5,7 +5,7 @@ A section has one shape, or one per kind: then its field `kind` says which, and 
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -122,6 +122,13 @@ class LoadAdaptiveSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_
     horizon: Annotated[int, Meta(ge=1, le=1_000_000)] = 32
 
 
+class PluginSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="plugin"):
+    """A drafter or policy of an installed package: its registered name, and all else that its table says."""
+
+    name: Name
+    options: dict[str, Any] = field(default_factory=dict)
+
+
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Logs go to stderr: `console` for people, `json` for collectors, one object per line."""
 
@@ -141,8 +148,8 @@ class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_drafts: Annotated[int, Meta(ge=0, le=64)] | None = None
 
 
-DrafterSettings = DSparkSettings | NgramSettings | NoDrafterSettings
-PolicySettings = LoadAdaptiveSettings | OffSettings | FixedSettings | ConfidenceSettings
+DrafterSettings = DSparkSettings | NgramSettings | NoDrafterSettings | PluginSettings
+PolicySettings = LoadAdaptiveSettings | OffSettings | FixedSettings | ConfidenceSettings | PluginSettings
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -183,6 +190,8 @@ TABLES: dict[str, dict[str, type[Struct]]] = {
 
 def kind_of(settings: DrafterSettings | PolicySettings) -> str:
     """Return the kind of a drafter's or policy's settings."""
+    if isinstance(settings, PluginSettings):
+        return settings.name
     return str(settings.__struct_config__.tag)
 
 

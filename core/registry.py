@@ -32,6 +32,10 @@ class Registry:
                 )
         return targets
 
+    def plugins(self) -> list[str]:
+        """Return the names that installed packages add, sorted."""
+        return sorted(self.targets().keys() - self._table.keys())
+
     def names(self) -> list[str]:
         """Return the known names, sorted."""
         return sorted(self.targets())
