@@ -16,6 +16,8 @@ from core.cost import CostTable
 I32 = NDArray[np.int32]
 F32 = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+# An array is read as it is; a tuple is for tables of a few entries.
+Seconds = NDArray[np.float64] | tuple[float, ...]
 
 
 class Numerics(StrEnum):
@@ -165,7 +167,7 @@ class EarlyStop(Struct, frozen=True, tag="early_stop"):
     more.
     """
 
-    step_s: tuple[float, ...]
+    step_s: Seconds
     tops: tuple[int, ...] = ()
 
 
