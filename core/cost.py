@@ -1,5 +1,6 @@
 """What a step costs on this machine, by its shape: measured once at start-up, read by policies and metrics."""
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from core.errors import ShapeError
 
 F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
 
 # Grids are continued by one far point, so that interpolation extrapolates along the last segment.
 FAR = 64.0
@@ -24,6 +26,8 @@ class CostTable(Struct, frozen=True, dict=True):
     verify_s    [C][S][L] a step whose drafters are followed, all of it but drafting
     draft_s     [C][S] proposing for that many sequences
     prefill_row_s, catch_up_row_s   one more row of either kind
+    row_shapes  numbers of target rows that a step is padded to, ascending: rows up to the next of them are free. ()
+                where a step runs the rows it has; beyond the last nothing is padded
     Raises ShapeError if a grid does not ascend or a table does not cover its grids.
     """
 
@@ -35,6 +39,7 @@ class CostTable(Struct, frozen=True, dict=True):
     draft_s: tuple[tuple[float, ...], ...]
     prefill_row_s: float
     catch_up_row_s: float
+    row_shapes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("sequences", "lengths", "contexts"):
@@ -43,6 +48,8 @@ class CostTable(Struct, frozen=True, dict=True):
                 raise ShapeError(f"{name} of a cost table must ascend from 0 or more, got {grid}")
         if self.lengths[0] != 0 or self.sequences[0] == 0:
             raise ShapeError("a cost table's lengths must begin at 0 and its sequences above 0")
+        if list(self.row_shapes) != sorted(set(self.row_shapes)):
+            raise ShapeError(f"row_shapes of a cost table must ascend, got {self.row_shapes}")
         num_sequences, num_contexts = len(self.sequences), len(self.contexts)
         _check("plain_s", self.plain_s, (num_contexts, num_sequences))
         _check("draft_s", self.draft_s, (num_contexts, num_sequences))
@@ -96,6 +103,11 @@ class CostTable(Struct, frozen=True, dict=True):
         return np.array((*self.lengths, max(1, self.lengths[-1]) * FAR))
 
     @cached_property
+    def shape_grid(self) -> I64:
+        """The row shapes, i64 [n]."""
+        return np.array(self.row_shapes, dtype=np.int64)
+
+    @cached_property
     def _arrays(self) -> tuple[F64, F64, F64, F64]:
         grid = self.sequence_grid[1:]
         plain, draft = (_extended(np.array(table), grid, 1) for table in (self.plain_s, self.draft_s))
@@ -115,7 +127,9 @@ class StepPrices:
     def __init__(self, table: CostTable, plain: F64, verify: F64, draft: F64) -> None:
         self._table, self._plain, self._verify = table, plain, verify
         self.prefill_row_s, self.catch_up_row_s = table.prefill_row_s, table.catch_up_row_s
-        self._speculation_curve, self._verification_curves = np.zeros(0), dict[int, F64]()
+        self._speculation_curve = np.zeros(0)
+        # By number of sequences.
+        self._verification_curves, self._smooth_curves = dict[int, F64](), dict[int, F64]()
         # No sequence costs nothing to follow; noise in the table must not pay for following.
         followed = np.maximum(verify[:, 0] - plain, 0.0) + draft
         self._speculation = np.concatenate(([0.0], followed))
@@ -129,12 +143,28 @@ class StepPrices:
         return np.interp(np.asarray(num_followed), self._table.sequence_grid, self._speculation)
 
     def verification_s(self, num_sequences: float, num_drafts: ArrayLike) -> F64:
-        """Return what that many draft rows add to a step of num_sequences."""
+        """Return what that many draft rows add to a step of num_sequences; where steps are padded, a staircase."""
+        shapes = self._table.shape_grid
+        if not len(shapes):
+            return self.smooth_verification_s(num_sequences, num_drafts)
+        rows = np.concatenate(([num_sequences], num_sequences + np.asarray(num_drafts).ravel()))
+        top = np.searchsorted(shapes, rows)
+        padded = np.where(top < len(shapes), shapes[np.minimum(top, len(shapes) - 1)], rows)
+        seconds = self.smooth_verification_s(num_sequences, padded - num_sequences)
+        return (seconds[1:] - seconds[0]).reshape(np.shape(num_drafts))
+
+    def smooth_verification_s(self, num_sequences: float, num_drafts: ArrayLike) -> F64:
+        """Return the same on a straight line from one measured shape to the next."""
         grid = self._table.sequence_grid
         i = min(max(int(np.searchsorted(grid, num_sequences, side="right")) - 2, 0), len(grid) - 3)
         weight = max(0.0, float((num_sequences - grid[i + 1]) / (grid[i + 2] - grid[i + 1])))
         curve = self._verify[i] + weight * (self._verify[i + 1] - self._verify[i])
         return np.interp(np.asarray(num_drafts), self._table.length_grid * max(num_sequences, 1.0), curve - curve[0])
+
+    def tops(self, num_sequences: int, most: int) -> tuple[int, ...]:
+        """Return the numbers of drafts, 0..most, that fill a padded step of num_sequences; ascending."""
+        drafts = self._table.shape_grid - num_sequences
+        return tuple(drafts[(drafts >= 0) & (drafts <= most)].tolist())
 
     def speculation_curve(self, most: int) -> F64:
         """Return speculation_s of 0..most sequences; computed once."""
@@ -144,9 +174,16 @@ class StepPrices:
 
     def verification_curve(self, num_sequences: int, most: int) -> F64:
         """Return verification_s of 0..most drafts; computed once."""
-        curve = self._verification_curves.get(num_sequences)
+        return self._curve(self._verification_curves, self.verification_s, num_sequences, most)
+
+    def smooth_verification_curve(self, num_sequences: int, most: int) -> F64:
+        """Return smooth_verification_s of 0..most drafts; computed once."""
+        return self._curve(self._smooth_curves, self.smooth_verification_s, num_sequences, most)
+
+    def _curve(self, known: dict[int, F64], price: Callable[[float, F64], F64], num_sequences: int, most: int) -> F64:
+        curve = known.get(num_sequences)
         if curve is None or len(curve) <= most:
-            curve = self._verification_curves[num_sequences] = self.verification_s(num_sequences, np.arange(most + 1))
+            curve = known[num_sequences] = price(num_sequences, np.arange(most + 1, dtype=np.float64))
         return curve[: most + 1]
 
 

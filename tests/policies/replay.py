@@ -49,6 +49,7 @@ class Clock:
             draft_s=(tuple(self.draft_s(n) for n in GRID),),
             prefill_row_s=row_s,
             catch_up_row_s=row_s,
+            row_shapes=tuple(self.rows.astype(int).tolist()) if self.is_staircase else (),
         )
 
 
