@@ -14,6 +14,8 @@ I64 = NDArray[np.int64]
 
 # Grids are continued by one far point, so that interpolation extrapolates along the last segment.
 FAR = 64.0
+# Curves kept by a StepPrices; and in place of a number of other rows, the mark of a smooth one.
+MOST_CURVES, SMOOTH = 256, -1
 
 
 class CostTable(Struct, frozen=True, dict=True):
@@ -128,8 +130,8 @@ class StepPrices:
         self._table, self._plain, self._verify = table, plain, verify
         self.prefill_row_s, self.catch_up_row_s = table.prefill_row_s, table.catch_up_row_s
         self._speculation_curve = np.zeros(0)
-        # By number of sequences.
-        self._verification_curves, self._smooth_curves = dict[int, F64](), dict[int, F64]()
+        # By number of sequences and of other rows.
+        self._curves = dict[tuple[int, int], F64]()
         # No sequence costs nothing to follow; noise in the table must not pay for following.
         followed = np.maximum(verify[:, 0] - plain, 0.0) + draft
         self._speculation = np.concatenate(([0.0], followed))
@@ -142,12 +144,21 @@ class StepPrices:
         """Return what drafting for that many sequences and keeping their drafter up adds, without any draft row."""
         return np.interp(np.asarray(num_followed), self._table.sequence_grid, self._speculation)
 
-    def verification_s(self, num_sequences: float, num_drafts: ArrayLike) -> F64:
-        """Return what that many draft rows add to a step of num_sequences; where steps are padded, a staircase."""
-        shapes = self._table.shape_grid
-        if not len(shapes):
+    @property
+    def is_padded(self) -> bool:
+        """Tell whether steps are padded to row shapes."""
+        return bool(self._table.row_shapes)
+
+    def verification_s(self, num_sequences: float, num_drafts: ArrayLike, other_rows: int = 0) -> F64:
+        """Return what that many draft rows add to a step of num_sequences.
+
+        Where steps are padded this is a staircase, and tells what other_rows (prefill, catch-up) add with them; else
+        these have prices of their own.
+        """
+        if not self.is_padded:
             return self.smooth_verification_s(num_sequences, num_drafts)
-        rows = np.concatenate(([num_sequences], num_sequences + np.asarray(num_drafts).ravel()))
+        shapes = self._table.shape_grid
+        rows = np.concatenate(([num_sequences], num_sequences + other_rows + np.asarray(num_drafts).ravel()))
         top = np.searchsorted(shapes, rows)
         padded = np.where(top < len(shapes), shapes[np.minimum(top, len(shapes) - 1)], rows)
         seconds = self.smooth_verification_s(num_sequences, padded - num_sequences)
@@ -161,9 +172,9 @@ class StepPrices:
         curve = self._verify[i] + weight * (self._verify[i + 1] - self._verify[i])
         return np.interp(np.asarray(num_drafts), self._table.length_grid * max(num_sequences, 1.0), curve - curve[0])
 
-    def tops(self, num_sequences: int, most: int) -> tuple[int, ...]:
-        """Return the numbers of drafts, 0..most, that fill a padded step of num_sequences; ascending."""
-        drafts = self._table.shape_grid - num_sequences
+    def tops(self, num_rows: int, most: int) -> tuple[int, ...]:
+        """Return the numbers of drafts, 0..most, that fill a padded step of num_rows other rows; ascending."""
+        drafts = self._table.shape_grid - num_rows
         return tuple(drafts[(drafts >= 0) & (drafts <= most)].tolist())
 
     def speculation_curve(self, most: int) -> F64:
@@ -172,18 +183,22 @@ class StepPrices:
             self._speculation_curve = self.speculation_s(np.arange(most + 1))
         return self._speculation_curve[: most + 1]
 
-    def verification_curve(self, num_sequences: int, most: int) -> F64:
+    def verification_curve(self, num_sequences: int, most: int, other_rows: int = 0) -> F64:
         """Return verification_s of 0..most drafts; computed once."""
-        return self._curve(self._verification_curves, self.verification_s, num_sequences, most)
+        key = num_sequences, other_rows if self.is_padded else 0
+        return self._known_curve(key, most, lambda drafts: self.verification_s(num_sequences, drafts, other_rows))
 
     def smooth_verification_curve(self, num_sequences: int, most: int) -> F64:
         """Return smooth_verification_s of 0..most drafts; computed once."""
-        return self._curve(self._smooth_curves, self.smooth_verification_s, num_sequences, most)
+        key = num_sequences, SMOOTH
+        return self._known_curve(key, most, lambda drafts: self.smooth_verification_s(num_sequences, drafts))
 
-    def _curve(self, known: dict[int, F64], price: Callable[[float, F64], F64], num_sequences: int, most: int) -> F64:
-        curve = known.get(num_sequences)
+    def _known_curve(self, key: tuple[int, int], most: int, price: Callable[[F64], F64]) -> F64:
+        curve = self._curves.get(key)
         if curve is None or len(curve) <= most:
-            curve = known[num_sequences] = price(num_sequences, np.arange(most + 1, dtype=np.float64))
+            if len(self._curves) >= MOST_CURVES:
+                self._curves.clear()
+            curve = self._curves[key] = price(np.arange(most + 1, dtype=np.float64))
         return curve[: most + 1]
 
 
