@@ -106,7 +106,7 @@ def _toml_key(name: str) -> str:
 def _toml_value(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_toml_key(name)} = {_toml_value(each)}" for name, each in value.items()) + "}"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml_value, value)) + "]"
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
@@ -157,7 +157,7 @@ def _from_environ(environ: Mapping[str, str]) -> _Tree:
         if not separator:
             raise ConfigError(f"environment variable {variable} is unknown: settings are SPECD_SECTION__FIELD")
         _check_section(section, variable, list(SECTIONS))
-        tree.setdefault(section, {})[name] = _Given(_scalar(text), "env", variable, text)
+        tree.setdefault(section, {})[name] = _Given(_value(text), "env", variable, text)
     return tree
 
 
@@ -171,14 +171,14 @@ def _from_flags(flags: Mapping[str, object]) -> _Tree:
     return tree
 
 
-def _scalar(text: str) -> object:
-    """Read an environment string as one TOML scalar, or as itself."""
+def _value(text: str) -> object:
+    """Read an environment string as one TOML scalar or array, or as itself."""
     try:
         document = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
     value = document["value"]
-    return value if len(document) == 1 and isinstance(value, str | int | float | bool) else text
+    return value if len(document) == 1 and isinstance(value, str | int | float | bool | list) else text
 
 
 def _check_section(section: str, where: str, known: list[str]) -> None:
@@ -226,6 +226,9 @@ def _build(section: str, values: dict[str, _Given], origin: dict[str, Origin]) -
             of_kind = f" for kind {kind!r}" if kind else ""
             raise ConfigError(f"unknown setting {section}.{name}{of_kind} ({given.where}); {nearest(name, known)}")
         built[name] = _convert(f"{section}.{name}", given, types[name])
+    for required in msgspec.structs.fields(shape):
+        if required.required and required.name not in built:
+            raise ConfigError(f"{section}.{required.name} is missing; kind {kind!r} needs it")
     for name in known:
         origin[f"{section}.{name}"] = values[name].origin if name in values else "default"
     return shape(**built)

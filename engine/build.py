@@ -4,15 +4,16 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import structlog
 import torch
 
 from core.config import (
+    BatchTableSettings,
     ConfidenceSettings,
     DrafterSettings,
     DSparkSettings,
     FixedSettings,
-    LoadAdaptiveSettings,
     NgramSettings,
     OffSettings,
     PluginSettings,
@@ -20,6 +21,7 @@ from core.config import (
     Settings,
     all_drafters,
     all_policies,
+    kind_of,
 )
 from core.errors import ConfigError, EngineError
 from core.plugins import make_plugin
@@ -38,16 +40,13 @@ from models.folders import dspark_folder, target_folder
 from models.load import eos_token_ids, load_dspark, load_target
 from models.qwen3 import Qwen3
 from models.tokenizer import Tokenizer
-from policies.confidence import Confidence
-from policies.fixed import Fixed, Off
-from policies.load_adaptive import LoadAdaptive
 
 log = structlog.get_logger()
 
 Plugin = TypeVar("Plugin")
 
 # Policies that do not ask what steps cost.
-COSTLESS = (OffSettings, FixedSettings, ConfidenceSettings)
+COSTLESS = (OffSettings, FixedSettings, ConfidenceSettings, BatchTableSettings)
 # What a plug-in must have to be one; what its methods do is up to it.
 DRAFTER_NAMES = ("spec", "open", "extend", "propose", "release")
 POLICY_NAMES = ("plan", "observe")
@@ -129,18 +128,12 @@ def make_drafter(settings: DrafterSettings, target: Qwen3) -> Drafter | None:
 
 def make_policy(settings: PolicySettings) -> Policy:
     """Return the policy that `settings` describe."""
-    match settings:
-        case OffSettings():
-            return Off()
-        case FixedSettings(length=length):
-            return Fixed(length)
-        case ConfidenceSettings(threshold=threshold, cumulative=cumulative):
-            return Confidence(threshold, cumulative=cumulative)
-        case LoadAdaptiveSettings(hysteresis=hysteresis, probe_after=probe_after, horizon=horizon):
-            return LoadAdaptive(hysteresis=hysteresis, probe_after=probe_after, horizon=horizon)
-        case PluginSettings(name=name):
-            policy: Policy = make_plugin(settings, POLICIES, {})
-            return checked(policy, POLICY_NAMES, f"policy {name!r}")
+    if isinstance(settings, PluginSettings):
+        policy: Policy = make_plugin(settings, POLICIES, {})
+        return checked(policy, POLICY_NAMES, f"policy {settings.name!r}")
+    # Each class takes by keyword what its settings have.
+    made: Policy = POLICIES.load(kind_of(settings))(**msgspec.structs.asdict(settings))
+    return made
 
 
 def checked(plugin: Plugin, names: tuple[str, ...], what: str) -> Plugin:

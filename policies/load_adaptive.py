@@ -57,7 +57,7 @@ class LoadAdaptive:
         # What stands until the next plan is made: who is followed, what their drafts are worth, how much is verified.
         self._standing: StandingPlan | None = None
         self._ranking = Ranking(np.zeros((0, 0)))
-        self._budget: tuple[tuple[float, ...], Budget] = (), Budget(0, 0.0, 0.0)
+        self._budget, self._budget_for = (TopK(0), Budget(0, 0.0, 0.0)), (0, 0.0, -1)
         # When the last plan was made, and the last review: of how many sequences, and whether any was worth it.
         self._planned_step = self._reviewed_step = self._num_reviewed = 0
         self._some_draft = False
@@ -230,7 +230,7 @@ class LoadAdaptive:
         # The newest survivals of many tell how those of the next drafts will spread; of one they tell too little.
         expected = records["survival"][drafts] + (1.0 - 1.0 / max(num_drafting, 1)) * departure[drafts]
         expected[np.arange(expected.shape[1]) >= draft_len[drafts, None]] = 0.0
-        self._ranking, self._budget = Ranking(expected), ((), self._budget[1])
+        self._ranking, self._budget_for = Ranking(expected), (0, 0.0, -1)
 
     def _admit(self, step: Step, draft_len: I32, follow: BoolArray, num_drafting: int) -> Plan:
         """Return the plan for those who draft, with the budget that is best in this step."""
@@ -238,8 +238,9 @@ class LoadAdaptive:
         if not num_drafting:
             return Plan(draft_len, TopK(0), follow, None, None, None, step.base_s, float(step.num_sequences))
         facts = (step.num_sequences, step.base_s, step.other_rows)
-        if self._budget[0] != facts:
-            self._budget = facts, self._ranking.choose(step)
-        best = self._budget[1]
+        if self._budget_for != facts:
+            best = self._ranking.choose(step)
+            self._budget, self._budget_for = (TopK(best.drafts), best), facts
+        rule, best = self._budget
         self._predicted_s = best.step_s
-        return Plan(draft_len, TopK(best.drafts), follow, None, None, None, best.step_s, best.tokens)
+        return Plan(draft_len, rule, follow, None, None, None, best.step_s, best.tokens)

@@ -29,6 +29,12 @@ class Step(Struct, frozen=True):
         """Return what verifying 0..most drafts adds, f64 [most + 1]."""
         return self.prices.verification_curve(self.num_sequences, most, self.other_rows)
 
+    def smooth_s(self, num_drafting: int, most: int) -> F64:
+        """Return the seconds of the step with 0..most drafts verified, drafting included, without any stairs."""
+        others_s = self.prices.prefill_row_s * self.other_rows if self.prices.is_padded else 0.0
+        paid_s = self.base_s + others_s + float(self.prices.speculation_curve(num_drafting)[-1])
+        return paid_s + self.prices.smooth_verification_curve(self.num_sequences, most)
+
     def tops(self, most: int) -> tuple[int, ...]:
         """Return the numbers of drafts, 0..most, that fill the step's row shape; none where steps are not padded."""
         return self.prices.tops(self.num_sequences + self.other_rows, most)
