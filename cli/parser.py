@@ -114,7 +114,7 @@ def policy_flags(text: str) -> dict[str, object]:
     if not separator:
         return {"policy.kind": kind}
     if kind not in POLICY_VALUES:
-        raise ConfigError(f"--policy takes a value only for {' and '.join(POLICY_VALUES)}, got {text!r}")
+        raise ConfigError(f"--policy takes a value only for {', '.join(POLICY_VALUES)}, got {text!r}")
     name, read = POLICY_VALUES[kind]
     try:
         return {"policy.kind": kind, name: read(value)}

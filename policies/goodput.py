@@ -1,13 +1,13 @@
 """Goodput from acceptance history: for drafters that cannot tell which of their drafts are good.
 
 It is load_adaptive with a record of what was accepted in place of what the drafter says of its drafts (as TurboSpec
-does, arXiv 2406.14066). A draft's chance is known before it is made, so none is made that will not be verified.
+does, arXiv 2406.14066). A draft's chance is known before it is made, so only what is worth verifying is drafted.
 """
 
 import numpy as np
 from msgspec.structs import replace
 
-from core.types import F32, FixedLength, Plan, StepOutcome, StepView, TopK
+from core.types import F32, Plan, StepOutcome, StepView, TopK
 from policies.base import draft_nothing
 from policies.history import AcceptanceHistory
 from policies.load_adaptive import LoadAdaptive
@@ -32,7 +32,7 @@ class Goodput:
         self._bar: tuple[TopK | None, float] = None, 0.0
 
     def plan(self, view: StepView) -> Plan:
-        """Draft each sequence's best length; everything drafted is verified."""
+        """Draft each sequence's best length; it is verified but for what would exceed the budget."""
         width = view.survival_lag.shape[1]
         if not len(view.slots) or not width:
             return draft_nothing(view)
@@ -44,7 +44,7 @@ class Goodput:
             return plan
         survival = np.where(known == known, known, self._history.prior)
         lengths = np.count_nonzero(survival >= self._bar_of(plan, survival), axis=1)
-        return replace(plan, draft_len=np.minimum(plan.draft_len, lengths).astype(np.int32), rule=FixedLength(width))
+        return replace(plan, draft_len=np.minimum(plan.draft_len, lengths).astype(np.int32))
 
     def observe(self, outcome: StepOutcome) -> None:
         """Learn what was accepted, and what steps take."""
