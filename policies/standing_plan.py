@@ -23,7 +23,7 @@ class StandingPlan:
     """Who is followed, for `num_steps` steps with the one it was made in, while much the same sequences decode.
 
     follow        bool [B]; of the sequences in `view`
-    some_draft    newcomers are followed, too; where nobody drafts, they are a reason to think
+    some_draft    a few newcomers are followed, too; of many, and among few, each is a reason to think
     """
 
     def __init__(self, view: StepView, follow: BoolArray, some_draft: bool, num_steps: int) -> None:
@@ -47,10 +47,9 @@ class StandingPlan:
         new_slots = slots[is_new]
         follow = self._follow[slots]
         if len(new_slots):
-            if len(new_slots) * CHANGE > size or not self._some_draft:
+            if len(new_slots) * CHANGE > size:
                 return None
-            follow[is_new] = True
-            self._follow[new_slots] = True
+            follow[is_new] = self._follow[new_slots] = self._some_draft
         self._context[slots] = view.context_len
         self._steps_left -= 1
         return Again(np.where(follow, view.gamma_max, np.int32(0)), follow, new_slots)

@@ -17,6 +17,8 @@ from core.config_file import load_settings
 from core.errors import ConfigError
 from core.speculative_config import speculative_flags
 
+PER_BATCH = "num_speculative_tokens_per_batch_size"
+
 
 def settings_of(**fields):
     settings, _ = load_settings(None, {}, speculative_flags(json.dumps(fields)))
@@ -103,8 +105,9 @@ def test_null_and_what_specd_does_anyway_ask_for_nothing():
             ["num_speculative_tokens_per_batch_size must be rows of [first, last, tokens]", "[[1, 2]]"],
         ),
         (
-            '{"method": "dspark", "model": "/m", "enable_adaptive_verification": true,'
-            + '"num_speculative_tokens_per_batch_size": [[1, 2, 3]]}',
+            json.dumps(
+                {"method": "dspark", "model": "/m", "enable_adaptive_verification": True, PER_BATCH: [[1, 2, 3]]}
+            ),
             ["two policies"],
         ),
         (

@@ -161,4 +161,3 @@ def test_a_batch_table_says_how_much_a_batch_of_that_size_drafts(size, others, l
     assert plan.rule == FixedLength(length)
     assert plan.draft_len.tolist() == [length] * size
     assert plan.follow.all() == (length > 0)
-

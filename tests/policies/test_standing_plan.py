@@ -48,18 +48,14 @@ def test_a_newcomer_among_few_ends_it(change):
     assert standing().again(view(2, step=2, **change)) is None
 
 
-def test_a_few_newcomers_among_many_are_treated_as_the_last_were_and_named():
+@pytest.mark.parametrize("some_draft", [True, False])
+def test_a_few_newcomers_among_many_are_treated_as_the_last_were_and_named(some_draft):
     context = view(32, step=2).context_len
     context[[3, 30]] = 5
-    again = standing(32).again(view(32, step=2, context_len=context))
+    again = standing(32, follow=not some_draft, some_draft=some_draft).again(view(32, step=2, context_len=context))
     assert again.new_slots.tolist() == [3, 30]
-    assert again.follow.all()
-
-
-def test_where_nobody_drafts_one_newcomer_is_reason_to_think():
-    context = view(32, step=2).context_len
-    context[3] = 5
-    assert standing(32, follow=False, some_draft=False).again(view(32, step=2, context_len=context)) is None
+    assert again.follow[[3, 30]].tolist() == [some_draft] * 2
+    assert again.follow[[0, 31]].tolist() == [not some_draft] * 2
 
 
 def test_a_long_prompt_grows_by_more_than_drafts_and_is_still_the_same_sequence():
