@@ -65,9 +65,9 @@ class Rounds:
         self.lag = np.full(self.survival.shape, np.nan, dtype=np.float32)
         self.random, self.facts, self.accepted = np.random.default_rng(0), facts, np.zeros(self.size, dtype=np.int64)
 
-    def next(self):
-        """Play a round; returns the plan."""
-        seen = view(
+    def seen(self):
+        """What the policy is shown of the next round."""
+        return view(
             self.size,
             step=self.step,
             cost=self.cost,
@@ -77,6 +77,10 @@ class Rounds:
             survival_lag=self.lag.copy(),
             **self.facts,
         )
+
+    def next(self):
+        """Play a round; returns the plan."""
+        seen = self.seen()
         plan = self.policy.plan(seen)
         drafts = plan.draft_len > 0
         verified = admitted(plan, plan.draft_len, self.survival)
