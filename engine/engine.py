@@ -15,7 +15,7 @@ from torch import Tensor
 from core.cost import CostTable
 from core.errors import RequestError
 from core.tensors import Draft, DraftAsk
-from core.types import Emission, FinishReason, Policy, Request, Sampling
+from core.types import Backlog, Emission, FinishReason, Policy, Request, Sampling
 from drafters.base import Drafter
 from engine.accept import Round, accept
 from engine.commit import FinalRows, final_rows, make_commit
@@ -47,7 +47,8 @@ class Engine:
     drafters and policies are by the names that requests may ask for; the first of each is the default. A drafter of
     None is plain decoding, which is always there under the name "none". A policy is
     made anew for every drafter it is used with, because it learns. costs, by drafter, is what policies know of the
-    machine (engine/profile.py). clock tells the seconds that steps take.
+    machine (engine/profile.py), and backlog, set by whoever feeds the engine, what waits before it. clock tells the
+    seconds that steps take.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Engine:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.target, self.eos_ids, self.tokenizer, self.stats = target, eos_ids, tokenizer, EngineStats()
-        self.clock = clock
+        self.clock, self.backlog = clock, Backlog()
         self.costs: dict[str, CostTable] = {}
         memory = EngineMemory(target, drafters, shape, self.stats)
         self.memory, self.scheduler, self.slots = memory, memory.scheduler, memory.slots
@@ -183,7 +184,7 @@ class Engine:
 
     def _plan(self, batch: Batch) -> StepPlan:
         with self.stats.timed("plan"):
-            load = Load(self.memory.pool, self.scheduler.waiting, self.costs)
+            load = Load(self.memory.pool, self.scheduler.waiting, self.backlog, self.costs)
             return plan_step(batch, self.groups.by_key, load)
 
     def _draft(self, batch: Batch, plan: StepPlan) -> tuple[Draft, RoundNoise]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.cost import CostTable
 from core.tensors import Favour
-from core.types import I32, BoolArray, Plan, Rule
+from core.types import I32, Backlog, BoolArray, Plan, Rule
 from engine.blocks import BlockPool
 from engine.catch_up import CatchUp, CatchUpBudget
 from engine.group import Others, Places, PolicyGroup
@@ -110,7 +110,19 @@ class Load:
 
     pool: BlockPool
     waiting: Collection[Sequence]
+    backlog: Backlog
     costs: Mapping[str, CostTable]
+
+    @property
+    def queue_depth(self) -> int:
+        """Requests without a slot, in the engine and before it."""
+        return len(self.waiting) + self.backlog.num_waiting
+
+    @property
+    def oldest_wait_s(self) -> float:
+        """How long the oldest of them has waited."""
+        before_s = self.backlog.oldest_wait_s if self.backlog.num_waiting else 0.0
+        return max(before_s, *(time.monotonic() - each.queued_s for each in self.waiting), 0.0)
 
 
 def plan_step(batch: Batch, groups: Mapping[GroupKey, PolicyGroup], load: Load) -> StepPlan:
@@ -126,8 +138,8 @@ def plan_step(batch: Batch, groups: Mapping[GroupKey, PolicyGroup], load: Load) 
     around = Others(
         num_sequences=size,
         kv_free=load.pool.num_free / load.pool.num_usable,
-        queue_depth=len(load.waiting),
-        oldest_wait_s=max((time.monotonic() - each.queued_s for each in load.waiting), default=0.0),
+        queue_depth=load.queue_depth,
+        oldest_wait_s=load.oldest_wait_s,
     )
     planned_rows = 0
     for key in groups if len(present) > 1 else present:

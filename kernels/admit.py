@@ -52,7 +52,7 @@ def admit_triton(
             case TopK() | EarlyStop():
                 order = survival
                 if favour is not None and isinstance(rule, TopK):
-                    order = reference.favoured(survival, _known(survival, drafted), favour)
+                    _, order = reference.favoured(survival, _known(survival, drafted), favour)
                 _admit_ranked(order, drafted, group == index, rule, lengths)
                 continue
             case _:
@@ -93,7 +93,7 @@ def _admit_ranked(survival: Tensor, drafted: Tensor, member: Tensor, rule: TopK 
     step_s = rule.step_s if isinstance(rule, EarlyStop) else ()
     last = rule.budget if isinstance(rule, TopK) else len(step_s) - 1
     last = max(0, min(last, NEVER - 1))
-    seconds = torch.tensor(step_s, dtype=torch.float64, device=survival.device)
+    seconds = reference.as_seconds(step_s, survival.device)
     falls = torch.empty_like(rank)
     arguments = survival.contiguous(), drafted, member, seconds, rank, falls, batch, width, last
     _rank_kernel[(-(-batch // rows),)](*arguments, EARLY=isinstance(rule, EarlyStop), ROWS=rows, WIDTH=padded)

@@ -5,6 +5,7 @@ what does not fit (service/lua). A claim is kept alive by heartbeats; an entry t
 over, and the answer goes on from the tokens that were streamed.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ from client.wire import (
 )
 from core.config import QueueSettings
 from core.errors import QueueError
-from core.types import FinishReason
+from core.types import Backlog, FinishReason
 from service.claims import Append, AppendResult, Claim, Ending, Entry
 from service.scripts import Call, Scripts, raise_if_transient
 
@@ -91,6 +92,18 @@ class JobQueue:
         """Return how many jobs are queued or running."""
         depth: int = await self.client.xlen(self._stream)
         return depth
+
+    async def backlog(self) -> Backlog:
+        """Return how many jobs no worker has taken yet, and the age of the oldest, by the clocks of Redis and ours."""
+        length: int = await self.client.xlen(self._stream)
+        groups: Any = await self.client.xinfo_groups(self._stream)
+        for group in groups:
+            if group["name"] == WORKER_GROUP.encode():
+                num_waiting = max(0, length - int(group["pending"]))
+                after = b"(" + group["last-delivered-id"]
+                rows: Any = await self.client.xrange(self._stream, min=after, count=1) if num_waiting else []
+                return Backlog(num_waiting, max((age_s(row[0]) for row in rows), default=0.0))
+        return Backlog()
 
     async def cancel(self, *job_ids: str) -> None:
         """End jobs that wait in the queue; the worker that runs one hears of it with its next append, or soon."""
@@ -201,6 +214,11 @@ class JobQueue:
         epoch = "" if one.epoch is None else one.epoch
         values = (epoch, STATES[one.final.reason], encode(one.final), self.settings.result_ttl_s)
         return Call((job_key(one.job_id), out_stream(one.job_id)), values)
+
+
+def age_s(entry_id: bytes) -> float:
+    """Return the seconds since an entry was added, at least 0: its id begins with Redis's milliseconds."""
+    return max(0.0, time.time() - int(entry_id.partition(b"-")[0]) / 1000)
 
 
 async def make_group(client: Redis, stream: str, group: str) -> None:

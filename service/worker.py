@@ -44,6 +44,8 @@ RETRY_S = 0.5
 REFILL_S = 0.003
 # How soon a job that gets no tokens, such as one in a long prefill, is ended when its client has left.
 CANCEL_POLL_S = 0.1
+# How old what the engine knows of the queue may be; policies look at seconds of waiting.
+BACKLOG_S = 0.25
 
 
 class Worker:
@@ -78,7 +80,13 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as group:
                 intake = group.create_task(self._intake())
-                work = (self._writer.run(), self._presence.keep(), self._end_cancelled(), self._step_forever())
+                work = (
+                    self._writer.run(),
+                    self._presence.keep(),
+                    self._end_cancelled(),
+                    self._watch_backlog(),
+                    self._step_forever(),
+                )
                 others = [group.create_task(task) for task in work]
                 await self._stopping.wait()
                 await intake
@@ -182,6 +190,17 @@ class Worker:
             for request_id in ended:
                 self._engine.abort(request_id)
             await self._writer.put([], [End(request_id, FinishReason.CANCELLED) for request_id in ended])
+
+    async def _watch_backlog(self) -> None:
+        """Let the engine know what waits in the queue, where it matters: while it has work."""
+        while not is_cancelled():
+            await asyncio.sleep(BACKLOG_S)
+            if not self._engine.has_work:
+                continue
+            try:
+                self._engine.backlog = await self._queue.backlog()
+            except (RedisError, OSError) as error:
+                log.warning("backlog_unknown", error=str(error))
 
     # --- Steps -------------------------------------------------------------------------------------------------
 
