@@ -67,6 +67,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--threads", type=int, default=2, help="torch threads (default %(default)s)")
 
+    explain = commands.add_parser("explain", help="what a running server's policies saw, expected and chose lately")
+    explain.add_argument("--url", default=SERVER_URL, help="the server (default %(default)s)")
+    explain.add_argument("--steps", type=int, default=16, help="most steps to show (default %(default)s)")
+
     inspect = commands.add_parser("inspect", help="say what a checkpoint folder holds")
     inspect.add_argument("path", type=Path, metavar="PATH")
 

@@ -89,6 +89,7 @@ COMMANDS = Registry(
         "submit": "cli.submit:run",
         "complete": "cli.complete:run",
         "train": "cli.train:run",
+        "explain": "cli.explain:run",
         "inspect": "cli.inspect:run",
         "config": "cli.configuration:run",
         "demo": "cli.demo:run",

@@ -21,6 +21,7 @@ from engine.accept import Round, accept
 from engine.commit import FinalRows, final_rows, make_commit
 from engine.completion import Completion
 from engine.drafts import merge, no_draft, select
+from engine.explain import RecentSteps
 from engine.groups import Groups, MakePolicy
 from engine.memory import EngineMemory
 from engine.noise import RoundNoise, draw_noise
@@ -62,7 +63,7 @@ class Engine:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.target, self.eos_ids, self.tokenizer, self.stats = target, eos_ids, tokenizer, EngineStats()
-        self.clock, self.backlog = clock, Backlog()
+        self.clock, self.backlog, self.recent = clock, Backlog(), RecentSteps()
         self.costs: dict[str, CostTable] = {}
         memory = EngineMemory(target, drafters, shape, self.stats)
         self.memory, self.scheduler, self.slots = memory, memory.scheduler, memory.slots
@@ -140,6 +141,7 @@ class Engine:
             "preemptions": scheduler.num_preemptions,
             "prefix_queries": scheduler.prefix_queries,
             "prefix_hits": scheduler.prefix_hits,
+            "recent_steps": self.recent.records(),
         }
 
     def _encode(self, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
@@ -300,6 +302,7 @@ class Engine:
         self.stats.soft_accepts += float(verdict.verdict.soft_labels.sum())
         self.stats.emitted += sum(map(len, verdict.emitted))
         for part, outcome in outcomes(plan, *proposal, verdict, facts):
+            self.recent.add(part, outcome)
             part.group.observe(outcome)
 
     def _emit(self, batch: Batch, verdict: Round) -> list[Emission]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.cost import CostTable
 from core.tensors import Favour
-from core.types import I32, Backlog, BoolArray, Plan, Rule
+from core.types import I32, Backlog, BoolArray, Plan, Rule, StepView
 from engine.blocks import BlockPool
 from engine.catch_up import CatchUp, CatchUpBudget
 from engine.group import Others, Places, PolicyGroup
@@ -25,12 +25,17 @@ from policies.base import decode_plainly
 
 @dataclass(frozen=True, slots=True)
 class GroupPlan:
-    """What one group's policy said: members i64 [b] are its sequences' places in the batch, slots i32 [b]."""
+    """What one group's policy said of what it saw.
+
+    members i64 [b] are its sequences' places in the batch, slots i32 [b]. view is None where no drafter is loaded and
+    nobody was asked.
+    """
 
     group: PolicyGroup
     members: Places
     slots: I32
     plan: Plan
+    view: StepView | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,6 @@ def plan_step(batch: Batch, groups: Mapping[GroupKey, PolicyGroup], load: Load) 
         plan = group.plan(view)
         draft_len[members] = plan.draft_len
         follow[members] = plan.follow & ((view.stale_rows == 0) | budget.catch_up(batch, members, plan.follow, group))
-        parts.append(GroupPlan(group, members, view.slots, plan))
+        parts.append(GroupPlan(group, members, view.slots, plan, view))
         planned_rows = int(draft_len.sum()) + budget.num_rows
     return StepPlan(tuple(parts), draft_len, follow, group_of, tuple(sorted(budget.chosen, key=lambda c: c.place)))
