@@ -43,8 +43,8 @@ class Goodput:
         if not isinstance(plan.rule, TopK) or not plan.draft_len.any():
             return plan
         survival = np.where(known == known, known, self._history.prior)
-        lengths = np.count_nonzero(survival >= self._bar_of(plan, survival), axis=1)
-        return replace(plan, draft_len=np.minimum(plan.draft_len, lengths).astype(np.int32))
+        lengths = (survival >= self._bar_of(plan, survival)).sum(1, dtype=np.int32)
+        return replace(plan, draft_len=np.minimum(plan.draft_len, lengths))
 
     def observe(self, outcome: StepOutcome) -> None:
         """Learn what was accepted, and what steps take."""
