@@ -18,7 +18,7 @@ Places = NDArray[np.int32]
 Turns = NDArray[np.int64]
 INFINITY = np.float32(np.inf)
 # Where a turn has its draft's place; and one that is before all.
-PLACE_BITS, NO_TURN = np.int64(2**32 - 1), np.iinfo(np.int64).min
+PLACE_BITS, NO_TURN = np.int64(2**32 - 1), np.int64(-(2**63))
 
 
 def admit_host(
