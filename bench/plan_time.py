@@ -128,8 +128,10 @@ class Load:
         survival, drafted = torch.from_numpy(live), torch.from_numpy(plan.draft_len)
         group = torch.zeros(self._size, dtype=torch.int64)
         favour = None
-        if plan.floor is not None and plan.weight is not None:
-            favour = Favour(torch.from_numpy(plan.floor), torch.from_numpy(plan.weight))
+        if plan.floor is not None or plan.weight is not None:
+            floor = np.zeros(self._size, dtype=np.int32) if plan.floor is None else plan.floor
+            weight = np.ones(self._size, dtype=np.float32) if plan.weight is None else plan.weight
+            favour = Favour(torch.from_numpy(floor), torch.from_numpy(weight))
         with torch.inference_mode():
             started = time.thread_time()
             lengths = admit(survival, drafted, group, (plan.rule,), favour)

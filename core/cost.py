@@ -129,7 +129,7 @@ class StepPrices:
     def __init__(self, table: CostTable, plain: F64, verify: F64, draft: F64) -> None:
         self._table, self._plain, self._verify = table, plain, verify
         self.prefill_row_s, self.catch_up_row_s = table.prefill_row_s, table.catch_up_row_s
-        self._speculation_curve = np.zeros(0)
+        self._speculation_curve, self._plain_s = np.zeros(0), dict[float, float]()
         # By number of sequences and of other rows.
         self._curves = dict[tuple[int, int], F64]()
         # No sequence costs nothing to follow; noise in the table must not pay for following.
@@ -137,8 +137,12 @@ class StepPrices:
         self._speculation = np.concatenate(([0.0], followed))
 
     def plain_s(self, num_sequences: float) -> float:
-        """Return the seconds of a step that decodes plainly."""
-        return float(np.interp(num_sequences, self._table.sequence_grid[1:], self._plain))
+        """Return the seconds of a step that decodes plainly; computed once."""
+        seconds = self._plain_s.get(num_sequences)
+        if seconds is None:
+            seconds = float(np.interp(num_sequences, self._table.sequence_grid[1:], self._plain))
+            self._plain_s[num_sequences] = seconds
+        return seconds
 
     def speculation_s(self, num_followed: ArrayLike) -> F64:
         """Return what drafting for that many sequences and keeping their drafter up adds, without any draft row."""

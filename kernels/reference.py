@@ -229,8 +229,9 @@ def admit(
     lengths = torch.zeros_like(drafted)
     if survival.numel() == 0:
         return lengths
-    places = torch.arange(survival.shape[1], device=survival.device)
-    known = (places < drafted[:, None]) & ~survival.isnan()
+    places = torch.arange(survival.shape[1], dtype=drafted.dtype, device=survival.device)
+    # Only nan differs from itself.
+    known = (places < drafted[:, None]) & (survival == survival)
     # Survivals fall along a row; the running minimum holds that even for a caller who breaks it.
     frontier = torch.where(known, survival, 0.0).cummin(1).values
     floored, ranking = favoured(frontier, known, favour) if favour else (None, frontier)
@@ -250,7 +251,7 @@ def favoured(frontier: Tensor, known: Tensor, favour: Favour) -> tuple[Tensor, T
     That is survival times weight, and infinity for drafts below a floor. It falls along a row as the frontier does,
     and no entry reads more than its own survival.
     """
-    places = torch.arange(frontier.shape[1], device=frontier.device)
+    places = torch.arange(frontier.shape[1], dtype=favour.floor.dtype, device=frontier.device)
     floored = known & (places < favour.floor[:, None])
     return floored, (frontier * favour.weight[:, None]).masked_fill_(floored, torch.inf)
 
@@ -266,11 +267,11 @@ def _kept(rule: Rule, frontier: Tensor, member: Tensor) -> Tensor:
             before = torch.nn.functional.pad(frontier[:, :-1], (1, 0), value=1.0)
             return frontier >= value * before
         case TopK(budget=budget):
-            ordered, order = _by_survival(frontier)
-            return _first(order, torch.arange(len(order), device=order.device) < budget, frontier)
+            _, order = _by_survival(frontier)
+            return _first(order[: max(0, budget)], frontier)
         case EarlyStop(step_s=step_s, tops=tops):
             ordered, order = _by_survival(frontier)
-            return _first(order, _while_rising(ordered, member.sum(), step_s, tops), frontier)
+            return _first(order[: int(_num_rising(ordered, member.sum(), step_s, tops))], frontier)
     raise EngineError(f"admission rule must be one of core.types.Rule, got {rule!r}")
 
 
@@ -279,23 +280,23 @@ def _by_survival(frontier: Tensor) -> tuple[Tensor, Tensor]:
     return frontier.t().flatten().sort(descending=True, stable=True)
 
 
-def _first(order: Tensor, admitted: Tensor, frontier: Tensor) -> Tensor:
-    kept = torch.empty_like(admitted).scatter_(0, order, admitted)
+def _first(admitted: Tensor, frontier: Tensor) -> Tensor:
+    """Return which drafts [B, G] are in the `admitted` places, all of survival 0 left out."""
+    kept = torch.zeros(frontier.numel(), dtype=torch.bool, device=frontier.device).index_fill_(0, admitted, True)
     return kept.view(frontier.shape[1], -1).t() & (frontier > 0)
 
 
-def _while_rising(ordered: Tensor, num_sequences: Tensor, step_s: Seconds, tops: tuple[int, ...]) -> Tensor:
-    """Return which of the ordered drafts are admitted before expected tokens per second first fail to rise.
+def _num_rising(ordered: Tensor, num_sequences: Tensor, step_s: Seconds, tops: tuple[int, ...]) -> Tensor:
+    """Return how many of the ordered drafts are admitted before expected tokens per second first fail to rise.
 
     theta_k = (R + sum of the first k survivals) / step_s[k], k = 0..len(step_s) - 1
     From where they fail, admission goes on to the next of `tops`.
     """
     seconds = as_seconds(step_s, ordered.device)
-    tokens = torch.nn.functional.pad(ordered.double().cumsum(0), (1, 0)) + num_sequences
-    num_rates = min(len(tokens), len(seconds))
-    rate = tokens[:num_rates] / seconds[:num_rates]
-    num_admitted = filled((rate[1:] > rate[:-1]).cumprod(0).sum(), tops, num_rates - 1)
-    return torch.arange(len(ordered), device=ordered.device) < num_admitted
+    most = max(0, min(len(ordered), len(seconds) - 1))
+    tokens = ordered[:most].cumsum(0, dtype=torch.float64) + num_sequences
+    rate = torch.cat((num_sequences / seconds[:1], tokens / seconds[1 : most + 1]))
+    return filled((rate[1:] > rate[:-1]).cumprod(0).sum(), tops, most)
 
 
 def as_seconds(step_s: Seconds, device: torch.device) -> Tensor:

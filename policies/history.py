@@ -24,18 +24,21 @@ class AcceptanceHistory:
         self._trials, self._hits = np.zeros((0, width)), np.zeros((0, width))
         self._survival = np.zeros((0, width), dtype=np.float32)
 
-    def meet(self, view: StepView) -> F32:
-        """Return the survivals [B, G] of the view's sequences, nan for those that have not drafted yet."""
+    def meet(self, view: StepView) -> I32:
+        """Forget who was before in the slots of sequences that have not drafted yet; returns those slots."""
         needed = int(view.slots.max()) + 1 - len(self._trials)
         if needed > 0:
             self._trials, self._hits = (np.pad(each, ((0, needed), (0, 0))) for each in (self._trials, self._hits))
             self._survival = np.pad(self._survival, ((0, needed), (0, 0)), constant_values=np.nan)
         shown = view.survival_lag[:, 0]
-        is_new = shown != shown
-        if is_new.any():
-            slots = view.slots[is_new]
+        slots = view.slots[shown != shown]
+        if len(slots):
             self._trials[slots], self._hits[slots], self._survival[slots] = 0.0, 0.0, np.nan
-        return self._survival[view.slots]
+        return slots
+
+    def survival(self, slots: I32) -> F32:
+        """Return the survivals [B, G] of sequences that have been met, nan for those that have not drafted yet."""
+        return self._survival[slots]
 
     @property
     def prior(self) -> F32:

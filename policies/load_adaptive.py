@@ -7,12 +7,14 @@ live ones, in the engine (`TopK`), which alone sees them.
 """
 
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 import structlog
+from msgspec.structs import replace
 
 from core.cost import StepPrices
-from core.types import I32, BoolArray, FixedLength, Plan, StepOutcome, StepView, TopK
+from core.types import F32, I32, BoolArray, FixedLength, Plan, StepOutcome, StepView, TopK
 from policies.acceptance import AcceptanceRecord
 from policies.base import NOTHING, draft_all, draft_nothing
 from policies.pressure import MemoryPressure
@@ -34,6 +36,11 @@ REVIEW, SEQUENCES_PER_STEP = 4, 16
 IDLE_REVIEW = 16
 
 
+def confidence(view: StepView) -> F32:
+    """Return what the drafter itself said of the drafts of earlier steps."""
+    return view.survival_lag
+
+
 class LoadAdaptive:
     """Plan for the greatest expected tokens per second; where no plan beats plain decoding, do not speculate at all.
 
@@ -41,12 +48,20 @@ class LoadAdaptive:
                  keeps it drafting
     probe_after  steps without drafting after which a sequence drafts once to see, then twice as many, and so on
     horizon      steps over which catching a drafter up must pay
+    shown        what sequences have shown of their drafts, [B, G] survivals, nan where nothing; asked with each review
     """
 
     name = "load_adaptive"
 
-    def __init__(self, *, hysteresis: float = 0.02, probe_after: int = 32, horizon: int = 32) -> None:
-        self._hysteresis, self._probe_after, self._horizon = hysteresis, probe_after, horizon
+    def __init__(
+        self,
+        *,
+        hysteresis: float = 0.02,
+        probe_after: int = 32,
+        horizon: int = 32,
+        shown: Callable[[StepView], F32] = confidence,
+    ) -> None:
+        self._hysteresis, self._probe_after, self._horizon, self._shown = hysteresis, probe_after, horizon, shown
         self._record = AcceptanceRecord(0)
         self._memory = SlotMemory(0, probe_after)
         self._finished: deque[StepOutcome] = deque(maxlen=MOST_FINISHED)
@@ -104,6 +119,8 @@ class LoadAdaptive:
 
     def _think(self, view: StepView, prices: StepPrices) -> Plan:
         """Take in what was shown since the last time, and choose anew."""
+        if self._shown is not confidence:
+            view = replace(view, survival_lag=self._shown(view))
         num_steps, self._planned_step = view.step - self._planned_step, view.step
         records = self._memory.meet(view, self._record.prior, num_steps)
         is_time = view.step >= self._reviewed_step + self._pause

@@ -54,19 +54,22 @@ class Slo:
         if view.step >= self._next_step or int(view.slots.max()) >= len(self._floor):
             self._next_step = view.step + HOLD
             self._think(view, plan, price(self._prices.at(view.cost, view), view, plan.follow))
-        floor = np.minimum(self._floor[view.slots], view.gamma_max)
-        is_urgent = floor > 0
-        num_floored = int(floor.sum())
-        plan = replace(
-            plan,
-            draft_len=np.where(is_urgent, view.gamma_max, plan.draft_len),
-            rule=TopK(max(num_floored, min(plan.rule.budget, self._most))),
-            follow=plan.follow | (self._floor[view.slots] > 0),
-            floor=floor,
-            weight=self._weight[view.slots],
-        )
+        wanted = self._floor[view.slots]
+        weight, budget = self._weight[view.slots], min(plan.rule.budget, self._most)
+        if not wanted.any():
+            return replace(plan, rule=TopK(budget), weight=weight)
+        floor = np.minimum(wanted, view.gamma_max)
         # What was predicted is the step of the best plan for tokens per second.
-        return replace(plan, predicted_step_s=None, predicted_tokens=None) if num_floored else plan
+        return replace(
+            plan,
+            draft_len=np.where(floor > 0, view.gamma_max, plan.draft_len),
+            rule=TopK(max(int(floor.sum()), budget)),
+            follow=plan.follow | (wanted > 0),
+            floor=floor,
+            weight=weight,
+            predicted_step_s=None,
+            predicted_tokens=None,
+        )
 
     def observe(self, outcome: StepOutcome) -> None:
         """Learn what drafts are worth."""

@@ -50,12 +50,11 @@ def counted(*rounds_of_slot, half_life=1e9):
     """A history that has met one sequence per argument: (verified, accepted) rounds of each."""
     history = AcceptanceHistory(3, half_life)
     size = len(rounds_of_slot)
-    shown = {"survival_lag": np.zeros((size, 3), np.float32)}
     history.meet(view(size, survival_lag=np.full((size, 3), np.nan, np.float32)))
     for step in zip(*rounds_of_slot, strict=True):
         verified, accepted = np.array(step, dtype=np.int32).T
         history.count(outcome(verified, accepted))
-    return history, history.meet(view(size, **shown))
+    return history, history.survival(np.arange(size))
 
 
 def outcome(verified, accepted):
@@ -85,6 +84,6 @@ def test_what_was_long_ago_fades():
 
 def test_who_is_new_in_a_slot_starts_from_what_all_have_shown():
     history, _ = counted([(3, 3)] * 50)
-    met = history.meet(view(1, survival_lag=np.full((1, 3), np.nan, np.float32)))
-    assert np.isnan(met).all()
+    assert history.meet(view(1, survival_lag=np.full((1, 3), np.nan, np.float32))).tolist() == [0]
+    assert np.isnan(history.survival(np.arange(1))).all()
     assert history.prior[0] > 0.9
