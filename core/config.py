@@ -52,7 +52,8 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     all sequences; num_threads are torch's on the CPU, where more threads than idle cores slow every step.
     verifier is that of requests without a seed, those with one are always `coupled`; batch_invariant numerics make an
     answer independent of the batch around it, bit for bit. With profile, what steps cost is measured at start-up where
-    a policy asks for it, and kept in cost_table_dir (None: nowhere).
+    a policy asks for it, and kept in cost_table_dir (None: nowhere); with refine_costs, the steps that are run correct
+    it.
     """
 
     target: Name = DEMO
@@ -69,6 +70,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     prefix_cache: bool = True
     profile: bool = True
     cost_table_dir: Name | None = None
+    refine_costs: bool = True
 
 
 class DSparkSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="dspark"):

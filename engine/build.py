@@ -89,6 +89,7 @@ def build_engine(settings: Settings) -> Engine:
         target_kv_mib=engine.memory.kv.num_bytes >> 20,
         drafter_kv_mib=engine.memory.drafter_bytes >> 20,
     )
+    engine.costs.are_refined = wanted.refine_costs
     if wanted.profile and any(not isinstance(each, COSTLESS) for each in chosen_policies(settings)):
         measure_costs(engine, Path(wanted.cost_table_dir) if wanted.cost_table_dir else None)
     return engine

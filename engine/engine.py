@@ -5,14 +5,13 @@ schedule, plan, draft, admit, verify, accept, commit, emit: `Engine.step` reads 
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from core.cost import CostTable
 from core.errors import RequestError
 from core.tensors import Draft, DraftAsk
 from core.types import Backlog, Emission, FinishReason, Policy, Request, Sampling
@@ -20,6 +19,7 @@ from drafters.base import Drafter
 from engine.accept import Round, accept
 from engine.commit import FinalRows, final_rows, make_commit
 from engine.completion import Completion
+from engine.cost_refine import CostTables
 from engine.drafts import merge, no_draft, select
 from engine.explain import RecentSteps
 from engine.groups import Groups, MakePolicy
@@ -64,7 +64,7 @@ class Engine:
     ) -> None:
         self.target, self.eos_ids, self.tokenizer, self.stats = target, eos_ids, tokenizer, EngineStats()
         self.clock, self.backlog, self.recent = clock, Backlog(), RecentSteps()
-        self.costs: dict[str, CostTable] = {}
+        self.costs = CostTables()
         memory = EngineMemory(target, drafters, shape, self.stats)
         self.memory, self.scheduler, self.slots = memory, memory.scheduler, memory.slots
         self._plain_draws = TargetDraws(shape.max_num_seqs)
@@ -124,12 +124,18 @@ class Engine:
                     self.abort(emission.request_id)
         return list(done.values())
 
-    def scripted(self, policy: Policy, drafter: str | None = None) -> AbstractContextManager[None]:
+    @contextmanager
+    def scripted(self, policy: Policy, drafter: str | None = None) -> Iterator[None]:
         """Let `policy` plan every request that is added inside, with the named drafter (None: the default).
 
         How a profile makes the engine take the steps it wants to time; all requests must end inside.
         """
-        return self.groups.scripted(policy, drafter)
+        recent, self.recent = self.recent, RecentSteps()
+        try:
+            with self.groups.scripted(policy, drafter):
+                yield
+        finally:
+            self.recent = recent
 
     def snapshot(self) -> dict[str, Any]:
         """Return what the engine counts and holds, as plain values."""
@@ -303,6 +309,8 @@ class Engine:
         self.stats.emitted += sum(map(len, verdict.emitted))
         for part, outcome in outcomes(plan, *proposal, verdict, facts):
             self.recent.add(part, outcome)
+            if part.view is not None and len(plan.parts) == 1:
+                self.costs.observe(part.group.key[0], part.view, part.plan, outcome)
             part.group.observe(outcome)
 
     def _emit(self, batch: Batch, verdict: Round) -> list[Emission]:
