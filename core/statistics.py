@@ -5,6 +5,7 @@ It knows nothing of what is measured; callers decide what one independent observ
 
 import math
 from collections.abc import Callable
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -123,6 +124,7 @@ def noncentral_chi_square_tail(statistic: float, freedom: int, noncentrality: fl
     return sum(w * chi_square_tail(statistic, freedom + 2 * j) for j, w in zip(terms, weights, strict=True))
 
 
+@cache
 def draws_needed(freedom: int, variation: float, alpha: float, power: float) -> int:
     """Return how many draws let Pearson's test find any law that is off by `variation`, with probability `power`.
 

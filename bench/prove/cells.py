@@ -1,5 +1,6 @@
 """What the loop is proved for: drafters, policies, verifiers and samplings, and which of their combinations are run."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, product
 from typing import NamedTuple
@@ -74,13 +75,22 @@ def all_cells(drafters: Sequence[str]) -> list[Cell]:
 
 
 def pairwise_cells(drafters: Sequence[str]) -> list[Cell]:
-    """Return few cells in which every pair of values of two factors occurs, chosen greedily, always the same ones."""
+    """Return few cells in which every pair of values of two factors occurs, chosen greedily, always the same ones.
+
+    Among equals the cell goes first whose values have been used least.
+    """
     cells = all_cells(drafters)
     missing = {pair for cell in cells for pair in _pairs(cell)}
+    used: Counter[str] = Counter()
     chosen: list[Cell] = []
+
+    def worth(cell: Cell) -> tuple[int, int]:
+        return sum(pair in missing for pair in _pairs(cell)), -sum(used[value] for value in cell)
+
     while missing:
-        best = max(cells, key=lambda cell: sum(pair in missing for pair in _pairs(cell)))
+        best = max(cells, key=worth)
         chosen.append(best)
+        used.update(best)
         missing.difference_update(_pairs(best))
     return chosen
 

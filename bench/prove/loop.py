@@ -58,7 +58,7 @@ class Effort(Struct, frozen=True):
         return draws_needed(VOCABULARY**self.length - 1, self.variation, ALPHA, POWER)
 
 
-QUICK = Effort(length=2, variation=0.1, num_slots=256)
+QUICK = Effort(length=2, variation=0.1, num_slots=512)
 FULL = Effort(length=3, variation=0.02, num_slots=512)
 
 
