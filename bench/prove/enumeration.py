@@ -227,9 +227,7 @@ def target_law(model: Model, shape: Shape) -> OutputLaw:
     words = {}
     for word in product(range(model.vocab), repeat=shape.num_tokens):
         words[word] = prod((model.p(word[:i])[word[i]] for i in range(shape.num_tokens)), start=ONE)
-    return {
-        outs: prod((words[w] for w in outs), start=ONE) for outs in product(words, repeat=shape.num_sequences)
-    }
+    return {outs: prod((words[w] for w in outs), start=ONE) for outs in product(words, repeat=shape.num_sequences)}
 
 
 def distance(law: OutputLaw, other: OutputLaw) -> Fraction:

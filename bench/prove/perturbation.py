@@ -68,17 +68,30 @@ class Perturbed:
 
     def propose(self, ask: DraftAsk) -> Draft:
         """Return the drafter's own answer, after trying what changes it."""
-        draft, found = _copied(self._drafter.propose(ask)), self.findings
+        draft, found = self._ask(ask), self.findings
         found.is_point_mass &= bool(draft.point_mass.all())
         if found.num_tried < NUM_TRIED:
             found.num_tried += 1
             for place in range(self.spec.max_drafts):
-                self._compare(draft, self._drafter.propose(self._redrawn(ask, place)), place)
+                self._compare(draft, self._ask(self._redrawn(ask, place)), place)
             if ask.coupled is None:
                 found.p_values += self._law_p_values(ask, draft)
-            if not _equal(draft, self._drafter.propose(ask)):
+            if not _equal(draft, self._ask(ask)):
                 found.complaints.append("the same question got another answer: proposing left a trace")
         return draft
+
+    def _ask(self, ask: DraftAsk) -> Draft:
+        """Return a copy of what the drafter answers, with zeros where there is no draft."""
+        draft = self._drafter.propose(ask)
+        exists = torch.arange(self.spec.max_drafts) < draft.lengths[:, None]
+        q_logits = None if draft.q_logits is None else draft.q_logits.clone()
+        return Draft(
+            torch.where(exists, draft.tokens, 0),
+            draft.lengths.clone(),
+            draft.point_mass,
+            q_logits,
+            torch.where(exists, draft.evidence, 0.0),
+        )
 
     def _redrawn(self, ask: DraftAsk, place: int) -> DraftAsk:
         """Return the ask with fresh noise from `place` on."""
@@ -112,8 +125,7 @@ class Perturbed:
         counts = np.zeros_like(law)
         rows = np.arange(len(law))
         for _ in range(NUM_REDRAWS):
-            tokens = self._drafter.propose(self._redrawn(ask, 0)).tokens[:, 0]
-            counts[rows, tokens.numpy()] += 1
+            counts[rows, self._ask(self._redrawn(ask, 0)).tokens[:, 0].numpy()] += 1
         return [chi_square_p_value(seen, expected) for seen, expected in zip(counts, law, strict=True)]
 
 
@@ -164,11 +176,6 @@ def merged(one: Findings, other: Findings) -> Findings:
         one.num_tried + other.num_tried,
         one.is_point_mass and other.is_point_mass,
     )
-
-
-def _copied(draft: Draft) -> Draft:
-    q_logits = None if draft.q_logits is None else draft.q_logits.clone()
-    return Draft(draft.tokens.clone(), draft.lengths.clone(), draft.point_mass, q_logits, draft.evidence.clone())
 
 
 def _equal(one: Draft, other: Draft) -> bool:
