@@ -50,7 +50,8 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     all sequences; num_threads are torch's on the CPU, where more threads than idle cores slow every step.
     verifier is that of requests without a seed, those with one are always `coupled`; batch_invariant numerics make an
     answer independent of the batch around it, bit for bit. With profile, what steps cost is measured at start-up where
-    a policy asks for it, and kept in cost_table_dir (None: nowhere).
+    a policy asks for it, and kept in cost_table_dir (None: nowhere). proof_dir keeps the proofs of drafters that specd
+    does not ship (`specd prove --drafter NAME`); one without a proof there runs as if it were deterministic.
     """
 
     target: Name = DEMO
@@ -67,6 +68,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     prefix_cache: bool = True
     profile: bool = True
     cost_table_dir: Name | None = None
+    proof_dir: Name | None = None
 
 
 class DSparkSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="dspark"):

@@ -6,7 +6,7 @@ no torch never loads it. An entry point is "name = module:attribute" in the grou
 
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from typing import Any
 
 from core.config import nearest
@@ -31,6 +31,18 @@ class Registry:
                     "uninstall or rename one"
                 )
         return targets
+
+    def is_shipped(self, name: str) -> bool:
+        """Tell whether specd itself brings what `name` stands for."""
+        return name in self._table
+
+    def version(self, name: str) -> str:
+        """Return the version of the installed package that brings `name`; specd's own for what is shipped."""
+        entries = () if self.group is None or self.is_shipped(name) else entry_points(group=self.group, name=name)
+        for entry in entries:
+            if entry.dist is not None:
+                return entry.dist.version
+        return version("specd")
 
     def names(self) -> list[str]:
         """Return the known names, sorted."""
@@ -85,5 +97,6 @@ COMMANDS = Registry(
         "config": "cli.configuration:run",
         "demo": "cli.demo:run",
         "bench": "cli.bench:run",
+        "prove": "cli.prove:run",
     },
 )

@@ -1,8 +1,8 @@
 """One drafter: its KV, what of it is up to date, and calls into it that fall back to plain decoding.
 
 A drafter is a plug-in. Whatever it raises is logged and counted, and the step goes on without drafts; the output law
-does not change, because it never depended on them. Nor is a stranger's word taken for the law that its drafts were drawn
-from: until it is proved (engine/proofs.py) they count as point masses, which is right for any token however it came.
+does not change, because it never depended on them. Nor is a stranger's word taken for the law it drew its drafts from:
+until it is proved (engine/proofs.py) they count as point masses, which is right for any token however it came.
 """
 
 from collections.abc import Callable

@@ -9,7 +9,7 @@ alike, read the same u of a position.
 from collections import defaultdict
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 from typing import Any
 
@@ -37,7 +37,7 @@ def pieces(model: Model, position: int) -> Iterator[Piece]:
     prefixes = list(product(range(2), repeat=position))
     cuts = {Fraction(0), ONE} | {law(prefix)[0] for prefix in prefixes for law in (model.p, model.q)}
     ordered = sorted(cuts)
-    for low, high in zip(ordered, ordered[1:], strict=False):
+    for low, high in pairwise(ordered):
         yield (low + high) / 2, high - low
 
 

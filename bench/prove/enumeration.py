@@ -56,13 +56,13 @@ class RandomModel:
 
     def c(self, prefix: Word) -> float:
         """Return a confidence that is sometimes 1, so that survivals tie."""
-        return Random(f"{self.seed} c {prefix}").choice([0.2, 0.5, 0.8, 0.95, 1.0])
+        return Random(f"{self.seed} c {prefix}").choice([0.2, 0.5, 0.8, 0.95, 1.0])  # noqa: S311
 
 
 @cache
 def random_law(vocab: int, seed: str) -> Law:
     """Return a random rational law of `vocab` tokens, none of them impossible."""
-    rng = Random(seed)
+    rng = Random(seed)  # noqa: S311
     weights = [rng.randint(1, 9) for _ in range(vocab)]
     return tuple(Fraction(w, sum(weights)) for w in weights)
 
@@ -208,7 +208,7 @@ def output_law(model: Model, shape: Shape, choose: Choose, parts: Parts = HONEST
                 continue
             for drafts, chance in _all_drafts(model, shape, prefixes, pending):
                 if parts.share_noise:
-                    drafts, chance = _shared(model, prefixes, drafts, chance)
+                    drafts = _shared(prefixes, drafts)
                 pairs = zip(prefixes, drafts, strict=True)
                 seen = tuple(parts.survivals(model, *pair, shape.num_drafts) for pair in pairs)
                 lengths, remembered = choose(Round(model, prefixes, drafts, seen, memory))
@@ -248,12 +248,9 @@ def _all_drafts(model: Model, shape: Shape, prefixes: Words, pending: Words) -> 
         yield tuple(word for word, _ in joint), prod((chance for _, chance in joint), start=ONE)
 
 
-def _shared(model: Model, prefixes: Words, drafts: Words, chance: Fraction) -> tuple[Words, Fraction]:
-    """Give the second sequence the first one's draft where both stand at the same prefix; else change nothing."""
-    if prefixes[0] != prefixes[1]:
-        return drafts, chance
-    # The second one's own draft is summed out: what it was does not matter.
-    return (drafts[0], drafts[0]), chance
+def _shared(prefixes: Words, drafts: Words) -> Words:
+    """Give the second sequence the first one's draft where both stand at the same prefix, whatever its own was."""
+    return (drafts[0], drafts[0]) if prefixes[0] == prefixes[1] else drafts
 
 
 def _chance(model: Model, prefix: Word, word: Word, num_known: int) -> Fraction:

@@ -30,6 +30,8 @@ POWER = 0.999
 # Repeats itself, so that n-grams are found; all but its last token fill blocks that whoever comes later finds cached.
 PROMPT: Text = (1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1)
 
+# Samplings that share batches; each needs a test's worth of texts of its own.
+MIXED_SAMPLINGS = ("plain", "cool top_p", "penalties")
 # Rounds of a first claim that nobody gets to read.
 NUM_LOST_ROUNDS = 2
 
@@ -127,9 +129,9 @@ def fit_plain(bed: Bed, verifier: str, sampling_name: str) -> Fit:
     return fit(engine, texts, bed.laws, sampling)
 
 
-def fit_mixed(bed: Bed) -> list[tuple[str, Fit]]:
+def fit_mixed(bed: Bed) -> list[Fit]:
     """Mix drafters, policies, verifiers and samplings in every batch; return the fit of each sampling's texts."""
-    drafters, policies, names = list(bed.drafters), list(plain_policies()), list(SAMPLINGS)
+    drafters, policies, names = list(bed.drafters), list(plain_policies()), MIXED_SAMPLINGS
     engine = bed.engine(drafters, policies)
     asks = []
     for i in range(bed.effort.num_draws * len(names)):
@@ -138,7 +140,7 @@ def fit_mixed(bed: Bed) -> list[tuple[str, Fit]]:
         )
         asks.append(Ask(SAMPLINGS[names[i % len(names)]], i // 3 % 2 == 1, speculation))
     drawn = draw(engine, bed, "mixed", asks)
-    return [(name, fit(engine, drawn[SAMPLINGS[name]], bed.laws, SAMPLINGS[name])) for name in names]
+    return [fit(engine, drawn[SAMPLINGS[name]], bed.laws, SAMPLINGS[name]) for name in names]
 
 
 def fit_reclaimed(bed: Bed, drafter: str, nonce: DeriveNonce = derive_nonce) -> Fit:

@@ -7,6 +7,7 @@ the same to the last bit. Drafts must also follow the law that is reported with 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from core.types import EarlyStop, FixedLength, Request, Rule, Sampling, Threshol
 from drafters.base import Drafter
 from kernels.admit import admit
 from kernels.survival import survival
+from models.qwen3 import Qwen3
 
 NUM_REQUESTS = 8
 NUM_TOKENS = 12
@@ -108,14 +110,15 @@ class Perturbed:
         """Note what a redraw from `place` on changed that it must not change."""
         same = (draft.tokens[:, :place] == other.tokens[:, :place]).all(1)
         self.findings.num_compared += int((same & (draft.tokens[:, place] != other.tokens[:, place])).sum())
-        seen = slice(0, place + 1)
-        for name, mine, theirs in (
-            ("evidence", draft.evidence[same, seen], other.evidence[same, seen]),
-            ("length", draft.lengths[same].clamp(max=place + 1), other.lengths[same].clamp(max=place + 1)),
-            ("admission", *(admitted(each)[:, same].clamp(max=place + 1) for each in (draft, other))),
-        ):
+        seen, most = slice(0, place + 1), place + 1
+        pairs = {
+            "evidence": [each.evidence[same, seen] for each in (draft, other)],
+            "length": [each.lengths[same].clamp(max=most) for each in (draft, other)],
+            "admission": [admitted(each)[:, same].clamp(max=most) for each in (draft, other)],
+        }
+        for name, (mine, theirs) in pairs.items():
             if not torch.equal(mine, theirs):
-                self.findings.complaints.append(f"{name} at draft {place + 1} depends on that draft's own token")
+                self.findings.complaints.append(f"{name} at draft {most} depends on that draft's own token")
 
     def _law_p_values(self, ask: DraftAsk, draft: Draft) -> list[float]:
         """Return p-values that tokens are drawn from the q_logits beside them, one per sequence of the first place."""
@@ -134,7 +137,7 @@ def try_drafter(bed: Bed, name: str) -> Outcome:
     found = Findings(num_tried=0)
     for is_coupled in (False, True):
         perturbed = Perturbed(bed.drafters[name](bed.target), bed.effort.seed)
-        engine = replace(bed, drafters={name: lambda _, it=perturbed: it}).engine([name], ["fixed"])
+        engine = replace(bed, drafters={name: partial(_itself, perturbed)}).engine([name], ["fixed"])
         requests = []
         for i in range(NUM_REQUESTS):
             job = job_nonce(bed.effort.seed, f"perturbed {name} {i}")
@@ -162,9 +165,9 @@ def judge(found: Findings) -> Outcome:
     if found.is_point_mass:
         return Outcome(found.num_tried > 0, f"point masses in {found.num_tried} proposals: nothing random to leak")
     if found.p_values and min(found.p_values) * len(found.p_values) <= ALPHA:
-        return Outcome(False, f"drafts do not follow their q_logits: p {min(found.p_values):.1e}")
+        return Outcome(False, f"drafts do not follow their q_logits: p {min(found.p_values):.1e}", 1)
     detail = f"{found.num_compared} perturbed drafts compared, {len(found.p_values)} laws held"
-    return Outcome(found.num_compared > 0 and bool(found.p_values), detail)
+    return Outcome(found.num_compared > 0 and bool(found.p_values), detail, 1)
 
 
 def merged(one: Findings, other: Findings) -> Findings:
@@ -176,6 +179,10 @@ def merged(one: Findings, other: Findings) -> Findings:
         one.num_tried + other.num_tried,
         one.is_point_mass and other.is_point_mass,
     )
+
+
+def _itself(drafter: Drafter, target: Qwen3) -> Drafter:  # noqa: ARG001
+    return drafter
 
 
 def _equal(one: Draft, other: Draft) -> bool:

@@ -16,7 +16,7 @@ from bench.prove.cells import Cell
 from bench.prove.enumeration import Admit, PaperModel, Parts, RandomModel, Shape, Survivals, ask_admit
 from bench.prove.exact import ask_early_stop, tempting_table, variation, verify_if_second_draft_looked_safe
 from bench.prove.loop import Bed, DeriveNonce, fit_cell, fit_reclaimed
-from bench.prove.outcome import Outcome, of_fit, of_measured, of_variation
+from bench.prove.outcome import Outcome, of_fits, of_measured, of_variation
 from bench.prove.perturbation import try_drafter
 from bench.prove.round_law import (
     TOLERANCE,
@@ -161,10 +161,10 @@ class _LoopPaths:
             return self._cell(cell)
 
     def _cell(self, cell: Cell, nonce: DeriveNonce = derive_nonce) -> Outcome:
-        return of_fit(fit_cell(self._bed, cell, nonce))
+        return of_fits([fit_cell(self._bed, cell, nonce)])
 
     def _reclaimed(self, drafter: str, nonce: DeriveNonce = derive_nonce) -> Outcome:
-        return of_fit(fit_reclaimed(self._bed, drafter, nonce))
+        return of_fits([fit_reclaimed(self._bed, drafter, nonce)])
 
 
 def _drafter_outcome(bed: Bed, kind: type[Uneven]) -> Outcome:

@@ -74,5 +74,5 @@ def next_law(logits: F64, sampling: Sampling, prompt: Text, output: Text) -> F64
 
 
 def _dense_causal(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ARG001
-    heads_first = [x.transpose(-3, -2) for x in (q, k, v)]
-    return F.scaled_dot_product_attention(*heads_first, is_causal=True, enable_gqa=True).transpose(-3, -2)
+    q, k, v = (each.transpose(-3, -2) for each in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(-3, -2)

@@ -5,13 +5,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from tests.kernels.enumeration import PaperModel, RandomModel, Round, ask_admit, distance, output_law, target_law
 
 from core.random import round_uniforms
 from core.statistics import chi_square_p_value
 from core.tensors import Draft
 from core.types import EarlyStop, FixedLength, Threshold, TopK
 from kernels import reference
-from tests.kernels.enumeration import PaperModel, RandomModel, Round, ask_admit, distance, output_law, target_law
 
 RULES = {
     "none": FixedLength(length=0),
