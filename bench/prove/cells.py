@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations, product
+from itertools import combinations, cycle, product
 from typing import NamedTuple
 
 from bench.prove.listeners import Eavesdropper, Favouring, RisingRate
@@ -30,6 +30,9 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "confidence": lambda: Confidence(0.4),
     "early_stop": RisingRate,
     "load_adaptive": lambda: LoadAdaptive(probe_after=2),
+}
+# What policies may say beyond a rule, used against the law.
+LISTENERS: dict[str, Callable[[], Policy]] = {
     "favouring": Favouring,
     "eavesdropper": Eavesdropper,
 }
@@ -71,15 +74,16 @@ class Cell(NamedTuple):
 
 def all_cells(drafters: Sequence[str]) -> list[Cell]:
     """Return every combination."""
-    return [Cell(*names) for names in product(drafters, POLICIES, VERIFIERS, SAMPLINGS)]
+    return [Cell(*names) for names in product(drafters, {**POLICIES, **LISTENERS}, VERIFIERS, SAMPLINGS)]
 
 
 def pairwise_cells(drafters: Sequence[str]) -> list[Cell]:
     """Return few cells in which every pair of values of two factors occurs, chosen greedily, always the same ones.
 
-    Among equals the cell goes first whose values have been used least.
+    Among equals the cell goes first whose values have been used least. Listeners have one cell for each drafter, with
+    verifiers and samplings by turns.
     """
-    cells = all_cells(drafters)
+    cells = [cell for cell in all_cells(drafters) if cell.policy in POLICIES]
     missing = {pair for cell in cells for pair in _pairs(cell)}
     used: Counter[str] = Counter()
     chosen: list[Cell] = []
@@ -92,12 +96,13 @@ def pairwise_cells(drafters: Sequence[str]) -> list[Cell]:
         chosen.append(best)
         used.update(best)
         missing.difference_update(_pairs(best))
-    return chosen
+    turns = zip(product(LISTENERS, drafters), cycle(VERIFIERS), cycle(SAMPLINGS), strict=False)
+    return chosen + [Cell(drafter, policy, *rest) for (policy, drafter), *rest in turns]
 
 
-def plain_policies() -> dict[str, Callable[[], Policy]]:
-    """Return the policies with the one that never drafts."""
-    return {**POLICIES, Off.name: Off}
+def every_policy() -> dict[str, Callable[[], Policy]]:
+    """Return all policies, with the one that never drafts."""
+    return {**POLICIES, **LISTENERS, Off.name: Off}
 
 
 def _pairs(cell: Cell) -> Iterator[tuple[tuple[int, str], tuple[int, str]]]:

@@ -32,7 +32,7 @@ from bench.prove.planted import PlantedBug, planted_bugs
 from bench.prove.round_law import TOLERANCE, lengths_by_first_token, random_tables, round_variation
 
 PLANTED = "planted bugs"
-NUM_ROUND_TABLES = 3
+NUM_ROUND_TABLES = 1
 
 # A check by name, and what does it.
 Check = tuple[str, Callable[[], Outcome]]

@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bench.prove.cells import COSTS, DRAFTERS, SAMPLINGS, Cell, plain_policies
+from bench.prove.cells import COSTS, DRAFTERS, SAMPLINGS, Cell, every_policy
 from bench.prove.text_laws import Text, TextLaws
 from bench.prove.tiny import tiny_target
 from core.random import derive_coupled_key, derive_nonce
@@ -31,7 +31,7 @@ POWER = 0.999
 PROMPT: Text = (1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1)
 
 # Samplings that share batches; each needs a test's worth of texts of its own.
-MIXED_SAMPLINGS = ("plain", "cool top_p", "penalties")
+MIXED_SAMPLINGS = ("cool top_p", "penalties")
 # Rounds of a first claim that nobody gets to read.
 NUM_LOST_ROUNDS = 2
 
@@ -61,7 +61,7 @@ class Effort(Struct, frozen=True):
 
 
 QUICK = Effort(length=2, variation=0.1, num_slots=512)
-FULL = Effort(length=3, variation=0.02, num_slots=512)
+FULL = Effort(length=2, variation=0.02, num_slots=512)
 
 
 class Fit(Struct, frozen=True):
@@ -100,7 +100,7 @@ class Bed:
         shape = EngineShape(
             max_num_seqs=num, max_num_batched_tokens=16 * num, kv_cache_tokens=32 * num, block_size=BLOCK_SIZE
         )
-        makers = {name: plain_policies()[name] for name in policies}
+        makers = {name: every_policy()[name] for name in policies}
         engine = Engine(self.target, made, makers, shape, (), untrusted=self.untrusted)
         engine.costs.update(dict.fromkeys(made, COSTS))
         return engine
@@ -131,7 +131,7 @@ def fit_plain(bed: Bed, verifier: str, sampling_name: str) -> Fit:
 
 def fit_mixed(bed: Bed) -> list[Fit]:
     """Mix drafters, policies, verifiers and samplings in every batch; return the fit of each sampling's texts."""
-    drafters, policies, names = list(bed.drafters), list(plain_policies()), MIXED_SAMPLINGS
+    drafters, policies, names = list(bed.drafters), list(every_policy()), MIXED_SAMPLINGS
     engine = bed.engine(drafters, policies)
     asks = []
     for i in range(bed.effort.num_draws * len(names)):

@@ -64,13 +64,14 @@ def _of_admission() -> Iterator[PlantedBug]:
 
 
 def _of_verification() -> Iterator[PlantedBug]:
+    honest = cache(partial(_body_outcome, reject))
     for name, wrong in (
         ("wrong residual", mistakes.draw_from_the_target),
         ("bonus from the residual", mistakes.draw_the_bonus_from_the_residual),
         ("off-by-one", mistakes.draw_the_bonus_one_row_early),
         ("accept draw used again", mistakes.use_the_accept_draw_again),
     ):
-        yield PlantedBug(name, ROUND, partial(_body_outcome, reject), partial(_body_outcome, wrong))
+        yield PlantedBug(name, ROUND, honest, partial(_body_outcome, wrong))
     honest = partial(_draw_outcome, draw_as_drafters_do)
     yield PlantedBug("bf16 q", ROUND, honest, partial(_draw_outcome, mistakes.draw_in_bfloat16))
 
@@ -95,13 +96,14 @@ def _of_randomness(bed: Bed) -> Iterator[PlantedBug]:
 
 
 def _of_drafters(bed: Bed) -> Iterator[PlantedBug]:
+    honest = cache(partial(_drafter_outcome, bed, Uneven))
     for name, wrong in (
         ("evidence reads its own token", mistakes.PeekingEvidence),
         ("length reads the token", mistakes.PeekingLength),
         ("another law than reported", mistakes.AnotherLaw),
     ):
-        yield PlantedBug(name, DRAFTER, partial(_drafter_outcome, bed, Uneven), partial(_drafter_outcome, bed, wrong))
-    # All three at once are harmless while the drafter's word is not taken for anything.
+        yield PlantedBug(name, DRAFTER, honest, partial(_drafter_outcome, bed, wrong))
+    # Peeking and lying are harmless while the drafter's word is not taken for anything.
     stranger = _with_drafter(bed, mistakes.Liar)
     unproven = _LoopPaths(replace(stranger, untrusted=frozenset({"uneven"})))
     cell = Cell("uneven", "confidence", "rejection", "plain")
