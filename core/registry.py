@@ -37,10 +37,9 @@ class Registry:
         return name in self._table
 
     def version(self, name: str) -> str:
-        """Return the version of the installed package that brings `name`; specd's own for what is shipped."""
-        entries = () if self.group is None or self.is_shipped(name) else entry_points(group=self.group, name=name)
-        for entry in entries:
-            if entry.dist is not None:
+        """Return the version of the installed package that brings `name`; specd's own for all else."""
+        for entry in () if self.group is None or self.is_shipped(name) else entry_points(group=self.group):
+            if entry.name == name and entry.dist is not None:
                 return entry.dist.version
         return version("specd")
 

@@ -72,8 +72,8 @@ def _of_verification() -> Iterator[PlantedBug]:
         ("accept draw used again", mistakes.use_the_accept_draw_again),
     ):
         yield PlantedBug(name, ROUND, honest, partial(_body_outcome, wrong))
-    honest = partial(_draw_outcome, draw_as_drafters_do)
-    yield PlantedBug("bf16 q", ROUND, honest, partial(_draw_outcome, mistakes.draw_in_bfloat16))
+    wrong_draw = partial(_draw_outcome, mistakes.draw_in_bfloat16)
+    yield PlantedBug("bf16 q", ROUND, partial(_draw_outcome, draw_as_drafters_do), wrong_draw)
 
 
 def _of_randomness(bed: Bed) -> Iterator[PlantedBug]:
