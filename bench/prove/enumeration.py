@@ -48,23 +48,29 @@ class RandomModel:
 
     def p(self, prefix: Word) -> Law:
         """Return the target's law."""
-        return random_law(self.vocab, f"{self.seed} p {prefix}")
+        return random_law(self.vocab, self.seed, "p", prefix)
 
     def q(self, prefix: Word) -> Law:
         """Return the draft law."""
-        return random_law(self.vocab, f"{self.seed} q {prefix}")
+        return random_law(self.vocab, self.seed, "q", prefix)
 
     def c(self, prefix: Word) -> float:
         """Return a confidence that is sometimes 1, so that survivals tie."""
-        return Random(f"{self.seed} c {prefix}").choice([0.2, 0.5, 0.8, 0.95, 1.0])  # noqa: S311
+        return random_confidence(self.seed, prefix)
 
 
 @cache
-def random_law(vocab: int, seed: str) -> Law:
+def random_law(vocab: int, seed: int, name: str, prefix: Word) -> Law:
     """Return a random rational law of `vocab` tokens, none of them impossible."""
-    rng = Random(seed)  # noqa: S311
+    rng = Random(f"{seed} {name} {prefix}")  # noqa: S311
     weights = [rng.randint(1, 9) for _ in range(vocab)]
     return tuple(Fraction(w, sum(weights)) for w in weights)
+
+
+@cache
+def random_confidence(seed: int, prefix: Word) -> float:
+    """Return a random confidence after a prefix."""
+    return Random(f"{seed} c {prefix}").choice([0.2, 0.5, 0.8, 0.95, 1.0])  # noqa: S311
 
 
 class PaperModel:
