@@ -18,22 +18,31 @@ def effective_settings(arguments: argparse.Namespace) -> tuple[Settings, dict[st
     return load_settings(arguments.config, os.environ, setting_flags(arguments))
 
 
-def with_cost_table_dir(settings: Settings, environ: Mapping[str, str]) -> Settings:
-    """Return the settings with a folder for cost tables: the configured one, else state_dir's, else the user's cache.
+def with_state_dirs(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    """Return the settings with folders for cost tables and proofs: those configured, else state_dir's, else the user's.
 
-    Where none of them is known, tables are measured anew at each start.
+    Where none of them is known, tables are measured anew at each start, and no proof is found.
     """
+    home = Path(environ["HOME"]) if environ.get("HOME") else None
     engine, state_dir = settings.engine, settings.queue.state_dir
-    if engine.cost_table_dir is not None:
-        return settings
+    return msgspec.structs.replace(
+        settings,
+        engine=msgspec.structs.replace(
+            engine,
+            cost_table_dir=engine.cost_table_dir
+            or _folder("cost", state_dir, environ.get("XDG_CACHE_HOME"), home and home / ".cache"),
+            proof_dir=engine.proof_dir
+            or _folder("proofs", state_dir, environ.get("XDG_STATE_HOME"), home and home / ".local" / "state"),
+        ),
+    )
+
+
+def _folder(name: str, state_dir: str | None, told: str | None, usual: Path | None) -> str | None:
+    """Return a folder of state_dir, else of the user's: where the environment says, else where it usually is."""
     if state_dir is not None:
-        folder = Path(state_dir) / "cost"
-    elif environ.get("XDG_CACHE_HOME") or environ.get("HOME"):
-        cache = environ.get("XDG_CACHE_HOME") or Path(environ["HOME"]) / ".cache"
-        folder = Path(cache) / "specd" / "cost"
-    else:
-        return settings
-    return msgspec.structs.replace(settings, engine=msgspec.structs.replace(engine, cost_table_dir=str(folder)))
+        return str(Path(state_dir) / name)
+    own = told or usual
+    return str(Path(own) / "specd" / name) if own else None
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -3,13 +3,13 @@
 import argparse
 import os
 
-from cli.configuration import effective_settings, with_cost_table_dir
+from cli.configuration import effective_settings, with_state_dirs
 from core.registry import ROLES
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the gateway, a worker, or a supervised pair until told to stop."""
     settings, _ = effective_settings(arguments)
-    settings = with_cost_table_dir(settings, os.environ)
+    settings = with_state_dirs(settings, os.environ)
     status: int = ROLES.load(settings.server.role)(settings)
     return status

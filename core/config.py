@@ -53,7 +53,8 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     verifier is that of requests without a seed, those with one are always `coupled`; batch_invariant numerics make an
     answer independent of the batch around it, bit for bit. With profile, what steps cost is measured at start-up where
     a policy asks for it, and kept in cost_table_dir (None: nowhere); with refine_costs, the steps that are run correct
-    it.
+    it. proof_dir keeps the proofs of drafters that specd does not ship (`specd prove --drafter NAME`); one without a
+    proof there runs as if it were deterministic.
     """
 
     target: Name = DEMO
@@ -71,6 +72,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     profile: bool = True
     cost_table_dir: Name | None = None
     refine_costs: bool = True
+    proof_dir: Name | None = None
 
 
 class DSparkSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="dspark"):

@@ -6,7 +6,7 @@ no torch never loads it. An entry point is "name = module:attribute" in the grou
 
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from typing import Any
 
 from core.config import nearest
@@ -35,6 +35,17 @@ class Registry:
     def plugins(self) -> list[str]:
         """Return the names that installed packages add, sorted."""
         return sorted(self.targets().keys() - self._table.keys())
+
+    def is_shipped(self, name: str) -> bool:
+        """Tell whether specd itself brings what `name` stands for."""
+        return name in self._table
+
+    def version(self, name: str) -> str:
+        """Return the version of the installed package that brings `name`; specd's own for all else."""
+        for entry in () if self.group is None or self.is_shipped(name) else entry_points(group=self.group):
+            if entry.name == name and entry.dist is not None:
+                return entry.dist.version
+        return version("specd")
 
     def names(self) -> list[str]:
         """Return the known names, sorted."""
@@ -94,5 +105,6 @@ COMMANDS = Registry(
         "config": "cli.configuration:run",
         "demo": "cli.demo:run",
         "bench": "cli.bench:run",
+        "prove": "cli.prove:run",
     },
 )

@@ -5,6 +5,7 @@ It knows nothing of what is measured; callers decide what one independent observ
 
 import math
 from collections.abc import Callable
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -102,6 +103,48 @@ def chi_square_tail(statistic: float, freedom: int) -> float:
     if x < shape + 1:
         return max(0.0, 1.0 - scale * _lower_series(shape, x))
     return scale * _upper_fraction(shape, x)
+
+
+def chi_square_quantile(alpha: float, freedom: int) -> float:
+    """Return the value that chi-square with `freedom` degrees exceeds with probability alpha, to 1e-9 or so."""
+    low, high = 0.0, 1.0
+    while chi_square_tail(high, freedom) > alpha:
+        high *= 2
+    return _bisect(lambda value: chi_square_tail(value, freedom) <= alpha, low, high)
+
+
+def noncentral_chi_square_tail(statistic: float, freedom: int, noncentrality: float) -> float:
+    """Return P(X >= statistic) for noncentral chi-square: central tails of freedom + 2j, j Poisson of half of it."""
+    if noncentrality <= 0:
+        return chi_square_tail(statistic, freedom)
+    mean = noncentrality / 2
+    spread = 12 * math.sqrt(mean) + 20
+    terms = range(max(0, int(mean - spread)), int(mean + spread))
+    weights = (math.exp(j * math.log(mean) - mean - math.lgamma(j + 1)) for j in terms)
+    return sum(w * chi_square_tail(statistic, freedom + 2 * j) for j, w in zip(terms, weights, strict=True))
+
+
+@cache
+def draws_needed(freedom: int, variation: float, alpha: float, power: float) -> int:
+    """Return how many draws let Pearson's test find any law that is off by `variation`, with probability `power`.
+
+    The test is at level alpha over freedom + 1 cells. A total variation of d gives n draws a noncentrality of
+    n sum (p - p0)^2 / p0 >= 4 n d^2, by Cauchy and Schwarz; so the number holds for every way of being off by d.
+    """
+    critical = chi_square_quantile(alpha, freedom)
+    high = 1.0
+    while noncentral_chi_square_tail(critical, freedom, high) < power:
+        high *= 2
+    enough = _bisect(lambda value: noncentral_chi_square_tail(critical, freedom, value) >= power, 0.0, high)
+    return math.ceil(enough / (4 * variation**2))
+
+
+def _bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """Return where a claim that fails at low and holds at high begins to hold."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
 def _lower_series(shape: float, x: float) -> float:

@@ -33,6 +33,7 @@ from drafters.ngram import NGram
 from engine.cost_cache import load_or_measure
 from engine.engine import Engine
 from engine.profile import profile
+from engine.proofs import trusts_law
 from engine.shape import EngineShape
 from kernels.heap import keep_freed_memory
 from kernels.linear import can_pack
@@ -77,7 +78,11 @@ def build_engine(settings: Settings) -> Engine:
         block_size=wanted.block_size,
         prefix_cache=wanted.prefix_cache,
     )
-    engine = Engine(target, drafters, policies, shape, eos_token_ids(folder), Tokenizer(folder))
+    proofs = Path(wanted.proof_dir) if wanted.proof_dir else None
+    untrusted = [
+        name for name, told in all_drafters(settings).items() if not trusts_law(kind_of(told), drafters[name], proofs)
+    ]
+    engine = Engine(target, drafters, policies, shape, eos_token_ids(folder), Tokenizer(folder), untrusted=untrusted)
     log.info(
         "engine_built",
         target=str(folder),

@@ -5,7 +5,7 @@ schedule, plan, draft, admit, verify, accept, commit, emit: `Engine.step` reads 
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,8 +48,9 @@ class Engine:
     drafters and policies are by the names that requests may ask for; the first of each is the default. A drafter of
     None is plain decoding, which is always there under the name "none". A policy is
     made anew for every drafter it is used with, because it learns. costs, by drafter, is what policies know of the
-    machine (engine/profile.py), and backlog, set by whoever feeds the engine, what waits before it. clock tells the
-    seconds that steps take.
+    machine (engine/profile.py, engine/cost_refine.py), and backlog, set by whoever feeds the engine, what waits before
+    it. clock tells the seconds that steps take. untrusted names the drafters whose law nobody has proved: their drafts
+    count as point masses.
     """
 
     def __init__(
@@ -61,11 +62,12 @@ class Engine:
         eos_ids: tuple[int, ...],
         tokenizer: Tokenizer | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        untrusted: Collection[str] = (),
     ) -> None:
         self.target, self.eos_ids, self.tokenizer, self.stats = target, eos_ids, tokenizer, EngineStats()
         self.clock, self.backlog, self.recent = clock, Backlog(), RecentSteps()
         self.costs = CostTables()
-        memory = EngineMemory(target, drafters, shape, self.stats)
+        memory = EngineMemory(target, drafters, shape, self.stats, untrusted)
         self.memory, self.scheduler, self.slots = memory, memory.scheduler, memory.slots
         self._plain_draws = TargetDraws(shape.max_num_seqs)
         self.groups = Groups(memory.speculators, policies, self.stats, shape.max_num_seqs)

@@ -1,6 +1,6 @@
 """What an engine reserves when it is built: blocks, slots, the KV of the target and of every drafter."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from core.errors import ConfigError
 from drafters.base import Drafter
@@ -18,7 +18,12 @@ class EngineMemory:
     """The pool of blocks behind all KV, and everything that is indexed by block or slot."""
 
     def __init__(
-        self, target: Qwen3, drafters: Mapping[str, Drafter | None], shape: EngineShape, stats: EngineStats
+        self,
+        target: Qwen3,
+        drafters: Mapping[str, Drafter | None],
+        shape: EngineShape,
+        stats: EngineStats,
+        untrusted: Collection[str] = (),
     ) -> None:
         config, dtype = target.config, target.norm.weight.dtype
         size, longest = shape.block_size, config.max_position_embeddings
@@ -45,7 +50,9 @@ class EngineMemory:
                 raise ConfigError(f"no drafter can be called {NO_DRAFTER!r}: that is the name of having none")
             group = drafter.spec.kv_layers if drafter else None
             kv = KVGroup(group[0], num_blocks, size, *group[1:], dtype) if group else None
-            self.speculators[name] = Speculator(Place(name, bit), drafter, kv, self.pool, stats, config.vocab_size)
+            self.speculators[name] = Speculator(
+                Place(name, bit), drafter, kv, self.pool, stats, config.vocab_size, trusts_law=name not in untrusted
+            )
 
     @property
     def drafter_bytes(self) -> int:

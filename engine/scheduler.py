@@ -183,11 +183,12 @@ class Scheduler:
     def _admit(self) -> list[Sequence]:
         """Give waiting sequences slots while blocks for all their tokens are free."""
         admitted = []
+        promised = self._num_promised()
         while self.waiting and self._free_slots:
             sequence = self.waiting[0]
             found = self._find_prefix(sequence)
             needed = self.pool.blocks_for(len(sequence.tokens)) - len(found) + self.pool.num_taken_by(found)
-            if needed + self._num_promised() > self.pool.num_free:
+            if needed + promised > self.pool.num_free:
                 break
             self.waiting.popleft()
             self.pool.share(found)
@@ -200,11 +201,15 @@ class Scheduler:
                 self.prefix_hits += sequence.num_computed
             self.running.append(sequence)
             admitted.append(sequence)
+            promised += self._promised_to(sequence)
         return admitted
 
     def _num_promised(self) -> int:
         """Return the blocks that those running will want soon: whoever took their last ones were preempted at once."""
-        return sum(self.pool.blocks_for(len(s.tokens)) + 1 - len(s.blocks) for s in self.running)
+        return sum(map(self._promised_to, self.running))
+
+    def _promised_to(self, sequence: Sequence) -> int:
+        return self.pool.blocks_for(len(sequence.tokens)) + 1 - len(sequence.blocks)
 
     def _find_prefix(self, sequence: Sequence) -> list[int]:
         if not self.limits.prefix_cache:

@@ -1,12 +1,14 @@
 """One drafter: its KV, what of it is up to date, and calls into it that fall back to plain decoding.
 
 A drafter is a plug-in. Whatever it raises is logged and counted, and the step goes on without drafts; the output law
-does not change, because it never depended on them.
+does not change, because it never depended on them. Nor is a stranger's word taken for the law it drew its drafts from:
+until it is proved (engine/proofs.py) they count as point masses, which is right for any token however it came.
 """
 
 from collections.abc import Callable
 
 import structlog
+import torch
 from msgspec import Struct
 from torch import Tensor
 
@@ -31,7 +33,10 @@ class Place(Struct, frozen=True):
 
 
 class Speculator:
-    """Owns the calls into a drafter; `kv` is its group, None if it keeps none. drafter None never drafts."""
+    """Owns the calls into a drafter; `kv` is its group, None if it keeps none. drafter None never drafts.
+
+    trusts_law  whether q_logits are taken to be what the drafts were drawn from; if not, they are dropped
+    """
 
     def __init__(
         self,
@@ -41,9 +46,12 @@ class Speculator:
         pool: BlockPool,
         stats: EngineStats,
         vocab_size: int,
+        *,
+        trusts_law: bool = True,
     ) -> None:
         self.name, self.drafter, self.kv, self.vocab_size = place.name, drafter, kv, vocab_size
         self.spec = drafter.spec if drafter else DrafterSpec(name=NO_DRAFTER, max_drafts=0)
+        self.trusts_law = trusts_law
         self._bit, self._pool, self._stats = place.bit, pool, stats
 
     def open(self, sequence: Sequence) -> None:
@@ -82,6 +90,8 @@ class Speculator:
             draft = self.drafter.propose(ask)
             check_draft(draft, len(ask.slots), self.spec, self.vocab_size)
             lengths = draft.lengths.clamp(max=ask.lengths)
+            if not self.trusts_law:
+                return Draft(draft.tokens, lengths, torch.ones_like(draft.point_mass), None, draft.evidence)
             return Draft(draft.tokens, lengths, draft.point_mass, draft.q_logits, draft.evidence)
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; the step must go on
             self._fell_back(error)

@@ -1,89 +1,17 @@
-"""Tiny random models: real networks, small enough to enumerate, with laws uneven enough to be told apart."""
+"""Engines and requests on tiny random models (bench/prove/tiny.py)."""
 
-import torch
-from torch import nn
-
-from core.types import Numerics, Policy, Request, Sampling, Speculation
+from bench.prove.tiny import tiny_config, tiny_dspark, tiny_target
+from core.types import Policy, Request, Sampling, Speculation
 from drafters.base import Drafter
-from drafters.dspark import DSpark
 from engine.engine import Engine
 from engine.shape import EngineShape
-from models.dflash_net import DFlashConfig, DFlashNet
-from models.load import for_inference
-from models.qwen3 import Qwen3, Qwen3Config
+from models.qwen3 import Qwen3
 from models.tokenizer import Tokenizer
+
+__all__ = ["SHAPE", "make_engine", "request", "run", "tiny_config", "tiny_dspark", "tiny_target"]
 
 # Small blocks and chunks, so that every text crosses many of both.
 SHAPE = EngineShape(max_num_seqs=16, max_num_batched_tokens=32, kv_cache_tokens=4096, block_size=4)
-
-
-def tiny_config(vocab_size: int = 32, layers: int = 3, *, tied: bool = True) -> Qwen3Config:
-    return Qwen3Config(
-        vocab_size=vocab_size,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=12,
-        max_position_embeddings=512,
-        rope_theta=10000.0,
-        tie_word_embeddings=tied,
-    )
-
-
-def scramble(network: nn.Module, seed: int, scale: float) -> None:
-    """Draw every weight anew; `scale` is how far a layer moves the residual stream."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if "norm" in name:
-                parameter.fill_(1.0)
-            else:
-                fan_in = parameter.shape[-1] if parameter.dim() > 1 else 1
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale / fan_in**0.5)
-
-
-def tiny_target(
-    vocab_size: int = 32,
-    *,
-    seed: int = 0,
-    scale: float = 1.2,
-    sharpness: float = 1.0,
-    numerics: Numerics = Numerics.FAST,
-) -> Qwen3:
-    """A target that prefers a fixed successor of each token, bent by what came before it."""
-    target = Qwen3(tiny_config(vocab_size, tied=False), numerics)
-    scramble(target, seed, scale)
-    generator = torch.Generator().manual_seed(seed)
-    embed = torch.nn.functional.normalize(torch.randn(vocab_size, 32, generator=generator), dim=-1)
-    successor = torch.randperm(vocab_size, generator=generator)
-    with torch.no_grad():
-        # As long as a normed state, so that the token itself outweighs what the layers add to it.
-        target.embed_tokens.weight.copy_(embed * 32**0.5)
-        target.lm_head.weight[successor] = embed * sharpness
-    return for_inference(target, torch.float32)
-
-
-def tiny_dspark(target: Qwen3, *, seed: int = 1, block_size: int = 4, agreement: float = 4.0) -> DSpark:
-    """A drafter whose Markov head knows the target's successors and nothing of what bends them."""
-    config = DFlashConfig(
-        backbone=tiny_config(target.config.vocab_size, layers=2),
-        target_layer_ids=(0, 1),
-        block_size=block_size,
-        mask_token_id=0,
-        num_target_layers=target.config.num_hidden_layers,
-        markov_rank=32,
-        enable_confidence_head=True,
-    )
-    network = DFlashNet(config, target.numerics)
-    scramble(network, seed, 0.5)
-    with torch.no_grad():
-        network.markov_head.markov_w1.weight.copy_(target.embed_tokens.weight / 32**0.5)
-        network.confidence_head.proj.weight.mul_(3)
-        network.confidence_head.proj.bias.fill_(1.0)
-        network.markov_head.markov_w2.weight.copy_(target.lm_head.weight * agreement)
-    return DSpark("dspark", for_inference(network, torch.float32), target)
 
 
 def make_engine(

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from cli.configuration import with_cost_table_dir
+from cli.configuration import with_state_dirs
 from cli.main import main
 from cli.packages import PACKAGES, check_packages
 from cli.parser import drafter_flags, make_parser, policy_flags, setting_flags
@@ -126,8 +126,24 @@ def test_cost_tables_are_kept_where_said_else_with_the_state_else_in_the_users_c
     configured, state_dir, environ, folder
 ):
     flags = {"engine.cost_table_dir": configured, "queue.state_dir": state_dir}
-    settings = with_cost_table_dir(load_settings(None, {}, flags)[0], environ)
+    settings = with_state_dirs(load_settings(None, {}, flags)[0], environ)
     assert settings.engine.cost_table_dir == folder
+
+
+@pytest.mark.parametrize(
+    ("configured", "state_dir", "environ", "folder"),
+    [
+        ("/proofs", "/state", {"HOME": "/home/ada"}, "/proofs"),
+        (None, "/state", {"HOME": "/home/ada"}, "/state/proofs"),
+        (None, None, {"HOME": "/home/ada"}, "/home/ada/.local/state/specd/proofs"),
+        (None, None, {"HOME": "/home/ada", "XDG_STATE_HOME": "/own"}, "/own/specd/proofs"),
+        (None, None, {}, None),
+    ],
+)
+def test_proofs_are_kept_where_said_else_with_the_state_else_in_the_users(configured, state_dir, environ, folder):
+    flags = {"engine.proof_dir": configured, "queue.state_dir": state_dir}
+    settings = with_state_dirs(load_settings(None, {}, flags)[0], environ)
+    assert settings.engine.proof_dir == folder
 
 
 @pytest.mark.parametrize(

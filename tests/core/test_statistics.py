@@ -1,9 +1,19 @@
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
-from core.statistics import bootstrap_interval, chi_square_p_value, chi_square_tail, mean_interval, total_variation
+from core.statistics import (
+    bootstrap_interval,
+    chi_square_p_value,
+    chi_square_quantile,
+    chi_square_tail,
+    draws_needed,
+    mean_interval,
+    noncentral_chi_square_tail,
+    total_variation,
+)
 
 
 @pytest.mark.parametrize(
@@ -66,3 +76,28 @@ def test_bootstrap_of_a_ratio_brackets_it():
 
 def test_total_variation_is_half_the_distance():
     assert total_variation([0.7, 0.3], [0.5, 0.5]) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("alpha", "freedom", "value"), [(0.05, 1, 3.841459), (0.01, 10, 23.209251)])
+def test_a_quantile_is_where_the_tail_begins(alpha, freedom, value):
+    assert chi_square_quantile(alpha, freedom) == pytest.approx(value, rel=1e-6)
+
+
+@pytest.mark.parametrize("noncentrality", [0.0, 0.3, 4.0, 60.0])
+def test_a_shifted_square_has_a_noncentral_tail(noncentrality):
+    law, shift, root = NormalDist(), math.sqrt(noncentrality), math.sqrt(15.0)
+    expected = law.cdf(shift - root) + law.cdf(-shift - root)
+    assert noncentral_chi_square_tail(15.0, 1, noncentrality) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("freedom", "variation", "draws"), [(1, 0.15, 541), (7, 0.15, 730), (7, 0.05, 6569)])
+def test_draws_are_as_many_as_the_power_needs(freedom, variation, draws):
+    assert draws_needed(freedom, variation, 1e-4, 0.999) == pytest.approx(draws, rel=2e-3)
+
+
+def test_the_promised_power_is_met_by_the_hardest_shift():
+    # Moving equal mass between two halves of equal cells has the least noncentrality, 4 n TV^2.
+    num, law = draws_needed(9, 0.1, 0.01, 0.9), np.full(10, 0.1)
+    counts = np.random.default_rng(0).multinomial(num, np.repeat([0.12, 0.08], 5), size=1000)
+    found = np.mean([chi_square_p_value(each, law) <= 0.01 for each in counts])
+    assert found == pytest.approx(0.9, abs=0.03)
