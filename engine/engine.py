@@ -137,6 +137,7 @@ class Engine:
             "preemptions": scheduler.num_preemptions,
             "prefix_queries": scheduler.prefix_queries,
             "prefix_hits": scheduler.prefix_hits,
+            "calibrations": self.groups.calibrations(),
         }
 
     def _encode(self, prompt: str | tuple[int, ...]) -> tuple[int, ...]:

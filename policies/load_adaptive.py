@@ -15,6 +15,7 @@ from core.cost import CostTable, StepPrices
 from core.types import BoolArray, FixedLength, Plan, StepOutcome, StepView, TopK
 from policies.acceptance import AcceptanceRecord
 from policies.base import draft_all, draft_nothing
+from policies.probes import Probes
 from policies.search import F64, choose_budget, choose_drafting
 from policies.slot_memory import PATIENCE, Records, SlotMemory, decide, room, start_probe, take_in, trust
 from policies.standing_plan import StandingPlan
@@ -52,6 +53,7 @@ class LoadAdaptive:
         self._catch_up_row_s = self._predicted_s = 0.0
         self._prediction = 1.0
         self._has_warned = False
+        self._probes = Probes()
         self._standing: StandingPlan | None = None
         # When the last plan was made, and the last review: of how many sequences, and whether any was worth it.
         self._planned_step = self._reviewed_step = self._num_reviewed = 0
@@ -65,7 +67,10 @@ class LoadAdaptive:
         return self._prediction - 1.0
 
     def plan(self, view: StepView) -> Plan:
-        """Choose who drafts and how many drafts are verified."""
+        """Choose who drafts and how many drafts are verified; a few are verified in full, to learn from."""
+        return self._probes.add(self._plan(view))
+
+    def _plan(self, view: StepView) -> Plan:
         width = view.survival_lag.shape[1]
         if not len(view.slots) or not width:
             return draft_nothing(view)

@@ -1,0 +1,104 @@
+"""How well predicted chances match what happened: calibration error, ranking, squared error. Numpy only.
+
+It knows nothing of what is predicted. Calibration says whether events of chance 0.7 happen in 70 of 100 cases, ranking
+(AUC) whether likelier events happen more often; a prediction can be good at either alone.
+"""
+
+import math
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import ArrayLike, NDArray
+
+F64 = NDArray[np.float64]
+
+NUM_BINS = 15
+
+
+class Reliability(Struct, frozen=True):
+    """What a set of predictions was worth.
+
+    error      debiased expected calibration error over 15 bins of equal mass, 0 is best
+    auc        chance that an event that happened was given more than one that did not; nan if only one kind was seen
+    brier      mean squared distance of chance and outcome
+    predicted, observed   means
+    """
+
+    error: float
+    auc: float
+    brier: float
+    predicted: float
+    observed: float
+    count: int
+
+
+class Bins(Struct, frozen=True):
+    """Predictions in bins of equal mass, from small to great: their mean, how often the event came, how many."""
+
+    predicted: F64
+    observed: F64
+    count: F64
+
+
+def measure(chance: ArrayLike, outcome: ArrayLike, num_bins: int = NUM_BINS) -> Reliability:
+    """Judge chances [n] in 0..1 by outcomes [n], 0 or 1; raises ValueError for none."""
+    chances, outcomes = _same_length(chance, outcome)
+    return Reliability(
+        calibration_error(equal_mass_bins(chances, outcomes, num_bins)),
+        area_under_curve(chances, outcomes),
+        float(((chances - outcomes) ** 2).mean()),
+        float(chances.mean()),
+        float(outcomes.mean()),
+        len(chances),
+    )
+
+
+def equal_mass_bins(chance: ArrayLike, outcome: ArrayLike, num_bins: int = NUM_BINS) -> Bins:
+    """Sort predictions into bins of as many each; fewer than num_bins predictions give one bin for each of them.
+
+    Equal predictions keep their order, so a constant one is split at random and not by what happened.
+    """
+    chances, outcomes = _same_length(chance, outcome)
+    order = np.argsort(chances, kind="stable")
+    starts = np.linspace(0, len(order), min(num_bins, len(order)) + 1).astype(np.int64)[:-1]
+    counts = np.diff(np.append(starts, len(order))).astype(np.float64)
+    sums = [np.add.reduceat(values[order], starts) for values in (chances, outcomes)]
+    return Bins(sums[0] / counts, sums[1] / counts, counts)
+
+
+def calibration_error(bins: Bins) -> float:
+    """Return the expected calibration error sum w |predicted - observed|, less what chance alone adds to it.
+
+    A bin's observed mean has the standard error s = sqrt(o (1 - o) / n), which makes its distance d from the prediction
+    look greater than it is: the mean of a folded normal exceeds |d| by s sqrt(2 / pi) exp(-d^2 / 2 s^2)
+    - 2 |d| Phi(-|d| / s). That is taken off bin by bin, and the result is held at 0 or above (Kumar, Liang and Ma 2019,
+    section 5.1, in closed form). Without it a perfect prediction of 30000 cases seems to be wrong by 0.7 %.
+    """
+    distance = np.abs(bins.predicted - bins.observed)
+    spread = np.sqrt(bins.observed * (1.0 - bins.observed) / bins.count)
+    scaled = distance / np.maximum(spread, 1e-12)
+    folded = spread * math.sqrt(2 / math.pi) * np.exp(-0.5 * scaled**2)
+    bias = folded - 2.0 * distance * np.array([0.5 * math.erfc(each / math.sqrt(2)) for each in scaled])
+    return max(0.0, float(((distance - bias) * bins.count).sum() / bins.count.sum()))
+
+
+def area_under_curve(chance: ArrayLike, outcome: ArrayLike) -> float:
+    """Return P(an event that happened was given more than one that did not), half for equals; nan if either is missing.
+
+    By the rank sum of Mann and Whitney.
+    """
+    chances, outcomes = _same_length(chance, outcome)
+    _, group, counts = np.unique(chances, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(counts) - (counts - 1) / 2)[group]
+    hits = float(outcomes.sum())
+    misses = len(outcomes) - hits
+    if not hits or not misses:
+        return math.nan
+    return float((rank @ outcomes - hits * (hits + 1) / 2) / (hits * misses))
+
+
+def _same_length(chance: ArrayLike, outcome: ArrayLike) -> tuple[F64, F64]:
+    chances, outcomes = np.asarray(chance, dtype=np.float64), np.asarray(outcome, dtype=np.float64)
+    if chances.ndim != 1 or chances.shape != outcomes.shape or not len(chances):
+        raise ValueError(f"reliability needs as many outcomes as chances, got {chances.shape} and {outcomes.shape}")
+    return chances, outcomes
