@@ -81,6 +81,7 @@ COMMANDS = Registry(
         "submit": "cli.submit:run",
         "complete": "cli.complete:run",
         "train": "cli.train:run",
+        "calibrate": "cli.calibrate:run",
         "inspect": "cli.inspect:run",
         "config": "cli.configuration:run",
         "demo": "cli.demo:run",

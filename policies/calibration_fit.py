@@ -65,16 +65,16 @@ def fit_temperatures(evidence: F32, accepted: I32) -> Calibration:
     At position k it takes the temperature with the least calibration error of the survival up to k, earlier positions
     frozen; of equals the nearest to 1. The slope is 1 / temperature, the intercept 0.
     """
-    candidates = sorted(TEMPERATURES, key=lambda temperature: abs(np.log(temperature)))
-    before, slope = np.ones(len(evidence)), []
+    candidates: list[float] = sorted(TEMPERATURES.tolist(), key=lambda temperature: abs(np.log(temperature)))
+    exact, before, slope = evidence.astype(np.float64), np.ones(len(evidence)), []
     for k in range(evidence.shape[1]):
         outcome = (accepted > k).astype(np.float64)
         errors = [
-            calibration_error(equal_mass_bins(before * sigmoid(evidence[:, k] / temperature), outcome))
+            calibration_error(equal_mass_bins(before * sigmoid(exact[:, k] / temperature), outcome))
             for temperature in candidates
         ]
         slope.append(1.0 / candidates[int(np.argmin(errors))])
-        before = before * sigmoid(evidence[:, k] * slope[-1])
+        before = before * sigmoid(exact[:, k] * slope[-1])
     return Calibration(tuple(slope), (0.0,) * len(slope))
 
 
