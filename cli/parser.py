@@ -1,6 +1,7 @@
 """The command line as data: every subcommand and flag, and how flags map on settings. Imports no torch."""
 
 import argparse
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,7 +28,13 @@ POLICY_VALUES = {"fixed": ("policy.length", int), "confidence": ("policy.thresho
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser of the whole command line."""
-    parser = argparse.ArgumentParser(prog="specd", description="The speculative-decoding daemon.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="specd",
+        description="The speculative-decoding daemon.",
+        allow_abbrev=False,
+        # Room for the longest command beside what it does.
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=16),
+    )
     parser.add_argument("--version", action="version", version=f"specd {version('specd')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -132,7 +139,7 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rounds", type=int, default=30_000, help="half are fitted on (default %(default)s)")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSON of prompts by source (default: the demo's)")
-    parser.add_argument("--fit", choices=["temperature", "logistic"], default="temperature", help="which one to write")
+    parser.add_argument("--fit", choices=["logistic", "temperature"], default="logistic", help="which one to write")
     parser.add_argument("--output", type=Path, metavar="FILE", help="(default: calibration.json beside the checkpoint)")
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="write all that was measured")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the reliability diagram")

@@ -5,7 +5,6 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from core.reliability import area_under_curve
 from core.types import Calibration
 from kernels.survival import survival
 from policies.fixed import Fixed
@@ -91,20 +90,6 @@ def test_predictions_come_to_match_what_is_accepted(target):
     observed = 1 + accepted.mean()
     assert 1 + survival.sum(1).mean() == pytest.approx(observed, rel=0.08)
     assert 1 + np.cumprod(1 / (1 + np.exp(-evidence)), 1).sum(1).mean() > 1.3 * observed
-
-
-@pytest.mark.parametrize("is_coupled", [False, True], ids=["rejection", "coupled"])
-def test_a_margin_tells_accepted_drafts_from_rejected_ones(is_coupled):
-    # Some tokens have a sure successor and some have none; the drafter knows which.
-    target, policy = tiny_target(sharpness=torch.linspace(0.2, 1.5, 32)[:, None]), Watching()
-    headless = tiny_dspark(target)
-    headless.network.config = replace(headless.network.config, enable_confidence_head=False)
-    requests = [request(PROMPTS[i], i, str(i), max_tokens=100, seed=i if is_coupled else None) for i in range(12)]
-    run(make_engine(target, headless, policy), requests)
-    rows = [each for each in policy.outcomes if each.drafted.any()]
-    evidence, first = (np.concatenate([getattr(each, name) for each in rows]) for name in ("evidence", "accepted"))
-    drafted = np.concatenate([each.drafted for each in rows]) > 0
-    assert area_under_curve(evidence[drafted, 0], first[drafted] > 0) > 0.6
 
 
 def test_the_engine_tells_what_workers_pass_on(target):

@@ -4,20 +4,24 @@ import json
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from cli.main import main
 from core.config import DSparkSettings, EngineSettings, Settings
 from core.errors import ConfigError
+from core.reliability import area_under_curve
 from core.types import Calibration, Sampling
+from engine.build import build_engine
 from layers import ROOT
 from models.calibration_file import read_calibration
 from models.tokenizer import Tokenizer
+from policies.calibration_fit import identity, survivals
 from policies.fixed import Fixed
 from tests.policies.drafters import G, SyntheticDrafter
 from toys import make_engine, tiny_dspark, tiny_target
 from training.calibrate import RAW, Task, calibrate, fit_all, judge
-from training.full_rounds import Question, RecordedRounds, read_questions, record
+from training.full_rounds import PROMPTS, Question, RecordedRounds, read_questions, record
 from training.reliability_diagram import draw_reliability
 
 TRUE = Calibration((0.5, 0.8, 0.6, 0.5), (0.0,) * G)
@@ -105,10 +109,20 @@ def test_it_writes_what_the_engine_reads(tmp_path):
     prompts = json.loads((ROOT / "bench" / "prompts" / "demo.json").read_text())
     path = write_prompts(tmp_path / "p.json", **{name: each["prompts"][:16] for name, each in prompts.items()})
     settings = Settings(engine=EngineSettings(max_num_seqs=16, profile=False), drafter=DSparkSettings())
-    task = Task(settings, 100, path, "temperature", tmp_path / "calibration.json", tmp_path / "report.json")
+    task = Task(settings, 100, path, "logistic", tmp_path / "calibration.json", tmp_path / "report.json")
     report = calibrate(task, Console(quiet=True))
-    assert read_calibration(tmp_path, 7).slope == pytest.approx(report.judged["temperature"].calibration.slope)
+    assert read_calibration(tmp_path, 7).slope == pytest.approx(report.judged["logistic"].calibration.slope, abs=1e-6)
     assert json.loads((tmp_path / "report.json").read_text())["rounds_judged"] == report.rounds_judged > 10
+
+
+def test_the_demos_margins_tell_accepted_drafts_from_rejected_ones():
+    engine = build_engine(Settings(engine=EngineSettings(max_num_seqs=32, profile=False), drafter=DSparkSettings()))
+    network = engine.memory.speculators["dspark"].drafter.network
+    network.config = replace(network.config, enable_confidence_head=False)
+    rounds = record(engine, "dspark", read_questions(PROMPTS), 300)
+    # Measured on 13800 rounds: 0.745 for the first draft, 0.836 for the first three.
+    assert area_under_curve(rounds.evidence[:, 0], rounds.accepted > 0) > 0.62
+    assert area_under_curve(survivals(rounds.evidence, identity(7))[:, 2], rounds.accepted > 2) > 0.7
 
 
 def test_no_drafter_has_nothing_to_calibrate(capsys):
