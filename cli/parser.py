@@ -1,7 +1,6 @@
 """The command line as data: every subcommand and flag, and how flags map on settings. Imports no torch."""
 
 import argparse
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,13 +27,7 @@ POLICY_VALUES = {"fixed": ("policy.length", int), "confidence": ("policy.thresho
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser of the whole command line."""
-    parser = argparse.ArgumentParser(
-        prog="specd",
-        description="The speculative-decoding daemon.",
-        allow_abbrev=False,
-        # Room for the longest command beside what it does.
-        formatter_class=partial(argparse.HelpFormatter, max_help_position=16),
-    )
+    parser = argparse.ArgumentParser(prog="specd", description="The speculative-decoding daemon.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"specd {version('specd')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
