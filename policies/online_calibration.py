@@ -104,7 +104,9 @@ class OnlineCalibration:
 
     def _weights(self, outcome: StepOutcome) -> F64:
         """Return how many drafts each of a step stands for, [b, G]: one, or more where a probe alone let it through."""
-        drafted, probed = outcome.drafted > 0, (outcome.floored > 0) & (outcome.drafted > 0)
+        drafted = outcome.drafted > 0
+        # A floor of all drafts; one of some is what a deadline needs, and no coin's.
+        probed = drafted & (outcome.floored >= outcome.drafted)
         self._num_drafted = 0.999 * self._num_drafted + np.count_nonzero(drafted)
         self._num_probed = 0.999 * self._num_probed + np.count_nonzero(probed)
         weight = np.ones(outcome.survival.shape)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from core.types import Calibration
 from kernels.survival import survival
@@ -90,6 +91,15 @@ def test_predictions_come_to_match_what_is_accepted(target):
     observed = 1 + accepted.mean()
     assert 1 + survival.sum(1).mean() == pytest.approx(observed, rel=0.08)
     assert 1 + np.cumprod(1 / (1 + np.exp(-evidence)), 1).sum(1).mean() > 1.3 * observed
+
+
+def test_a_checkpoint_that_promises_far_too_much_is_found_out_and_logged(target):
+    boastful = knowing(tiny_dspark(target), Calibration((1.0,) * 4, (6.0,) * 4))
+    with capture_logs() as logs:
+        engine = served(target, boastful, Fixed(4))
+    told = [each for each in logs if each["event"] == "calibration_drift"]
+    assert (told[0]["fallback"], told[0]["drafter"], told[0]["log_level"]) == ("refit", "dspark", "warning")
+    assert engine.groups.by_key["dspark", "fixed"].calibration.state.num_alarms >= 1
 
 
 def test_the_engine_tells_what_workers_pass_on(target):
