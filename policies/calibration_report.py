@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Struct
 
 from core.reliability import measure
-from core.types import F32, StepOutcome
+from core.types import BoolArray, StepOutcome
 
 # Rounds that are remembered, and without which nothing is said.
 MOST_ROUNDS, FEWEST_ROUNDS = 4096, 64
@@ -39,16 +39,12 @@ class FullRounds:
         self._accepted = np.zeros(MOST_ROUNDS, dtype=np.int32)
         self._num_seen, self._reported, self._report = 0, 0, CalibrationReport()
 
-    def add(self, outcome: StepOutcome) -> None:
-        """Remember what of a step counts."""
+    def add(self, rounds: StepOutcome, in_trimmed_step: BoolArray) -> None:
+        """Remember the rounds that count; in_trimmed_step [N] marks those in whose step some draft was left out."""
         width = self._predicted.shape[1]
-        is_whole = (outcome.drafted == width) & (outcome.verified == width)
-        if (outcome.verified < outcome.drafted).any():
-            is_whole &= outcome.floored == width
-        self._keep(outcome.survival[is_whole], outcome.accepted[is_whole])
-
-    def _keep(self, predicted: F32, accepted: np.ndarray[tuple[int], np.dtype[np.int32]]) -> None:
-        predicted, accepted = predicted[-MOST_ROUNDS:], accepted[-MOST_ROUNDS:]
+        is_whole = (rounds.drafted == width) & (rounds.verified == width)
+        is_whole &= ~in_trimmed_step | (rounds.floored == width)
+        predicted, accepted = rounds.survival[is_whole][-MOST_ROUNDS:], rounds.accepted[is_whole][-MOST_ROUNDS:]
         place = (self._num_seen + np.arange(len(accepted))) % MOST_ROUNDS
         self._predicted[place], self._accepted[place] = predicted, accepted
         self._num_seen += len(accepted)

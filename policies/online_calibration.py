@@ -7,6 +7,7 @@ evidence may mean more. Drafts that only a probe let through therefore stand for
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from core.types import F32, I32, Calibration, StepOutcome
@@ -74,26 +75,18 @@ class OnlineCalibration:
             self._wait = min(2 * self._wait, REFIT)
 
     def _learn(self) -> None:
-        outcomes, num_rounds = self._pending, self._num_pending
+        steps, num_rounds = self._pending, self._num_pending
         self._pending, self._num_pending = [], 0
-        for outcome in outcomes:
-            self._full.add(outcome)
-        evidence, labels = (np.concatenate(each) for each in zip(*((o.evidence, o.soft_labels) for o in outcomes)))
-        verified, accepted = (np.concatenate(each) for each in zip(*((o.verified, o.accepted) for o in outcomes)))
-        is_judged = risk_set(verified, accepted, self._width) & np.isfinite(evidence)
-        predicted = hazards(np.where(is_judged, evidence, 0.0).astype(np.float32), self.calibration)
+        rounds = joined(steps)
+        self._full.add(rounds, np.repeat([bool((step.verified < step.drafted).any()) for step in steps], sizes(steps)))
+        is_judged = risk_set(rounds.verified, rounds.accepted, self._width) & np.isfinite(rounds.evidence)
+        predicted = hazards(np.where(is_judged, rounds.evidence, np.float32(0.0)), self.calibration)
         row, position = is_judged.nonzero()
-        surplus = float((labels[row, position] - predicted[row, position]).sum())
-        is_alarmed = self._ladder.check(surplus, len(row), num_rounds)
-        if is_alarmed:
+        label = rounds.soft_labels[row, position].astype(np.float64)
+        if self._ladder.check(float((label - predicted[row, position]).sum()), len(row), num_rounds):
             self._table.forget(FORGOTTEN)
-        weight = np.concatenate([self._weights(outcome) for outcome in outcomes])
-        judged = Judged(
-            position,
-            evidence[row, position].astype(np.float64),
-            labels[row, position].astype(np.float64),
-            weight[row, position],
-        )
+        weight = self._weights(steps, rounds)[row, position]
+        judged = Judged(position, rounds.evidence[row, position].astype(np.float64), label, weight)
         rung = self._ladder.rung
         is_wide = rung >= Fallback.WIDEN
         self._table.count(judged, num_rounds, HASTE if is_wide else 1.0)
@@ -102,19 +95,34 @@ class OnlineCalibration:
         else:
             self.calibration = self._table.fit(self._prior, self._prior_rounds / (DOUBT if is_wide else 1.0))
 
-    def _weights(self, outcome: StepOutcome) -> F64:
-        """Return how many drafts each of a step stands for, [b, G]: one, or more where a probe alone let it through."""
-        drafted = outcome.drafted > 0
-        # A floor of all drafts; one of some is what a deadline needs, and no coin's.
-        probed = drafted & (outcome.floored >= outcome.drafted)
-        self._num_drafted = 0.999 * self._num_drafted + np.count_nonzero(drafted)
-        self._num_probed = 0.999 * self._num_probed + np.count_nonzero(probed)
-        weight = np.ones(outcome.survival.shape)
+    def _weights(self, steps: list[StepOutcome], rounds: StepOutcome) -> F64:
+        """Return how many drafts each stands for, [N, G]: one, or more where a probe alone let it through."""
+        drafted, probed = rounds.drafted > 0, is_probe(rounds)
+        kept = 0.999 ** len(steps)
+        self._num_drafted = kept * self._num_drafted + np.count_nonzero(drafted)
+        self._num_probed = kept * self._num_probed + np.count_nonzero(probed)
+        weight = np.ones(rounds.survival.shape)
         if probed.any():
-            share = max(self._num_probed / self._num_drafted, 1.0 / MOST_WEIGHT)
-            below = probed[:, None] & (outcome.survival < bar(outcome.survival, outcome.verified, ~probed))
-            weight[below] = 1.0 / share
+            bars = [bar(step.survival, step.verified, ~is_probe(step)) for step in steps]
+            below = rounds.survival < np.repeat(bars, sizes(steps))[:, None]
+            weight[probed[:, None] & below] = min(self._num_drafted / self._num_probed, MOST_WEIGHT)
         return weight
+
+
+def joined(steps: list[StepOutcome]) -> StepOutcome:
+    """Return the rounds of several steps as if of one; what is of whole steps is the last one's."""
+    names = ("slots", "drafted", "verified", "accepted", "evidence", "survival", "soft_labels", "floored")
+    return replace(steps[-1], **{name: np.concatenate([getattr(step, name) for step in steps]) for name in names})
+
+
+def sizes(steps: list[StepOutcome]) -> list[int]:
+    """Return the number of rounds of each step."""
+    return [len(step.slots) for step in steps]
+
+
+def is_probe(rounds: StepOutcome) -> NDArray[np.bool_]:
+    """Return whose drafts were all verified whatever the rule; a floor of some is what a deadline needs, no coin's."""
+    return (rounds.drafted > 0) & (rounds.floored >= rounds.drafted)
 
 
 def bar(survival: F32, verified: I32, chosen: NDArray[np.bool_]) -> float:
