@@ -3,13 +3,15 @@
     python -m bench.service_overhead
     python -m bench.service_overhead --modes off --minutes 1
 
-Two numbers per mode: the share of the engine's tokens per second that is lost at 16 requests at once, and how much
-later the first token comes when nothing else runs. The engine's own clients cost nothing (bench/in_process.py), those
-of the server run beside it as real ones do; so all that the server does besides stepping counts as its cost.
+Three numbers per mode: the share of the engine's tokens per second that is left with 16 requests running and as many
+waiting, the same with 16 clients in all, and how much later the first token comes when nothing else runs. With no more
+clients than slots a slot stands empty while its client reads the end of one answer and sends the next, which takes the
+engine's own clients no time; so the second number counts the clients' part as well. The server's clients run beside it
+as real ones do; so all that the server does besides stepping counts as its cost.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -38,17 +40,20 @@ from engine.build import build_engine
 
 RESULTS = Path(__file__).parent / "results" / "service_overhead.json"
 ENGINE, SERVER = "engine", "server"
-BUSY, IDLE = 16, 1
+SLOTS = 16
+SATURATED, BUSY, IDLE = 2 * SLOTS, SLOTS, 1
 
 
 class Overhead(Struct, frozen=True):
     """What the service costs in one mode.
 
-    speed           the server's tokens per second over the engine's, at `BUSY` requests at once
+    saturated_speed the server's tokens per second over the engine's, `SLOTS` requests running, as many waiting
+    speed           the same with `BUSY` clients in all
     first_token_ms  how much later its first token comes, with one request at a time
     """
 
     mode: str
+    saturated_speed: Interval | None
     speed: Interval | None
     first_token_ms: Interval
     rows: list[Row]
@@ -67,7 +72,7 @@ def main() -> None:
     arguments = parser.parse_args()
     console = Console(highlight=False)
     show_warnings_only()
-    settings = EngineSettings(target=arguments.target, max_num_seqs=BUSY)
+    settings = EngineSettings(target=arguments.target, max_num_seqs=SLOTS)
     modes = make_modes(arguments.modes, arguments.drafter, settings)
     overheads = [measure_overhead(mode, arguments, console) for mode in modes]
     console.print(overhead_table(overheads))
@@ -79,7 +84,7 @@ def main() -> None:
 def measure_overhead(mode: Mode, arguments: argparse.Namespace, console: Console) -> Overhead:
     """Run the server and the engine of one mode by turns."""
     console.print(f"mode {mode.name}")
-    loads = [Load(BUSY, 1.0), Load(IDLE, 1.0)]
+    loads = [Load(SATURATED, 1.0), Load(BUSY, 1.0), Load(IDLE, 1.0)]
     minutes = arguments.minutes / len(arguments.modes)
     schedule = fit_schedule(minutes, arguments.window, 2, len(loads), 1 + RAMP_SHARE / 2)
     pool = PromptPool(["math", "code", "chat"], arguments.seed)
@@ -87,10 +92,15 @@ def measure_overhead(mode: Mode, arguments: argparse.Namespace, console: Console
         engine = EngineTarget(ENGINE, build_engine(mode.settings))
         server = ServerTarget(SERVER, partial(Connection, urls[0], {}))
         measured = measure([engine, server], loads, pool, schedule, arguments.seed, console.print)
-    busy, idle = (measured[load] for load in loads)
-    rates = [[window.tokens_per_s for window in busy[name]] for name in (SERVER, ENGINE)]
+    saturated, busy, idle = (measured[load] for load in loads)
     first_token = later_by_ms(idle[SERVER], idle[ENGINE])
-    return Overhead(mode.name, paired_ratio(rates[0], rates[1]), first_token, summarise(measured, ENGINE))
+    return Overhead(mode.name, speed(saturated), speed(busy), first_token, summarise(measured, ENGINE))
+
+
+def speed(windows: Mapping[str, Sequence[Window]]) -> Interval | None:
+    """Return the server's tokens per second over the engine's, rounds paired."""
+    rates = [[window.tokens_per_s for window in windows[name]] for name in (SERVER, ENGINE)]
+    return paired_ratio(rates[0], rates[1])
 
 
 def later_by_ms(ours: Sequence[Window], theirs: Sequence[Window]) -> Interval:
@@ -110,9 +120,12 @@ def later_by_ms(ours: Sequence[Window], theirs: Sequence[Window]) -> Interval:
 
 def overhead_table(overheads: Sequence[Overhead]) -> Table:
     """Return the result as a table."""
-    table = Table("mode", f"tokens/s, server / engine, {BUSY} at once", "first token later by, ms", box=None)
-    for overhead in overheads:
-        table.add_row(overhead.mode, shown_interval(overhead.speed), shown_interval(overhead.first_token_ms))
+    ratio = "tokens/s, server / engine,"
+    columns = (f"{ratio} {SLOTS} at once and {SATURATED - SLOTS} waiting", f"{ratio} {BUSY} clients")
+    table = Table("mode", *columns, "first token later by, ms", box=None)
+    for each in overheads:
+        shown = (shown_interval(interval) for interval in (each.saturated_speed, each.speed, each.first_token_ms))
+        table.add_row(each.mode, *shown)
     return table
 
 

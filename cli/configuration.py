@@ -10,6 +10,7 @@ import msgspec
 from cli.parser import setting_flags
 from core.config import Settings, without_secrets
 from core.config_file import Origin, load_settings, to_toml
+from core.plugins import check_plugins
 
 
 def effective_settings(arguments: argparse.Namespace) -> tuple[Settings, dict[str, Origin]]:
@@ -41,5 +42,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "show":
         print(to_toml(without_secrets(settings), origin), end="")
     else:
+        check_plugins(settings)
         print("settings are valid")
     return 0

@@ -1,12 +1,15 @@
 """The command line as data: every subcommand and flag, and how flags map on settings. Imports no torch."""
 
 import argparse
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 from cli.bench_flags import add_bench_flags
+from core.batch_lengths import read_batch_lengths
 from core.config import SECTIONS, Settings, nearest
 from core.errors import ConfigError
+from core.registry import DRAFTERS
 from core.speculative_config import speculative_flags
 
 SERVER_URL = "http://127.0.0.1:8000"
@@ -22,7 +25,16 @@ SETTING_FLAGS = {
     "redis_url": "queue.redis_url",
 }
 # policy kind -> the field that "kind:value" sets, and how to read the value.
-POLICY_VALUES = {"fixed": ("policy.length", int), "confidence": ("policy.threshold", float)}
+POLICY_VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
+    "fixed": ("policy.length", int),
+    "confidence": ("policy.threshold", float),
+    "batch_table": ("policy.lengths", lambda text: read_batch_lengths(text, "--policy batch_table:VALUE")),
+}
+
+POLICY_HELP = (
+    "how much to verify: load_adaptive (the default), off, fixed[:N], confidence[:P], batch_table:1-8=7,9-32=3, "
+    "goodput, greedy, slo, or a name that an installed package has registered"
+)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -57,6 +69,10 @@ def make_parser() -> argparse.ArgumentParser:
 
     _add_calibrate(commands.add_parser("calibrate", help="fit what a drafter's confidence means", allow_abbrev=False))
 
+    explain = commands.add_parser("explain", help="what a running server's policies saw, expected and chose lately")
+    explain.add_argument("--url", default=SERVER_URL, help="the server (default %(default)s)")
+    explain.add_argument("--steps", type=int, default=16, help="most steps to show (default %(default)s)")
+
     inspect = commands.add_parser("inspect", help="say what a checkpoint folder holds")
     inspect.add_argument("path", type=Path, metavar="PATH")
 
@@ -89,10 +105,12 @@ def drafter_flags(text: str) -> dict[str, object]:
     """Read --drafter: a kind, "demo", or the folder of a DSpark checkpoint. Raises ConfigError."""
     if text in SECTIONS["drafter"]:
         return {"drafter.kind": text}
-    if text != "demo" and "/" not in text and not Path(text).is_dir():
-        raise ConfigError(
-            f"--drafter must be a kind or a checkpoint folder, got {text!r}; {nearest(text, list(SECTIONS['drafter']))}"
-        )
+    if text != "demo" and "/" not in text:
+        kinds = [*SECTIONS["drafter"], *(plugins := DRAFTERS.plugins())]
+        if text in plugins:
+            return {"drafter.kind": text}
+        if not Path(text).is_dir():
+            raise ConfigError(f"--drafter must be a kind or a checkpoint folder, got {text!r}; {nearest(text, kinds)}")
     return {"drafter.kind": "dspark", "drafter.path": text}
 
 
@@ -102,12 +120,12 @@ def policy_flags(text: str) -> dict[str, object]:
     if not separator:
         return {"policy.kind": kind}
     if kind not in POLICY_VALUES:
-        raise ConfigError(f"--policy takes a value only for {' and '.join(POLICY_VALUES)}, got {text!r}")
+        raise ConfigError(f"--policy takes a value only for {', '.join(POLICY_VALUES)}, got {text!r}")
     name, read = POLICY_VALUES[kind]
     try:
         return {"policy.kind": kind, name: read(value)}
     except ValueError:
-        raise ConfigError(f"--policy {kind}:VALUE needs {read.__name__} for {name}, got {value!r}") from None
+        raise ConfigError(f"--policy {kind}:VALUE needs a number for {name}, got {value!r}") from None
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -117,8 +135,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, help=f"0 takes a free one (default {defaults.server.port})")
     parser.add_argument("--role", help="all, gateway or worker (default all)")
     parser.add_argument("--target", help='"demo" or a checkpoint folder')
-    parser.add_argument("--drafter", metavar="dspark|ngram|none|PATH", help="a path is a DSpark checkpoint")
-    parser.add_argument("--policy", metavar="load_adaptive|off|fixed[:N]|confidence[:P]", help="how much to verify")
+    parser.add_argument("--drafter", metavar="dspark|ngram|none|PATH|NAME", help="a path is a DSpark checkpoint")
+    parser.add_argument("--policy", metavar="POLICY", help=POLICY_HELP)
     parser.add_argument("--speculative-config", metavar="JSON", help="vLLM's, in place of --drafter and --policy")
     parser.add_argument("--verifier", help="rejection or coupled (default rejection)")
     parser.add_argument("--numerics", help="fast or batch_invariant (default fast)")

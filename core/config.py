@@ -5,10 +5,12 @@ A section has one shape, or one per kind: then its field `kind` says which, and 
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
+
+from core.batch_lengths import BatchLengths
 
 ENV_PREFIX = "SPECD_"
 DEMO = "demo"
@@ -109,8 +111,18 @@ class ConfidenceSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     cumulative: bool = True
 
 
-class LoadAdaptiveSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="load_adaptive"):
-    """Draft and verify as much as pays at the present load, by measured costs and recent acceptance.
+class BatchTableSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="batch_table"):
+    """Verify as many drafts as a table says for the number of sequences in the step.
+
+    lengths  rows of [first, last, drafts], such as [[1, 8, 7], [9, 32, 3], [33, 4096, 0]]; beyond the last row, and
+             between two, the row before holds
+    """
+
+    lengths: BatchLengths
+
+
+class AdaptiveSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """What all policies have in common that decide by measured costs who drafts.
 
     hysteresis   share of its plain decoding time that a sequence must gain in order to start drafting
     probe_after  steps without drafting after which a sequence drafts once to see
@@ -120,6 +132,47 @@ class LoadAdaptiveSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_
     hysteresis: Probability = 0.02
     probe_after: Annotated[int, Meta(ge=1, le=1_000_000)] = 32
     horizon: Annotated[int, Meta(ge=1, le=1_000_000)] = 32
+
+
+class LoadAdaptiveSettings(AdaptiveSettings, frozen=True, tag_field="kind", tag="load_adaptive"):
+    """Draft and verify as much as pays at the present load, by measured costs and recent acceptance."""
+
+
+class GoodputSettings(AdaptiveSettings, frozen=True, tag_field="kind", tag="goodput"):
+    """The same from what was accepted alone, for drafters whose confidence says nothing.
+
+    half_life  rounds after which what a sequence has shown counts half
+    """
+
+    half_life: Annotated[float, Meta(gt=0.0, le=1e6)] = 14.0
+
+
+class GreedySettings(AdaptiveSettings, frozen=True, tag_field="kind", tag="greedy"):
+    """Verify drafts in order of survival while expected tokens per second rise (DSpark, Algorithm 1).
+
+    literal  as the paper has it, for comparison: on costs that rise by stairs it verifies next to nothing
+    """
+
+    literal: bool = False
+
+
+class SloSettings(AdaptiveSettings, frozen=True, tag_field="kind", tag="slo"):
+    """Load-adaptive, but deadlines first and by priority.
+
+    priority_weight  how much more a draft counts for each step of priority
+    patience_s       when the oldest request in the queue has waited so long, deadlines get no drafts beyond the
+                     number that is best for all
+    """
+
+    priority_weight: Annotated[float, Meta(ge=1.0, le=16.0)] = 2.0
+    patience_s: Seconds = 2.0
+
+
+class PluginSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="plugin"):
+    """A drafter or policy of an installed package: its registered name, and all else that its table says."""
+
+    name: Name
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -141,8 +194,18 @@ class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_drafts: Annotated[int, Meta(ge=0, le=64)] | None = None
 
 
-DrafterSettings = DSparkSettings | NgramSettings | NoDrafterSettings
-PolicySettings = LoadAdaptiveSettings | OffSettings | FixedSettings | ConfidenceSettings
+DrafterSettings = DSparkSettings | NgramSettings | NoDrafterSettings | PluginSettings
+PolicySettings = (
+    LoadAdaptiveSettings
+    | OffSettings
+    | FixedSettings
+    | ConfidenceSettings
+    | BatchTableSettings
+    | GoodputSettings
+    | GreedySettings
+    | SloSettings
+    | PluginSettings
+)
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -170,6 +233,10 @@ SECTIONS: dict[str, dict[str, type[Struct]]] = {
         "off": OffSettings,
         "fixed": FixedSettings,
         "confidence": ConfidenceSettings,
+        "batch_table": BatchTableSettings,
+        "goodput": GoodputSettings,
+        "greedy": GreedySettings,
+        "slo": SloSettings,
     },
     "log": {"": LogSettings},
 }
@@ -183,6 +250,8 @@ TABLES: dict[str, dict[str, type[Struct]]] = {
 
 def kind_of(settings: DrafterSettings | PolicySettings) -> str:
     """Return the kind of a drafter's or policy's settings."""
+    if isinstance(settings, PluginSettings):
+        return settings.name
     return str(settings.__struct_config__.tag)
 
 
@@ -194,10 +263,18 @@ def all_drafters(settings: Settings) -> dict[str, DrafterSettings]:
 def all_policies(settings: Settings) -> dict[str, PolicySettings]:
     """Return every policy by name: the default under its kind's name, then the named ones in their order.
 
-    After them comes each other kind that no name shadows, under its own name and with its defaults.
+    After them comes each other kind that no name shadows, under its own name and with its defaults, if it has any.
     """
     named: dict[str, PolicySettings] = {kind_of(settings.policy): settings.policy, **settings.policies}
-    kinds: tuple[PolicySettings, ...] = (OffSettings(), FixedSettings(), ConfidenceSettings(), LoadAdaptiveSettings())
+    kinds: tuple[PolicySettings, ...] = (
+        OffSettings(),
+        FixedSettings(),
+        ConfidenceSettings(),
+        LoadAdaptiveSettings(),
+        GoodputSettings(),
+        GreedySettings(),
+        SloSettings(),
+    )
     return named | {kind_of(each): each for each in kinds if kind_of(each) not in named}
 
 

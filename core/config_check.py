@@ -1,7 +1,9 @@
 """What settings must not be together, though each is fine by itself."""
 
+from core.batch_lengths import check_batch_lengths
 from core.config import (
     TABLES,
+    BatchTableSettings,
     DrafterSettings,
     FixedSettings,
     NgramSettings,
@@ -29,6 +31,9 @@ def check_settings(settings: Settings) -> None:
     _check_arms(settings)
     for name, drafter in all_drafters(settings).items():
         _check_drafter(name, drafter)
+    for name, policy in all_policies(settings).items():
+        if isinstance(policy, BatchTableSettings):
+            check_batch_lengths(policy.lengths, f"lengths of policy {name!r}")
     _check_pair("policy.length", settings.drafter, settings.policy)
 
 

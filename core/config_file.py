@@ -5,6 +5,7 @@ a wrong type and an impossible combination are ConfigError, with the name, what 
 """
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -14,14 +15,17 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Struct
 
-from core.config import ENV_PREFIX, SECTIONS, TABLES, Settings, nearest, shown
+from core.config import ENV_PREFIX, SECTIONS, TABLES, PluginSettings, Settings, nearest, shown
 from core.config_check import check_settings
 from core.errors import ConfigError
+from core.registry import DRAFTERS, POLICIES
 
 Origin = Literal["default", "file", "env", "flag"]
 
 # What [drafters.NAME] and its like may be called: a bare key of TOML, which also fits a metric's label.
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# Sections and tables whose kind may be a name that an installed package has registered.
+PLUGINS = {"drafter": DRAFTERS, "drafters": DRAFTERS, "policy": POLICIES, "policies": POLICIES}
 
 
 class _Given(Struct, frozen=True):
@@ -71,23 +75,41 @@ def to_toml(settings: Settings, origin: Mapping[str, Origin] | None = None) -> s
     It holds secrets as they are: pass `without_secrets(settings)` to show it to anybody.
     """
     sections: dict[str, dict[str, object]] = {}
-    for section, values in msgspec.to_builtins(settings).items():
+    for section in settings.__struct_fields__:
+        values = getattr(settings, section)
         if section in TABLES:
-            sections |= {f"{section}.{name}": entry for name, entry in values.items()}
+            sections |= {f"{section}.{name}": _fields(entry) for name, entry in values.items()}
         else:
-            sections[section] = values
+            sections[section] = _fields(values)
     lines: list[str] = []
     for section, values in sections.items():
         lines += ["", f"[{section}]"] if lines else [f"[{section}]"]
         for name, value in values.items():
             # TOML has no null: an unset field is one that is not there.
-            line = f"# {name} is unset" if value is None else f"{name} = {_toml_scalar(value)}"
+            line = f"# {name} is unset" if value is None else f"{_toml_key(name)} = {_toml_value(value)}"
             by = origin.get(f"{section}.{name}") if origin else None
             lines.append(f"{line:<40} # {by}" if by else line)
     return "\n".join(lines) + "\n"
 
 
-def _toml_scalar(value: object) -> str:
+def _fields(section: Struct) -> dict[str, object]:
+    if isinstance(section, PluginSettings):
+        return {"kind": section.name, **section.options}
+    fields: dict[str, object] = msgspec.to_builtins(section)
+    return fields
+
+
+def _toml_key(name: str) -> str:
+    return name if NAME.fullmatch(name) else _toml_value(name)
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml_key(name)} = {_toml_value(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
     # JSON strings, numbers and booleans are valid TOML, but for the one control character JSON leaves bare.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
@@ -135,7 +157,7 @@ def _from_environ(environ: Mapping[str, str]) -> _Tree:
         if not separator:
             raise ConfigError(f"environment variable {variable} is unknown: settings are SPECD_SECTION__FIELD")
         _check_section(section, variable, list(SECTIONS))
-        tree.setdefault(section, {})[name] = _Given(_scalar(text), "env", variable, text)
+        tree.setdefault(section, {})[name] = _Given(_value(text), "env", variable, text)
     return tree
 
 
@@ -149,14 +171,14 @@ def _from_flags(flags: Mapping[str, object]) -> _Tree:
     return tree
 
 
-def _scalar(text: str) -> object:
-    """Read an environment string as one TOML scalar, or as itself."""
+def _value(text: str) -> object:
+    """Read an environment string as one TOML scalar or array, or as itself."""
     try:
         document = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
     value = document["value"]
-    return value if len(document) == 1 and isinstance(value, str | int | float | bool) else text
+    return value if len(document) == 1 and isinstance(value, str | int | float | bool | list) else text
 
 
 def _check_section(section: str, where: str, known: list[str]) -> None:
@@ -183,11 +205,14 @@ def _build(section: str, values: dict[str, _Given], origin: dict[str, Origin]) -
     """Build one section from what was given for it, and note in `origin` who decided each field."""
     kinds = _kinds(section)
     if "" not in kinds and section not in SECTIONS and "kind" not in values:
-        raise ConfigError(f"{section}.kind is missing; known: {', '.join(sorted(kinds))}")
+        raise ConfigError(f"{section}.kind is missing; known: {', '.join(sorted([*kinds, *_plugins(section)]))}")
     kind = _kind(section, values)
     if not isinstance(kind, str) or kind not in kinds:
+        plugins = _plugins(section)
+        if isinstance(kind, str) and kind in plugins:
+            return _build_plugin(section, kind, values, origin)
         where = values["kind"].where
-        raise ConfigError(f"unknown {section}.kind {kind!r} ({where}); {nearest(str(kind), list(kinds))}")
+        raise ConfigError(f"unknown {section}.kind {kind!r} ({where}); {nearest(str(kind), [*kinds, *plugins])}")
     shape = kinds[kind]
     types = get_type_hints(shape, include_extras=True)
     known = list(shape.__struct_fields__)
@@ -201,9 +226,35 @@ def _build(section: str, values: dict[str, _Given], origin: dict[str, Origin]) -
             of_kind = f" for kind {kind!r}" if kind else ""
             raise ConfigError(f"unknown setting {section}.{name}{of_kind} ({given.where}); {nearest(name, known)}")
         built[name] = _convert(f"{section}.{name}", given, types[name])
+    for required in msgspec.structs.fields(shape):
+        if required.required and required.name not in built:
+            raise ConfigError(f"{section}.{required.name} is missing; kind {kind!r} needs it")
     for name in known:
         origin[f"{section}.{name}"] = values[name].origin if name in values else "default"
     return shape(**built)
+
+
+def _plugins(section: str) -> list[str]:
+    registry = PLUGINS.get(section.partition(".")[0])
+    return registry.plugins() if registry else []
+
+
+def _build_plugin(section: str, kind: str, values: dict[str, _Given], origin: dict[str, Origin]) -> PluginSettings:
+    """Build a section of a kind that a package defines; which fields it has, its class decides (core/plugins.py)."""
+    for name, given in values.items():
+        if not _is_plain(given.value):
+            raise ConfigError(
+                f"{section}.{name}: expected text, a number, true, false, or an array or table of such; "
+                f"got {given.value!r} ({given.where})"
+            )
+        origin[f"{section}.{name}"] = given.origin
+    return PluginSettings(kind, {name: given.value for name, given in values.items() if name != "kind"})
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    return all(map(_is_plain, value)) if isinstance(value, list) else isinstance(value, str | int | float)
 
 
 def _convert(name: str, given: _Given, wanted: Any) -> Any:

@@ -32,6 +32,10 @@ class Registry:
                 )
         return targets
 
+    def plugins(self) -> list[str]:
+        """Return the names that installed packages add, sorted."""
+        return sorted(self.targets().keys() - self._table.keys())
+
     def names(self) -> list[str]:
         """Return the known names, sorted."""
         return sorted(self.targets())
@@ -62,6 +66,10 @@ POLICIES = Registry(
         "off": "policies.fixed:Off",
         "fixed": "policies.fixed:Fixed",
         "confidence": "policies.confidence:Confidence",
+        "batch_table": "policies.batch_table:BatchTable",
+        "goodput": "policies.goodput:Goodput",
+        "greedy": "policies.greedy:Greedy",
+        "slo": "policies.slo:Slo",
         "load_adaptive": "policies.load_adaptive:LoadAdaptive",
     },
     "specd.policies",
@@ -82,6 +90,7 @@ COMMANDS = Registry(
         "complete": "cli.complete:run",
         "train": "cli.train:run",
         "calibrate": "cli.calibrate:run",
+        "explain": "cli.explain:run",
         "inspect": "cli.inspect:run",
         "config": "cli.configuration:run",
         "demo": "cli.demo:run",

@@ -2,7 +2,8 @@
 
 What it says must be what happens: a field or value that is not built is refused by name, never left unheard. vLLM
 verifies `num_speculative_tokens` drafts of every sequence in every step, so that number becomes the policy `fixed`;
-`enable_adaptive_verification` becomes `load_adaptive`. Fields: vllm/config/speculative.py (vLLM 0.33).
+`num_speculative_tokens_per_batch_size` becomes `batch_table`, `enable_adaptive_verification` `load_adaptive`. A method
+may also be a drafter that an installed package has registered. Fields: vllm/config/speculative.py (vLLM 0.33).
 """
 
 import json
@@ -10,6 +11,7 @@ from typing import Any
 
 from core.config import nearest
 from core.errors import ConfigError
+from core.registry import DRAFTERS
 
 METHODS = ("dspark", "ngram", "none")
 OTHER_METHODS = (
@@ -31,8 +33,16 @@ HONOURED = {
     "num_speculative_tokens": ("dspark", "ngram"),
     "prompt_lookup_max": ("ngram",),
     "prompt_lookup_min": ("ngram",),
+    "num_speculative_tokens_per_batch_size": ("dspark", "ngram"),
     "enable_adaptive_verification": ("dspark", "ngram"),
 }
+# Of a drafter that an installed package has registered: its name, and how much to verify.
+HONOURED_BY_PLUGINS = (
+    "method",
+    "num_speculative_tokens",
+    "num_speculative_tokens_per_batch_size",
+    "enable_adaptive_verification",
+)
 # Fields of vLLM that are not built, with the values besides null that ask for what specd does anyway.
 NOT_BUILT: dict[str, tuple[object, ...]] = {
     "attention_backend": (),
@@ -49,7 +59,6 @@ NOT_BUILT: dict[str, tuple[object, ...]] = {
     "kv_cache_dtype": ("auto",),
     "max_model_len": (),
     "moe_backend": (),
-    "num_speculative_tokens_per_batch_size": (),
     "parallel_drafting": (False,),
     "quantization": (),
     "rejection_sample_method": ("standard",),
@@ -67,6 +76,7 @@ NOT_BUILT: dict[str, tuple[object, ...]] = {
 }
 # vLLM's window where neither bound of prompt lookup is given.
 DEFAULT_LOOKUP = 5
+ROW_LEN = 3
 
 
 def speculative_flags(text: str) -> dict[str, object]:
@@ -77,7 +87,7 @@ def speculative_flags(text: str) -> dict[str, object]:
         _check_field(name, value, method)
     if method == "none":
         return {"drafter.kind": "none", "policy.kind": "off"}
-    flags = _ngram(given) if method == "ngram" else _dspark(given)
+    flags = DRAFTER_FLAGS[method](given) if method in DRAFTER_FLAGS else {"drafter.kind": method}
     return flags | _policy(given, method)
 
 
@@ -97,17 +107,21 @@ def _method(given: dict[str, Any]) -> str:
     method = given.get("method", "ngram" if given.get("model") == "ngram" else None)
     if method in METHODS:
         return str(method)
-    supported = f"specd has {', '.join(METHODS)}"
+    plugins = DRAFTERS.plugins()
+    if method in plugins:
+        return str(method)
+    supported = f"specd has {', '.join((*METHODS, *plugins))}"
     if method is None:
         raise ConfigError(f"--speculative-config needs a method; {supported}")
     if method in OTHER_METHODS:
         raise ConfigError(f"--speculative-config: method {method!r} is not built; {supported}")
-    raise ConfigError(f"--speculative-config: unknown method {method!r}; {nearest(str(method), list(METHODS))}")
+    raise ConfigError(f"--speculative-config: unknown method {method!r}; {nearest(str(method), [*METHODS, *plugins])}")
 
 
 def _check_field(name: str, value: object, method: str) -> None:
     if name in HONOURED:
-        if method not in HONOURED[name] and (name, value) != ("model", method):
+        honoured = method in HONOURED[name] if method in METHODS else name in HONOURED_BY_PLUGINS
+        if not honoured and (name, value) != ("model", method):
             raise ConfigError(f"--speculative-config: {name} has no meaning for method {method!r}")
     elif name in NOT_BUILT:
         if not any(value == same and type(value) is type(same) for same in NOT_BUILT[name]):
@@ -137,10 +151,33 @@ def _dspark(given: dict[str, Any]) -> dict[str, object]:
     return {"drafter.kind": "dspark", "drafter.path": given["model"]}
 
 
+DRAFTER_FLAGS = {"ngram": _ngram, "dspark": _dspark}
+
+
+def _capped(table: object, most: object) -> object:
+    """Return the rows of a batch table in order, none above num_speculative_tokens, as vLLM reads them."""
+    if not isinstance(table, list) or not all(isinstance(row, list) and len(row) == ROW_LEN for row in table):
+        raise ConfigError(
+            "--speculative-config: num_speculative_tokens_per_batch_size must be rows of [first, last, tokens], "
+            f"got {table!r}"
+        )
+    if not all(isinstance(number, int) for row in table for number in row) or not isinstance(most, int):
+        # Settings refuse what is no number, by name.
+        return table
+    return sorted([first, last, min(tokens, most)] for first, last, tokens in table)
+
+
 def _policy(given: dict[str, Any], method: str) -> dict[str, object]:
     adaptive = given.get("enable_adaptive_verification", False)
     if not isinstance(adaptive, bool):
         raise ConfigError(f"--speculative-config: enable_adaptive_verification must be a boolean, got {adaptive!r}")
+    if (table := given.get("num_speculative_tokens_per_batch_size")) is not None:
+        if adaptive:
+            raise ConfigError(
+                "--speculative-config: num_speculative_tokens_per_batch_size and enable_adaptive_verification are two "
+                "policies; give one of them"
+            )
+        return {"policy.kind": "batch_table", "policy.lengths": _capped(table, given.get("num_speculative_tokens"))}
     if adaptive:
         if method == "dspark" and "num_speculative_tokens" in given:
             raise ConfigError(

@@ -16,6 +16,8 @@ from core.cost import CostTable
 I32 = NDArray[np.int32]
 F32 = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+# An array is read as it is; a tuple is for tables of a few entries.
+Seconds = NDArray[np.float64] | tuple[float, ...]
 
 
 class Numerics(StrEnum):
@@ -99,6 +101,13 @@ class Request(Struct, frozen=True):
     deadline_s: float | None = None
 
 
+class Backlog(Struct, frozen=True):
+    """Requests that wait outside the engine, for any worker, and for how long the oldest of them has."""
+
+    num_waiting: int = 0
+    oldest_wait_s: float = 0.0
+
+
 class TokenLogprobs(Struct, frozen=True):
     """Log-probabilities of one emitted token by the target's raw law: before bias, penalties and temperature.
 
@@ -165,7 +174,7 @@ class EarlyStop(Struct, frozen=True, tag="early_stop"):
     more.
     """
 
-    step_s: tuple[float, ...]
+    step_s: Seconds
     tops: tuple[int, ...] = ()
 
 
@@ -193,7 +202,8 @@ class StepView(Struct, frozen=True):
     deadline_in_s    seconds until the request's deadline, negative past it; inf if it has none
     extra_rows       rows of this step outside the group's own anchors and drafts: prefill, other groups' anchors and
                      what groups before this one have planned; extra_sequences are the sequences of other groups
-    queue_depth      requests that wait for a slot, oldest_wait_s for how long the oldest of them has
+    queue_depth      requests that wait for a slot, in the engine or before it (`Backlog`); oldest_wait_s for how long
+                     the oldest of them has
     cost             what steps cost on this machine with this group's drafter; None where nobody measured
     """
 

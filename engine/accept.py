@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.tensors import Draft, LawRows, Processing, Verdict
+from core.tensors import Draft, LawRows, Verdict
 from core.types import TokenLogprobs
 from engine.drafts import select
 from engine.noise import RoundNoise
+from engine.slots import Terms
 from kernels.coupled import couple, keep_drawn
 from kernels.logprobs import token_logprobs
 from kernels.process import process
@@ -38,15 +39,6 @@ class Round:
     verified: list[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What the requests of S sequences asked for: logit processing, stop ids i64 [S, K] padded with -1, logprobs."""
-
-    processing: Processing
-    stop_ids: Tensor
-    logprobs: tuple[int | None, ...]
-
-
 def accept(index: Tensor, logits: Tensor, draft: Draft, lengths: Tensor, noise: RoundNoise, terms: Terms) -> Round:
     """Judge the drafts of S sequences by their target logits f32 [sum(lengths + 1), V].
 
@@ -74,6 +66,8 @@ def accept(index: Tensor, logits: Tensor, draft: Draft, lengths: Tensor, noise: 
 
 def make_law_rows(lengths: Tensor, drafts: Tensor) -> LawRows:
     """Say which law each judged row is: per sequence its anchor's and one after each of `lengths` i32 [S] drafts."""
+    if not drafts.shape[1]:
+        return LawRows(torch.arange(len(lengths)), torch.zeros(len(lengths), dtype=torch.int64), drafts)
     counts = lengths.to(torch.int64) + 1
     sequence = torch.repeat_interleave(counts)
     first = counts.cumsum(0) - counts
@@ -108,6 +102,9 @@ def _judge(logits: Tensor, draft: Draft, lengths: Tensor, noise: RoundNoise, row
 
 def _cut(drafted: Tensor, verdict: Verdict, stop_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return tokens [S, G + 1], how many of each row are emitted, and whether a stop id ended the row."""
+    if not drafted.shape[1]:
+        tokens = verdict.next_token[:, None]
+        return tokens, torch.ones_like(verdict.next_token), (tokens == stop_ids).any(1)
     places = torch.arange(drafted.shape[1] + 1)
     accepted = verdict.accepted[:, None]
     tokens = torch.nn.functional.pad(drafted, (0, 1))

@@ -2,24 +2,30 @@
 
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+import msgspec
 import structlog
 import torch
 
 from core.config import (
+    BatchTableSettings,
     ConfidenceSettings,
     DrafterSettings,
     DSparkSettings,
     FixedSettings,
-    LoadAdaptiveSettings,
     NgramSettings,
     OffSettings,
+    PluginSettings,
     PolicySettings,
     Settings,
     all_drafters,
     all_policies,
+    kind_of,
 )
 from core.errors import ConfigError, EngineError
+from core.plugins import make_plugin
+from core.registry import DRAFTERS, POLICIES
 from core.types import Numerics, Policy
 from drafters.base import Drafter
 from drafters.dspark import DSpark
@@ -35,11 +41,16 @@ from models.folders import dspark_folder, target_folder
 from models.load import eos_token_ids, load_dspark, load_target
 from models.qwen3 import Qwen3
 from models.tokenizer import Tokenizer
-from policies.confidence import Confidence
-from policies.fixed import Fixed, Off
-from policies.load_adaptive import LoadAdaptive
 
 log = structlog.get_logger()
+
+Plugin = TypeVar("Plugin")
+
+# Policies that do not ask what steps cost.
+COSTLESS = (OffSettings, FixedSettings, ConfidenceSettings, BatchTableSettings)
+# What a plug-in must have to be one; what its methods do is up to it.
+DRAFTER_NAMES = ("spec", "open", "extend", "propose", "release")
+POLICY_NAMES = ("plan", "observe")
 
 
 def build_engine(settings: Settings) -> Engine:
@@ -56,6 +67,9 @@ def build_engine(settings: Settings) -> Engine:
     target = load_target(folder, pick_dtype(wanted.dtype, numerics), numerics)
     drafters = {name: make_drafter(drafter, target) for name, drafter in all_drafters(settings).items()}
     policies = {name: partial(make_policy, policy) for name, policy in all_policies(settings).items()}
+    for make in policies.values():
+        # One per drafter is made when it is first asked for; what cannot be made is said now.
+        make()
     shape = EngineShape(
         max_num_seqs=wanted.max_num_seqs,
         max_num_batched_tokens=wanted.max_num_batched_tokens,
@@ -76,7 +90,7 @@ def build_engine(settings: Settings) -> Engine:
         target_kv_mib=engine.memory.kv.num_bytes >> 20,
         drafter_kv_mib=engine.memory.drafter_bytes >> 20,
     )
-    if wanted.profile and any(isinstance(each, LoadAdaptiveSettings) for each in chosen_policies(settings)):
+    if wanted.profile and any(not isinstance(each, COSTLESS) for each in chosen_policies(settings)):
         measure_costs(engine, Path(wanted.cost_table_dir) if wanted.cost_table_dir else None)
     return engine
 
@@ -102,6 +116,9 @@ def measure_costs(engine: Engine, folder: Path | None) -> None:
 
 def make_drafter(settings: DrafterSettings, target: Qwen3) -> Drafter | None:
     """Return the drafter that `settings` describe, loaded beside `target`; None for none."""
+    if isinstance(settings, PluginSettings):
+        drafter: Drafter = make_plugin(settings, DRAFTERS, {"target": target})
+        return checked(drafter, DRAFTER_NAMES, f"drafter {settings.name!r}")
     if isinstance(settings, DSparkSettings):
         folder = dspark_folder(settings.path)
         network = load_dspark(folder, target)
@@ -113,15 +130,19 @@ def make_drafter(settings: DrafterSettings, target: Qwen3) -> Drafter | None:
 
 def make_policy(settings: PolicySettings) -> Policy:
     """Return the policy that `settings` describe."""
-    match settings:
-        case OffSettings():
-            return Off()
-        case FixedSettings(length=length):
-            return Fixed(length)
-        case ConfidenceSettings(threshold=threshold, cumulative=cumulative):
-            return Confidence(threshold, cumulative=cumulative)
-        case LoadAdaptiveSettings(hysteresis=hysteresis, probe_after=probe_after, horizon=horizon):
-            return LoadAdaptive(hysteresis=hysteresis, probe_after=probe_after, horizon=horizon)
+    if isinstance(settings, PluginSettings):
+        policy: Policy = make_plugin(settings, POLICIES, {})
+        return checked(policy, POLICY_NAMES, f"policy {settings.name!r}")
+    # Each class takes by keyword what its settings have.
+    made: Policy = POLICIES.load(kind_of(settings))(**msgspec.structs.asdict(settings))
+    return made
+
+
+def checked(plugin: Plugin, names: tuple[str, ...], what: str) -> Plugin:
+    """Return the plug-in; raises ConfigError if it lacks one of `names`."""
+    if missing := [name for name in names if not hasattr(plugin, name)]:
+        raise ConfigError(f"{what} must have {', '.join(names)}; it has no {' and no '.join(missing)}")
+    return plugin
 
 
 def pick_dtype(name: str, numerics: Numerics = Numerics.FAST) -> torch.dtype:

@@ -15,12 +15,13 @@ from torch import Tensor
 from core.cost import CostTable
 from core.errors import RequestError
 from core.tensors import Draft, DraftAsk
-from core.types import Emission, FinishReason, Policy, Request, Sampling
+from core.types import Backlog, Emission, FinishReason, Policy, Request, Sampling
 from drafters.base import Drafter
-from engine.accept import Round, Terms, accept
+from engine.accept import Round, accept
 from engine.commit import FinalRows, final_rows, make_commit
 from engine.completion import Completion
 from engine.drafts import merge, no_draft, select
+from engine.explain import RecentSteps
 from engine.groups import Groups, MakePolicy
 from engine.memory import EngineMemory
 from engine.noise import RoundNoise, draw_noise
@@ -33,6 +34,7 @@ from engine.shape import EngineShape
 from engine.speculator import Speculator
 from engine.stats import EngineStats
 from engine.target import forward_target
+from engine.target_draws import TargetDraws
 from kernels.admit import admit
 from kernels.survival import survival as survival_of
 from models.answer_text import AnswerText
@@ -46,7 +48,8 @@ class Engine:
     drafters and policies are by the names that requests may ask for; the first of each is the default. A drafter of
     None is plain decoding, which is always there under the name "none". A policy is
     made anew for every drafter it is used with, because it learns. costs, by drafter, is what policies know of the
-    machine (engine/profile.py). clock tells the seconds that steps take.
+    machine (engine/profile.py), and backlog, set by whoever feeds the engine, what waits before it. clock tells the
+    seconds that steps take.
     """
 
     def __init__(
@@ -60,10 +63,11 @@ class Engine:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.target, self.eos_ids, self.tokenizer, self.stats = target, eos_ids, tokenizer, EngineStats()
-        self.clock = clock
+        self.clock, self.backlog, self.recent = clock, Backlog(), RecentSteps()
         self.costs: dict[str, CostTable] = {}
         memory = EngineMemory(target, drafters, shape, self.stats)
         self.memory, self.scheduler, self.slots = memory, memory.scheduler, memory.slots
+        self._plain_draws = TargetDraws(shape.max_num_seqs)
         self.groups = Groups(memory.speculators, policies, self.stats, shape.max_num_seqs)
 
     # --- Requests ----------------------------------------------------------------------------------------------
@@ -138,6 +142,7 @@ class Engine:
             "prefix_queries": scheduler.prefix_queries,
             "prefix_hits": scheduler.prefix_hits,
             "calibrations": self.groups.calibrations(),
+            "recent_steps": self.recent.records(),
         }
 
     def _encode(self, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
@@ -182,7 +187,7 @@ class Engine:
 
     def _plan(self, batch: Batch) -> StepPlan:
         with self.stats.timed("plan"):
-            load = Load(self.memory.pool, self.scheduler.waiting, self.costs)
+            load = Load(self.memory.pool, self.scheduler.waiting, self.backlog, self.costs)
             return plan_step(batch, self.groups.by_key, load)
 
     def _draft(self, batch: Batch, plan: StepPlan) -> tuple[Draft, RoundNoise]:
@@ -190,7 +195,8 @@ class Engine:
         # Without drafts nothing is as wide as drafts are.
         size, width = len(batch.sequences), self.memory.width if plan.draft_len.any() else 0
         with self.stats.timed("noise"):
-            noise = draw_noise(batch.sequences, plan.draft_len, width, self.target.config.vocab_size)
+            vocab_size = self.target.config.vocab_size
+            noise = draw_noise(batch.sequences, plan.draft_len, width, vocab_size, self._plain_draws)
         if not width:
             return no_draft(size, width), noise
         with self.stats.timed("draft"):
@@ -206,15 +212,15 @@ class Engine:
 
     def _ask(self, batch: Batch, plan: StepPlan, speculator: Speculator, index: Tensor, noise: RoundNoise) -> DraftAsk:
         asked = tuple(batch.sequences[b] for b in index.tolist())
-        slots, width, noise = batch_slots(asked), speculator.spec.max_drafts, noise.of(index)
+        terms, width, noise = self.slots.terms(asked), speculator.spec.max_drafts, noise.of(index)
         return DraftAsk(
-            slots,
+            terms.slots,
             torch.tensor([sequence.tokens[-1] for sequence in asked]),
             torch.tensor([len(sequence.tokens) - 1 for sequence in asked]),
             torch.from_numpy(plan.draft_len)[index],
-            self.slots.processing(asked, slots),
+            terms.processing,
             noise.draft[:, :width],
-            speculator.view(self.slots.block_tables[slots]),
+            speculator.view(self.slots.block_tables[terms.slots]),
             None if noise.gumbel is None else noise.gumbel[:, :width],
             None if noise.gumbel is None else noise.coupled,
         )
@@ -226,7 +232,8 @@ class Engine:
             if draft.tokens.shape[1]:
                 survival = self._survival(plan, draft)
                 lengths = admit(survival, lengths, torch.from_numpy(plan.group), plan.rules, plan.favour)
-            rows = make_rows(batch, draft, lengths, self.slots.block_tables[batch_slots(batch.sequences)])
+            slots = self.slots.terms(batch.sequences).slots
+            rows = make_rows(batch, draft, lengths, self.slots.block_tables[slots])
             return survival, lengths, append_catch_up(rows, plan.catch_up, self.slots.block_tables)
 
     def _survival(self, plan: StepPlan, draft: Draft) -> Tensor:
@@ -253,10 +260,8 @@ class Engine:
         with self.stats.timed("accept"):
             index = rows.samples.nonzero().squeeze(1)
             judged = tuple(batch.sequences[b] for b in index.tolist())
-            slots = batch_slots(judged)
-            logprobs = tuple(sequence.request.sampling.logprobs for sequence in judged)
-            terms = Terms(self.slots.processing(judged, slots), self.slots.stop_ids[slots], logprobs)
             draft, lengths = proposal
+            terms = self.slots.terms(judged)
             return accept(index, logits, select(draft, index), lengths[index], noise.of(index), terms)
 
     def _commit(self, batch: Batch, plan: StepPlan, rows: StepRows, verdict: Round, features: Tensor | None) -> None:
@@ -281,7 +286,7 @@ class Engine:
     ) -> None:
         """Tell one drafter of its sequences' final rows."""
         sequences = tuple(batch.sequences[b] for b in final.index.tolist())
-        slots = batch_slots(sequences)
+        slots = self.slots.terms(sequences).slots
         picked = pick_features(features, plan.feature_layers, speculator.spec.feature_layers)
         commit = make_commit(final, picked, slots, speculator.view(self.slots.block_tables[slots]))
         ends = (commit.positions[commit.cu_rows[1:] - 1] + 1).tolist()
@@ -298,6 +303,7 @@ class Engine:
         self.stats.soft_accepts += float(verdict.verdict.soft_labels.sum())
         self.stats.emitted += sum(map(len, verdict.emitted))
         for part, outcome in outcomes(plan, *proposal, verdict, facts):
+            self.recent.add(part, outcome)
             part.group.observe(outcome)
 
     def _emit(self, batch: Batch, verdict: Round) -> list[Emission]:
@@ -328,11 +334,6 @@ class Engine:
         if sequence.slot >= 0:
             self.groups.of(sequence).speculator.release(sequence.slot)
         self.scheduler.finish(sequence)
-
-
-def batch_slots(sequences: tuple[Sequence, ...]) -> Tensor:
-    """Return the slots of `sequences`, i64 [B]."""
-    return torch.tensor([sequence.slot for sequence in sequences], dtype=torch.int64)
 
 
 def pick_features(features: Tensor | None, tapped: tuple[int, ...], wanted: tuple[int, ...]) -> Tensor | None:

@@ -64,6 +64,10 @@ class PolicyGroup:
         """Forget what the slot's last sequence has shown."""
         self._survival_lag[slot] = np.nan
 
+    def slots(self, batch: Batch, members: Places) -> NDArray[np.int32]:
+        """Return the slots of members i64 [b]."""
+        return np.array([batch.sequences[b].slot for b in members.tolist()], dtype=np.int32)
+
     def view(self, batch: Batch, members: Places, others: Others, cost: CostTable | None) -> StepView:
         """Describe the step to the policy, before any draft of it exists; members i64 [b] are places in the batch."""
         sequences = [batch.sequences[b] for b in members.tolist()]
@@ -98,8 +102,6 @@ class PolicyGroup:
 
     def plan(self, view: StepView) -> Plan:
         """Ask the policy and hold its answer to the view's bounds; plain decoding if it fails."""
-        if self.speculator.drafter is None:
-            return draft_nothing(view)
         try:
             plan = self.policy.plan(view)
             draft_len = np.clip(np.asarray(plan.draft_len, dtype=np.int32), 0, view.gamma_max)

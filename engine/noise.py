@@ -9,6 +9,7 @@ from torch import Tensor
 from core.random import round_uniforms
 from core.types import I32, Request
 from engine.sequence import Sequence
+from engine.target_draws import TargetDraws
 from kernels.noise import gumbel_noise
 
 
@@ -35,8 +36,13 @@ class RoundNoise:
         return RoundNoise(self.draft[index], self.verdict[index], self.coupled[index], gumbel)
 
 
-def draw_noise(sequences: tuple[Sequence, ...], draft_len: I32, width: int, vocab_size: int) -> RoundNoise:
-    """Return the noise of a round with up to `width` drafts; draft_len i32 [B] says how many are wanted."""
+def draw_noise(
+    sequences: tuple[Sequence, ...], draft_len: I32, width: int, vocab_size: int, plain: TargetDraws
+) -> RoundNoise:
+    """Return the noise of a round with up to `width` drafts; draft_len i32 [B] says how many are wanted.
+
+    plain gives the numbers of a round of width 0.
+    """
     if all(sequence.request.sampling.temperature == 0.0 for sequence in sequences):
         # A greedy law has one token, which any number draws.
         size = len(sequences)
@@ -45,7 +51,12 @@ def draw_noise(sequences: tuple[Sequence, ...], draft_len: I32, width: int, voca
     nonces = np.array([sequence.request.nonce for sequence in sequences], dtype=np.uint64)
     anchors = np.array([len(sequence.tokens) - 1 for sequence in sequences], dtype=np.int64)
     attempts = np.array([sequence.attempt for sequence in sequences], dtype=np.int64)
-    draft, verdict = map(torch.from_numpy, round_uniforms(nonces, anchors, attempts, width))
+    if width:
+        draft, verdict = map(torch.from_numpy, round_uniforms(nonces, anchors, attempts, width))
+    else:
+        slots = np.array([sequence.slot for sequence in sequences], dtype=np.int64)
+        verdict = torch.from_numpy(plain.of(slots, nonces, anchors, attempts))
+        draft = verdict[:, :0]
     is_coupled = np.array([uses_gumbel(sequence.request) for sequence in sequences])
     coupled = torch.from_numpy(is_coupled)
     if not is_coupled.any():

@@ -13,23 +13,29 @@ from torch import Tensor
 
 from core.cost import CostTable
 from core.tensors import Favour
-from core.types import I32, BoolArray, Plan, Rule
+from core.types import I32, Backlog, BoolArray, Plan, Rule, StepView
 from engine.blocks import BlockPool
 from engine.catch_up import CatchUp, CatchUpBudget
 from engine.group import Others, Places, PolicyGroup
 from engine.scheduler import Batch
 from engine.sequence import GroupKey, Sequence
 from engine.speculator import Speculator
+from policies.base import decode_plainly
 
 
 @dataclass(frozen=True, slots=True)
 class GroupPlan:
-    """What one group's policy said: members i64 [b] are its sequences' places in the batch, slots i32 [b]."""
+    """What one group's policy said of what it saw.
+
+    members i64 [b] are its sequences' places in the batch, slots i32 [b]. view is None where no drafter is loaded and
+    nobody was asked.
+    """
 
     group: PolicyGroup
     members: Places
     slots: I32
     plan: Plan
+    view: StepView | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,8 @@ class StepPlan:
         return [(each, index[own[index]]) for each, index in self._by_drafter(self.follow | caught_up)]
 
     def _by_drafter(self, chosen: BoolArray) -> list[tuple[Speculator, Tensor]]:
+        if not chosen.any():
+            return []
         places: dict[str, list[Places]] = {}
         speculators = {part.group.speculator.name: part.group.speculator for part in self.parts}
         for part in self.parts:
@@ -107,7 +115,19 @@ class Load:
 
     pool: BlockPool
     waiting: Collection[Sequence]
+    backlog: Backlog
     costs: Mapping[str, CostTable]
+
+    @property
+    def queue_depth(self) -> int:
+        """Requests without a slot, in the engine and before it."""
+        return len(self.waiting) + self.backlog.num_waiting
+
+    @property
+    def oldest_wait_s(self) -> float:
+        """How long the oldest of them has waited."""
+        before_s = self.backlog.oldest_wait_s if self.backlog.num_waiting else 0.0
+        return max(before_s, *(time.monotonic() - each.queued_s for each in self.waiting), 0.0)
 
 
 def plan_step(batch: Batch, groups: Mapping[GroupKey, PolicyGroup], load: Load) -> StepPlan:
@@ -123,8 +143,8 @@ def plan_step(batch: Batch, groups: Mapping[GroupKey, PolicyGroup], load: Load) 
     around = Others(
         num_sequences=size,
         kv_free=load.pool.num_free / load.pool.num_usable,
-        queue_depth=len(load.waiting),
-        oldest_wait_s=max((time.monotonic() - each.queued_s for each in load.waiting), default=0.0),
+        queue_depth=load.queue_depth,
+        oldest_wait_s=load.oldest_wait_s,
     )
     planned_rows = 0
     for key in groups if len(present) > 1 else present:
@@ -132,11 +152,14 @@ def plan_step(batch: Batch, groups: Mapping[GroupKey, PolicyGroup], load: Load) 
             continue
         group = groups[key]
         members = np.arange(size) if len(present) == 1 else np.flatnonzero([name == key for name in keys])
+        group_of[members] = len(parts)
+        if group.speculator.drafter is None:
+            parts.append(GroupPlan(group, members, group.slots(batch, members), decode_plainly(len(members))))
+            continue
         view = group.view(batch, members, replace(around, planned_rows=planned_rows), load.costs.get(key[0]))
         plan = group.plan(view)
         draft_len[members] = plan.draft_len
         follow[members] = plan.follow & ((view.stale_rows == 0) | budget.catch_up(batch, members, plan.follow, group))
-        group_of[members] = len(parts)
-        parts.append(GroupPlan(group, members, view.slots, plan))
+        parts.append(GroupPlan(group, members, view.slots, plan, view))
         planned_rows = int(draft_len.sum()) + budget.num_rows
     return StepPlan(tuple(parts), draft_len, follow, group_of, tuple(sorted(budget.chosen, key=lambda c: c.place)))

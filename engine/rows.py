@@ -35,6 +35,8 @@ class StepRows:
 
 def make_rows(batch: Batch, draft: Draft, lengths: Tensor, block_tables: Tensor) -> StepRows:
     """Lay out the target's rows; draft and lengths i32 [B] cover the whole batch (0 where nothing is verified)."""
+    if not draft.tokens.shape[1] and max(batch.num_rows) == 1 and all(s.num_uncomputed == 1 for s in batch.sequences):
+        return _plain_rows(batch, block_tables)
     base = torch.tensor(batch.num_rows)
     start = torch.tensor([sequence.num_computed for sequence in batch.sequences])
     counts = base + lengths
@@ -54,6 +56,16 @@ def make_rows(batch: Batch, draft: Draft, lengths: Tensor, block_tables: Tensor)
     judged = (samples[sequence] & (drafted >= -1)).nonzero().squeeze(1)
     verify = VerifyRows(tokens, start[sequence] + offset, cu_rows, block_tables)
     return StepRows(verify, sequence, offset, base, samples, judged)
+
+
+def _plain_rows(batch: Batch, block_tables: Tensor) -> StepRows:
+    """Lay out a step in which everybody decodes plainly: one row each, all of them judged."""
+    each = torch.arange(len(batch.sequences) + 1)
+    tokens = torch.tensor([sequence.tokens[-1] for sequence in batch.sequences])
+    positions = torch.tensor([sequence.num_computed for sequence in batch.sequences])
+    sequence, ones = each[:-1], torch.ones_like(tokens)
+    verify = VerifyRows(tokens, positions, each, block_tables)
+    return StepRows(verify, sequence, torch.zeros_like(tokens), ones, ones.bool(), sequence)
 
 
 def append_catch_up(rows: StepRows, catch_up: tuple[CatchUp, ...], block_tables: Tensor) -> StepRows:

@@ -9,7 +9,7 @@ from core.types import Request
 GroupKey = tuple[str, str]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Sequence:
     """A request, its tokens, and while it runs its slot and KV blocks. Only the scheduler and the step mutate it.
 

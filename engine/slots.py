@@ -4,6 +4,8 @@ Written once when a sequence takes its slot, indexed by slot afterwards, so that
 objects. What few requests ask for (bias, penalties) takes room only once somebody has asked.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,22 @@ from engine.sequence import Sequence
 # Pads rows of token ids; no token has this id.
 NO_TOKEN = -1
 MAX_STOP_IDS = 72
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the requests of S sequences asked for.
+
+    slots       i64 [S]
+    processing  how their logits become laws
+    stop_ids    i64 [S, K] padded with -1
+    logprobs    how many alternatives each wants reported, None for none
+    """
+
+    slots: Tensor
+    processing: Processing
+    stop_ids: Tensor
+    logprobs: tuple[int | None, ...]
 
 
 class SlotTable:
@@ -36,10 +54,12 @@ class SlotTable:
         self._in_prompt: Tensor | None = None
         # Output tokens already in the counts.
         self._num_counted = [0] * num_slots
+        self._last: tuple[tuple[Sequence, ...], Terms] | None = None
 
     def open(self, sequence: Sequence, eos_ids: tuple[int, ...]) -> None:
         """Fill the slot's rows for a sequence that has just been admitted."""
         slot, sampling = sequence.slot, sequence.request.sampling
+        self._last = None
         self.write_blocks(sequence)
         self.temperature[slot] = sampling.temperature
         self.top_k[slot] = sampling.top_k
@@ -61,8 +81,17 @@ class SlotTable:
         row.zero_()
         row[: len(sequence.blocks)] = torch.tensor(sequence.blocks, dtype=torch.int64)
 
-    def processing(self, sequences: tuple[Sequence, ...], slots: Tensor) -> Processing:
-        """Return the logit processing of `sequences`, whose slots are `slots` i64 [B]."""
+    def terms(self, sequences: tuple[Sequence, ...]) -> Terms:
+        """Return what `sequences` asked for; the same again while the same ones decode, unless their laws change."""
+        if self._last and self._last[0] == sequences:
+            return self._last[1]
+        slots = torch.tensor([sequence.slot for sequence in sequences], dtype=torch.int64)
+        logprobs = tuple(sequence.request.sampling.logprobs for sequence in sequences)
+        terms = Terms(slots, self._processing(sequences, slots), self.stop_ids[slots], logprobs)
+        self._last = (sequences, terms) if terms.processing.edits is None else None
+        return terms
+
+    def _processing(self, sequences: tuple[Sequence, ...], slots: Tensor) -> Processing:
         samplings = [sequence.request.sampling for sequence in sequences]
         truncates = any(s.top_k > 0 or s.top_p < 1.0 or s.min_p > 0.0 for s in samplings)
         is_edited = any(edits(s) for s in samplings)

@@ -1,6 +1,6 @@
 """Admission: how many drafts of each sequence go to verification. The one function that sees live survival.
 
-The specification, and the rules, are `reference.admit` and core/types.py.
+The specification, and the rules, are `reference.admit` and core/types.py; the CPU's body is in kernels/admit_host.py.
 """
 
 # Kernel arguments bear no annotations: Triton reads them as code.
@@ -13,6 +13,7 @@ from core.errors import EngineError
 from core.tensors import Favour
 from core.types import EarlyStop, FixedLength, Rule, Threshold, TopK
 from kernels import reference
+from kernels.admit_host import admit_host
 from kernels.jit import jit, tl
 from kernels.shapes import check_admit
 
@@ -25,10 +26,10 @@ FLOAT_MAX = 3.0e38
 def admit(
     survival: Tensor, drafted: Tensor, group: Tensor, rules: tuple[Rule, ...], favour: Favour | None = None
 ) -> Tensor:
-    """Return verify lengths i32 [B], by the torch twin on the CPU and by Triton on a GPU (`reference.admit`)."""
+    """Return verify lengths i32 [B], by numpy on the CPU and by Triton on a GPU (`reference.admit`)."""
     if survival.is_cuda:
         return admit_triton(survival, drafted, group, rules, favour)
-    return reference.admit(survival, drafted, group, rules, favour)
+    return admit_host(survival, drafted, group, rules, favour)
 
 
 def admit_triton(
@@ -52,7 +53,7 @@ def admit_triton(
             case TopK() | EarlyStop():
                 order = survival
                 if favour is not None and isinstance(rule, TopK):
-                    order = reference.favoured(survival, _known(survival, drafted), favour)
+                    _, order = reference.favoured(survival, _known(survival, drafted), favour)
                 _admit_ranked(order, drafted, group == index, rule, lengths)
                 continue
             case _:
@@ -93,7 +94,7 @@ def _admit_ranked(survival: Tensor, drafted: Tensor, member: Tensor, rule: TopK 
     step_s = rule.step_s if isinstance(rule, EarlyStop) else ()
     last = rule.budget if isinstance(rule, TopK) else len(step_s) - 1
     last = max(0, min(last, NEVER - 1))
-    seconds = torch.tensor(step_s, dtype=torch.float64, device=survival.device)
+    seconds = reference.as_seconds(step_s, survival.device)
     falls = torch.empty_like(rank)
     arguments = survival.contiguous(), drafted, member, seconds, rank, falls, batch, width, last
     _rank_kernel[(-(-batch // rows),)](*arguments, EARLY=isinstance(rule, EarlyStop), ROWS=rows, WIDTH=padded)

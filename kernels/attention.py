@@ -22,8 +22,13 @@ LARGEST_SHARED_TILE_ROWS = 16
 class AttentionTile(Protocol):
     """Some sequences of a batch, ready to be attended together."""
 
-    def attend(self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> None:
-        """Write out [N, Hq, D] at the tile's rows from q [N, Hq, D] and caches [num_cache_rows, Hkv, D]."""
+    @property
+    def targets(self) -> slice | Tensor:
+        """Where its M rows lie among the N of the batch: a range, or i64 [M]."""
+        ...
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Return the tile's rows [M, Hq, D] from q [N, Hq, D] and caches [num_cache_rows, Hkv, D]."""
         ...
 
 
@@ -31,24 +36,28 @@ class AttentionTile(Protocol):
 class LoneTile:
     """One sequence, computed by itself: its rows are a range of the batch, and so may be its context of the cache.
 
-    rows   range of the ragged batch
+    targets  range of the ragged batch
     cache  range of cache rows where the sequence's blocks follow each other, else i64 [L]
-    mask   [R, L] additive, 0 or -inf; None where every row sees all
+    mask   [M, L] additive, 0 or -inf, for the M = R * group query rows of each KV head; None where every row sees all
     """
 
-    rows: slice
+    targets: slice
     cache: slice | Tensor
     mask: Tensor | None
 
-    def attend(self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> None:
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attend with the tile's rows (`AttentionTile.attend`)."""
         seen = [
             cache[self.cache] if isinstance(self.cache, slice) else cache.index_select(0, self.cache)
             for cache in (keys, values)
         ]
-        queries, seen_keys, seen_values = (x.transpose(0, 1).unsqueeze(0) for x in (q[self.rows], *seen))
-        mixed = F.scaled_dot_product_attention(queries, seen_keys, seen_values, self.mask, enable_gqa=True)
-        out[self.rows] = mixed.squeeze(0).transpose(0, 1)
+        num_kv_heads, head_dim = keys.shape[1:]
+        # Query heads of one KV head become further rows of it: no key is ever repeated for its group.
+        grouped = q[self.targets].view(-1, num_kv_heads, q.shape[1] // num_kv_heads, head_dim)
+        own_keys, own_values = (x.transpose(0, 1).unsqueeze(0) for x in seen)
+        rows = grouped.permute(1, 2, 0, 3).flatten(1, 2).unsqueeze(0)
+        mixed = F.scaled_dot_product_attention(rows, own_keys, own_values, self.mask).squeeze(0)
+        return mixed.unflatten(1, (grouped.shape[2], -1)).permute(2, 0, 1, 3).reshape(-1, *q.shape[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,7 @@ class PaddedTile:
     num_sequences: int
     is_whole: bool
 
-    def attend(self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> None:
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attend with the tile's rows (`AttentionTile.attend`)."""
         b, (num_kv_heads, head_dim) = self.num_sequences, keys.shape[1:]
         group = q.shape[1] // num_kv_heads
@@ -84,11 +93,8 @@ class PaddedTile:
             for cache in (keys, values)
         )
         mixed = F.scaled_dot_product_attention(grouped, tile_keys, tile_values, self.mask)
-        mixed = mixed.unflatten(2, (group, -1)).permute(0, 3, 1, 2, 4)
-        if self.is_whole:
-            out.view(b, -1, num_kv_heads, group, head_dim).copy_(mixed)
-        else:
-            out.index_copy_(0, self.targets, mixed.reshape(-1, *q.shape[1:]).index_select(0, self.valid))
+        mixed = mixed.unflatten(2, (group, -1)).permute(0, 3, 1, 2, 4).reshape(-1, *q.shape[1:])
+        return mixed if self.is_whole else mixed.index_select(0, self.valid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +102,7 @@ class AttentionLayout:
     """Where the rows of one forward read and write; made once per forward, shared by all layers.
 
     write  i64 [N]; cache row that each ragged row's key and value go to
-    tiles  the dense problems that together cover all rows
+    tiles  the dense problems that together cover all rows; a single one has them in their order
     """
 
     write: Tensor
@@ -128,7 +134,7 @@ def plan_attention(kv: PagedKV, cu_rows: Tensor, positions: Tensor, visible: Ten
     starts = cu_rows.tolist()
     for b, rows in enumerate(sizes):
         if rows and b not in shared:
-            tiles.append(_lone_tile(kv, b, slice(starts[b], starts[b + 1]), visible))
+            tiles.append(_lone_tile(kv, b, slice(starts[b], starts[b + 1]), visible, group))
     return AttentionLayout(write, tuple(tiles))
 
 
@@ -162,20 +168,22 @@ def paged_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tenso
     flat_keys, flat_values = keys.view(-1, num_kv_heads, head_dim), values.view(-1, num_kv_heads, head_dim)
     flat_keys.index_copy_(0, layout.write, k)
     flat_values.index_copy_(0, layout.write, v)
+    if len(layout.tiles) == 1:
+        return layout.tiles[0].attend(q, flat_keys, flat_values)
     out = torch.empty_like(q)
     for tile in layout.tiles:
-        tile.attend(q, flat_keys, flat_values, out)
+        out[tile.targets] = tile.attend(q, flat_keys, flat_values)
     return out
 
 
-def _lone_tile(kv: PagedKV, sequence: int, rows: slice, visible: Tensor) -> LoneTile:
+def _lone_tile(kv: PagedKV, sequence: int, rows: slice, visible: Tensor, group: int) -> LoneTile:
     reach = visible[rows]
     least, most = (int(bound) for bound in reach.aminmax())
     blocks = kv.block_tables[sequence, : -(-most // kv.block_size)].tolist()
     cache: slice | Tensor = slice(blocks[0] * kv.block_size, blocks[0] * kv.block_size + most)
     if blocks != list(range(blocks[0], blocks[0] + len(blocks))):
         cache = context_rows(kv, torch.tensor([sequence]), torch.tensor([[most]]), most).squeeze(0)
-    mask = None if least == most else _mask(torch.arange(most) >= reach[:, None], kv)
+    mask = None if least == most else _mask(torch.arange(most) >= reach[:, None], kv).repeat(group, 1)
     return LoneTile(rows, cache, mask)
 
 

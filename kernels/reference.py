@@ -5,12 +5,13 @@ Triton kernels answer to these functions (tests/kernels); on the CPU these are w
 numbers: uniforms and Gumbel noise are passed in (core/random.py). Why the output is exact: docs/exactness.md.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from core.errors import EngineError, ShapeError
 from core.tensors import Draft, Favour, LawRows, Processing, Verdict
-from core.types import Calibration, EarlyStop, FixedLength, Rule, Threshold, TopK
+from core.types import Calibration, EarlyStop, FixedLength, Rule, Seconds, Threshold, TopK
 from kernels.edits import edit
 from kernels.shapes import check_admit, check_lengths, check_reject
 from kernels.truncation import drop_below, truncate
@@ -228,32 +229,35 @@ def admit(
     lengths = torch.zeros_like(drafted)
     if survival.numel() == 0:
         return lengths
-    places = torch.arange(survival.shape[1], device=survival.device)
-    known = (places < drafted[:, None]) & ~survival.isnan()
+    places = torch.arange(survival.shape[1], dtype=drafted.dtype, device=survival.device)
+    # Only nan differs from itself.
+    known = (places < drafted[:, None]) & (survival == survival)
     # Survivals fall along a row; the running minimum holds that even for a caller who breaks it.
     frontier = torch.where(known, survival, 0.0).cummin(1).values
+    floored, ranking = favoured(frontier, known, favour) if favour else (None, frontier)
     for index, rule in enumerate(rules):
-        members = (group == index).nonzero().squeeze(1)
-        order = favoured(frontier, known, favour) if favour is not None and isinstance(rule, TopK) else frontier
-        keep = _kept(rule, order[members]) & known[members]
-        lengths[members] = keep.cumprod(1).sum(1).to(lengths.dtype)
-    if favour is None:
-        return lengths
-    floor = torch.minimum(favour.floor, known.cumprod(1).sum(1).to(lengths.dtype))
-    return torch.where((group >= 0) & (group < len(rules)), torch.maximum(lengths, floor), lengths)
+        member = group == index
+        order = ranking if isinstance(rule, TopK) else frontier
+        # A draft of 0 is never ranked: so others are out of this group's order.
+        keep = _kept(rule, order.where(member[:, None], 0.0), member)
+        keep = keep & known if floored is None else (keep | floored) & known
+        lengths = torch.where(member, keep.cumprod(1).sum(1, dtype=lengths.dtype), lengths)
+    return lengths
 
 
-def favoured(frontier: Tensor, known: Tensor, favour: Favour) -> Tensor:
-    """Return what TopK orders drafts by, f32 [B, G]: survival times weight, all known drafts below a floor before that.
+def favoured(frontier: Tensor, known: Tensor, favour: Favour) -> tuple[Tensor, Tensor]:
+    """Return the known drafts below a floor, bool [B, G], and what TopK orders drafts by, f32 [B, G].
 
-    Falls along a row as the frontier does, and no entry reads more than its own survival.
+    That is survival times weight, and infinity for drafts below a floor. It falls along a row as the frontier does,
+    and no entry reads more than its own survival.
     """
-    places = torch.arange(frontier.shape[1], device=frontier.device)
-    return torch.where(known & (places < favour.floor[:, None]), torch.inf, frontier * favour.weight[:, None])
+    places = torch.arange(frontier.shape[1], dtype=favour.floor.dtype, device=frontier.device)
+    floored = known & (places < favour.floor[:, None])
+    return floored, (frontier * favour.weight[:, None]).masked_fill_(floored, torch.inf)
 
 
-def _kept(rule: Rule, frontier: Tensor) -> Tensor:
-    """Return which drafts [R, G] one rule admits; the first False of a row ends it."""
+def _kept(rule: Rule, frontier: Tensor, member: Tensor) -> Tensor:
+    """Return which drafts [B, G] one rule admits of its members bool [B]; the first False of a row ends it."""
     match rule:
         case FixedLength(length=length):
             return (torch.arange(frontier.shape[1], device=frontier.device) < length).expand_as(frontier)
@@ -263,11 +267,11 @@ def _kept(rule: Rule, frontier: Tensor) -> Tensor:
             before = torch.nn.functional.pad(frontier[:, :-1], (1, 0), value=1.0)
             return frontier >= value * before
         case TopK(budget=budget):
-            ordered, order = _by_survival(frontier)
-            return _first(order, torch.arange(len(order), device=order.device) < budget, frontier)
+            _, order = _by_survival(frontier)
+            return _first(order[: max(0, budget)], frontier)
         case EarlyStop(step_s=step_s, tops=tops):
             ordered, order = _by_survival(frontier)
-            return _first(order, _while_rising(ordered, len(frontier), step_s, tops), frontier)
+            return _first(order[: int(_num_rising(ordered, member.sum(), step_s, tops))], frontier)
     raise EngineError(f"admission rule must be one of core.types.Rule, got {rule!r}")
 
 
@@ -276,23 +280,28 @@ def _by_survival(frontier: Tensor) -> tuple[Tensor, Tensor]:
     return frontier.t().flatten().sort(descending=True, stable=True)
 
 
-def _first(order: Tensor, admitted: Tensor, frontier: Tensor) -> Tensor:
-    kept = torch.empty_like(admitted).scatter_(0, order, admitted)
+def _first(admitted: Tensor, frontier: Tensor) -> Tensor:
+    """Return which drafts [B, G] are in the `admitted` places, all of survival 0 left out."""
+    kept = torch.zeros(frontier.numel(), dtype=torch.bool, device=frontier.device).index_fill_(0, admitted, True)
     return kept.view(frontier.shape[1], -1).t() & (frontier > 0)
 
 
-def _while_rising(ordered: Tensor, num_sequences: int, step_s: tuple[float, ...], tops: tuple[int, ...]) -> Tensor:
-    """Return which of the ordered drafts are admitted before expected tokens per second first fail to rise.
+def _num_rising(ordered: Tensor, num_sequences: Tensor, step_s: Seconds, tops: tuple[int, ...]) -> Tensor:
+    """Return how many of the ordered drafts are admitted before expected tokens per second first fail to rise.
 
     theta_k = (R + sum of the first k survivals) / step_s[k], k = 0..len(step_s) - 1
     From where they fail, admission goes on to the next of `tops`.
     """
-    seconds = torch.tensor(step_s, dtype=torch.float64, device=ordered.device)
-    tokens = torch.nn.functional.pad(ordered.double().cumsum(0), (1, 0)) + num_sequences
-    num_rates = min(len(tokens), len(seconds))
-    rate = tokens[:num_rates] / seconds[:num_rates]
-    num_admitted = filled((rate[1:] > rate[:-1]).cumprod(0).sum(), tops, num_rates - 1)
-    return torch.arange(len(ordered), device=ordered.device) < num_admitted
+    seconds = as_seconds(step_s, ordered.device)
+    most = max(0, min(len(ordered), len(seconds) - 1))
+    tokens = ordered[:most].cumsum(0, dtype=torch.float64) + num_sequences
+    rate = torch.cat((num_sequences / seconds[:1], tokens / seconds[1 : most + 1]))
+    return filled((rate[1:] > rate[:-1]).cumprod(0).sum(), tops, most)
+
+
+def as_seconds(step_s: Seconds, device: torch.device) -> Tensor:
+    """Return the seconds of an EarlyStop, f64 [n]."""
+    return torch.from_numpy(np.asarray(step_s, dtype=np.float64)).to(device)
 
 
 def filled(num_admitted: Tensor, tops: tuple[int, ...], most: int) -> Tensor:

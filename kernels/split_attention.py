@@ -35,7 +35,7 @@ class SplitTile:
     valid: Tensor
     targets: Tensor
 
-    def attend(self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> None:
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attend with the tile's rows (`AttentionTile.attend`), in float32 whatever the dtype."""
         t, b = self.hidden.shape[:2]
         num_kv_heads, head_dim = keys.shape[1:]
@@ -48,7 +48,7 @@ class SplitTile:
         tiles = rows.view(b, t, TILE_ROWS, num_kv_heads, -1, head_dim).permute(1, 0, 3, 4, 2, 5).flatten(3, 4)
         mixed = torch.stack([self._mix(index, tile, split_keys, split_values) for index, tile in enumerate(tiles)], 1)
         mixed = mixed.unflatten(3, (-1, TILE_ROWS)).permute(0, 1, 4, 2, 3, 5).reshape(-1, *q.shape[1:])
-        out.index_copy_(0, self.targets, mixed.index_select(0, self.valid).to(out.dtype))
+        return mixed.index_select(0, self.valid).to(q.dtype)
 
     def _mix(self, index: int, tile: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Return one tile's output [b, Hkv, M, D], M = group * TILE_ROWS, from its queries of that shape."""

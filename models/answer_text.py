@@ -18,6 +18,7 @@ class AnswerText:
     def __init__(self, tokenizer: Tokenizer, sampling: Sampling) -> None:
         self._detokenizer = Detokenizer(tokenizer)
         self._matcher = StopMatcher(sampling.stop, sampling.include_stop_str_in_output)
+        self._has_stops = bool(sampling.stop)
         self._min_tokens = sampling.min_tokens
         self._tail: str | None = None
         self.num_tokens = 0
@@ -33,6 +34,10 @@ class AnswerText:
         There are fewer texts than tokens if a stop is complete: the last one is that of the token that completed it,
         and the tokens after it are no part of the answer. No stop counts before `min_tokens` tokens.
         """
+        if not self._has_stops:
+            shown = self._detokenizer.pieces(token_ids)
+            self.num_tokens += len(shown)
+            return shown
         pieces: list[str] = []
         for token_id in token_ids:
             if self.is_stopped:

@@ -25,21 +25,29 @@ class Detokenizer:
 
     def pieces(self, token_ids: Iterable[int]) -> tuple[str, ...]:
         """Return one piece per token, empty while a character is incomplete."""
-        return tuple(self._piece(token_id) for token_id in token_ids)
+        pieces: list[str] = []
+        for token_id in token_ids:
+            if token_id in self._tokenizer.special_ids:
+                pieces.append("")
+                continue
+            piece: str | None = self._stream.step(self._tokenizer.backend, token_id)
+            if piece is None:
+                piece = self._hold(token_id)
+            elif self._held:
+                self._held.clear()
+            pieces.append(piece)
+        return tuple(pieces)
 
     def tail(self) -> str:
         """Return what is still held back when no token will follow: broken bytes show as U+FFFD."""
         return self._tokenizer.decode(self._held) if self._held else ""
 
-    def _piece(self, token_id: int) -> str:
-        if token_id in self._tokenizer.special_ids:
+    def _hold(self, token_id: int) -> str:
+        """Keep a token that ends inside a character; returns what can no longer become one."""
+        self._held.append(token_id)
+        if len(self._held) < MAX_HELD:
             return ""
-        piece: str | None = self._stream.step(self._tokenizer.backend, token_id)
-        if piece is None:
-            self._held.append(token_id)
-            if len(self._held) < MAX_HELD:
-                return ""
-            piece = self.tail()
-            self._stream = DecodeStream()
+        broken = self.tail()
+        self._stream = DecodeStream()
         self._held.clear()
-        return piece
+        return broken

@@ -22,14 +22,16 @@ TRUST_DRAFTS = 8.0
 class AcceptanceRecord:
     """Running counts over draft positions, for G drafts.
 
-    prior  [G] survival of a draft of which nothing is known but its position
-    scale  [G] observed acceptance over predicted survival; 1 where the confidences are calibrated
+    hazard  [G] chance that a draft is accepted whose predecessors were, knowing its position alone
+    prior   [G] the same of surviving: the running product
+    scale   [G] observed acceptance over predicted survival; 1 where the confidences are calibrated
     """
 
     def __init__(self, width: int) -> None:
         self._trials, self._hits = np.zeros(width), np.zeros(width)
         self._predicted, self._observed = np.zeros(width), np.zeros(width)
-        self.prior, self.scale = np.cumprod(np.full(width, OPTIMISM)), np.ones(width)
+        self.hazard = np.full(width, OPTIMISM)
+        self.prior, self.scale = np.cumprod(self.hazard), np.ones(width)
 
     def count(self, outcomes: list[StepOutcome]) -> None:
         """Learn how often a draft was accepted given that all before it were."""
@@ -43,8 +45,8 @@ class AcceptanceRecord:
         # Reached place j, and place j was verified.
         self._trials += reached[:width] - full[:width]
         self._hits += reached[1 : width + 1]
-        hazard = (self._hits + OPTIMISM_ROUNDS * OPTIMISM) / (self._trials + OPTIMISM_ROUNDS)
-        self.prior = np.cumprod(hazard, dtype=np.float64)
+        self.hazard = (self._hits + OPTIMISM_ROUNDS * OPTIMISM) / (self._trials + OPTIMISM_ROUNDS)
+        self.prior = np.cumprod(self.hazard, dtype=np.float64)
 
     def compare(self, predicted: F32, verified: I32, accepted: I32) -> tuple[F64, F64]:
         """Learn from drafts verified [b] and accepted [b] of rounds whose survival [b, G] was predicted.

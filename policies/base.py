@@ -17,5 +17,9 @@ def draft_all(view: StepView, rule: Rule) -> Plan:
 
 def draft_nothing(view: StepView) -> Plan:
     """Decode plainly; drafter states are not kept up, so nothing of speculation is paid for."""
-    size = len(view.slots)
+    return decode_plainly(len(view.slots))
+
+
+def decode_plainly(size: int) -> Plan:
+    """Return the plan of that many sequences that do not speculate."""
     return Plan(np.zeros(size, dtype=np.int32), NOTHING, np.zeros(size, dtype=np.bool_))

@@ -7,18 +7,22 @@ live ones, in the engine (`TopK`), which alone sees them.
 """
 
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 import structlog
+from msgspec.structs import replace
 
-from core.cost import CostTable, StepPrices
-from core.types import BoolArray, FixedLength, Plan, StepOutcome, StepView, TopK
+from core.cost import StepPrices
+from core.types import F32, I32, BoolArray, FixedLength, Plan, StepOutcome, StepView, TopK
 from policies.acceptance import AcceptanceRecord
-from policies.base import draft_all, draft_nothing
+from policies.base import NOTHING, draft_all, draft_nothing
+from policies.pressure import MemoryPressure
+from policies.prices import PriceList, Step, price
 from policies.probes import Probes
-from policies.search import F64, choose_budget, choose_drafting
+from policies.search import F64, Budget, Ranking, choose_drafting
 from policies.slot_memory import PATIENCE, Records, SlotMemory, decide, room, start_probe, take_in, trust
-from policies.standing_plan import StandingPlan
+from policies.standing_plan import CHANGE, StandingPlan
 
 log = structlog.get_logger()
 
@@ -26,12 +30,16 @@ log = structlog.get_logger()
 PREDICTION_PACE = 0.05
 # Outcomes kept for the next plan; a plan stands for fewer steps.
 MOST_FINISHED = 64
-# Tokens of context over which prices are taken to be the same.
-CONTEXT_STEP = 64
-# Steps between two reviews of who drafts, and most that a plan stands for: one takes 0.1 to 0.3 ms to make. Between
-# reviews a newcomer is treated as the last one would have.
-REVIEW = 4
+# Steps between two reviews of who drafts, and most that a plan stands for: one takes 0.1 to 1 ms to make, the more the
+# more sequences, whose steps are longer but of whom each matters less. It grows to that by a step a time, for at first
+# much is learnt from each. Between reviews a newcomer is treated as the last one would have been.
+REVIEW, SEQUENCES_PER_STEP = 4, 16
 IDLE_REVIEW = 16
+
+
+def confidence(view: StepView) -> F32:
+    """Return what the drafter itself said of the drafts of earlier steps."""
+    return view.survival_lag
 
 
 class LoadAdaptive:
@@ -41,25 +49,36 @@ class LoadAdaptive:
                  keeps it drafting
     probe_after  steps without drafting after which a sequence drafts once to see, then twice as many, and so on
     horizon      steps over which catching a drafter up must pay
+    shown        what sequences have shown of their drafts, [B, G] survivals, nan where nothing; asked with each review
     """
 
     name = "load_adaptive"
 
-    def __init__(self, *, hysteresis: float = 0.02, probe_after: int = 32, horizon: int = 32) -> None:
-        self._hysteresis, self._probe_after, self._horizon = hysteresis, probe_after, horizon
+    def __init__(
+        self,
+        *,
+        hysteresis: float = 0.02,
+        probe_after: int = 32,
+        horizon: int = 32,
+        shown: Callable[[StepView], F32] = confidence,
+    ) -> None:
+        self._hysteresis, self._probe_after, self._horizon, self._shown = hysteresis, probe_after, horizon, shown
         self._record = AcceptanceRecord(0)
         self._memory = SlotMemory(0, probe_after)
         self._finished: deque[StepOutcome] = deque(maxlen=MOST_FINISHED)
+        self._pressure, self._prices = MemoryPressure(), PriceList()
         self._catch_up_row_s = self._predicted_s = 0.0
         self._prediction = 1.0
         self._has_warned = False
         self._probes = Probes()
+        # What stands until the next plan is made: who is followed, what their drafts are worth, how much is verified.
         self._standing: StandingPlan | None = None
+        self._ranking = Ranking(np.zeros((0, 0)))
+        self._budget, self._budget_for = (TopK(0), Budget(0, 0.0, 0.0)), (0, 0.0, -1)
         # When the last plan was made, and the last review: of how many sequences, and whether any was worth it.
         self._planned_step = self._reviewed_step = self._num_reviewed = 0
         self._some_draft = False
         self._pause = REVIEW
-        self._priced: tuple[CostTable, int, StepPrices] | None = None
 
     @property
     def prediction_error(self) -> float:
@@ -77,12 +96,36 @@ class LoadAdaptive:
         if view.cost is None:
             return self._plan_blindly(view, width)
         if width != self._memory.width:
-            self._record, self._memory = AcceptanceRecord(width), SlotMemory(width, self._probe_after)
+            self._record, self._memory, self._standing = (
+                AcceptanceRecord(width),
+                SlotMemory(width, self._probe_after),
+                None,
+            )
+        if self._pressure.rests(view):
+            return self._rest(view)
+        prices = self._prices.at(view.cost, view)
+        return self._go_on(view, prices) or self._think(view, prices)
+
+    def expected(self, view: StepView) -> F64:
+        """Return the chances [B, G] that each draft of a sequence survives, as far as steps have shown."""
+        return self._memory.expected(view.slots, self._record.prior)
+
+    def _go_on(self, view: StepView, prices: StepPrices) -> Plan | None:
+        """Return the plan that stands, with the budget of this step; None if it must be thought over."""
         again = self._standing.again(view) if self._standing else None
-        if self._standing and again:
-            self._predicted_s = self._standing.predicted_s
-            return again
-        prices = self._prices_at(view.cost, int(view.context_len.sum()) // len(view.slots))
+        if again is None:
+            return None
+        num_drafting, num_ranked = int(np.count_nonzero(again.draft_len)), self._ranking.num_drafting
+        if abs(num_drafting - num_ranked) * CHANGE > num_ranked:
+            return None
+        if len(again.new_slots):
+            self._memory.forget(again.new_slots)
+        return self._admit(price(prices, view, again.follow), again.draft_len, again.follow, num_drafting)
+
+    def _think(self, view: StepView, prices: StepPrices) -> Plan:
+        """Take in what was shown since the last time, and choose anew."""
+        if self._shown is not confidence:
+            view = replace(view, survival_lag=self._shown(view))
         num_steps, self._planned_step = view.step - self._planned_step, view.step
         records = self._memory.meet(view, self._record.prior, num_steps)
         is_time = view.step >= self._reviewed_step + self._pause
@@ -94,11 +137,19 @@ class LoadAdaptive:
         drafts = records["is_on"] & (view.gamma_max > 0)
         records["was_asked"] = drafts
         self._memory.keep(view.slots, records)
-        plan = self._admit(view, records, prices, departure, drafts)
-        # A probe is for one draft.
-        is_settled = not records["is_probing"].any()
-        self._standing = StandingPlan(view, plan, self._predicted_s, self._pause) if is_settled else None
-        return plan
+        draft_len = np.where(drafts, view.gamma_max, np.int32(0))
+        self._rank(records, departure, draft_len)
+        follow = records["is_on"].copy()
+        # A probe is for one draft, or for a few where there are too many sequences for one of them to matter.
+        is_settled = np.count_nonzero(records["is_probing"]) * CHANGE <= len(records)
+        self._standing = StandingPlan(view, follow, self._some_draft, self._pause) if is_settled else None
+        return self._admit(price(prices, view, follow), draft_len, follow, self._ranking.num_drafting)
+
+    def _rest(self, view: StepView) -> Plan:
+        """Draft nothing for want of memory, and keep drafters up: they take none of their own."""
+        self._standing, self._predicted_s = None, 0.0
+        follow = self._memory.pause(view.slots) | (~view.samples & self._some_draft)
+        return Plan(np.zeros(len(view.slots), dtype=np.int32), NOTHING, follow)
 
     def observe(self, outcome: StepOutcome) -> None:
         """Learn what was accepted and how long the step took."""
@@ -114,12 +165,6 @@ class LoadAdaptive:
             log.warning("cost_table_missing", policy=self.name)
             self._has_warned = True
         return draft_all(view, FixedLength(width))
-
-    def _prices_at(self, cost: CostTable, context: int) -> StepPrices:
-        context = (context // CONTEXT_STEP) * CONTEXT_STEP + CONTEXT_STEP // 2
-        if self._priced is None or self._priced[0] is not cost or self._priced[1] != context:
-            self._priced = (cost, context, cost.at(context))
-        return self._priced[2]
 
     def _learn(self, view: StepView, records: Records) -> None:
         """Compare what finished steps accepted with the survivals they were admitted by.
@@ -153,8 +198,8 @@ class LoadAdaptive:
         early = records["is_new"] & ~self._some_draft
         # A probe has shown what it can.
         early |= records["is_on"] & (records["doubt"] >= PATIENCE)
-        change = abs(len(records) - self._num_reviewed)
-        return 8 * change > self._num_reviewed or bool(early.any())
+        change = max(abs(len(records) - self._num_reviewed), int(np.count_nonzero(early)))
+        return change * CHANGE > self._num_reviewed
 
     def _choose(self, view: StepView, records: Records, prices: StepPrices) -> None:
         """Turn sequences on and off. Those in prefill count as if they sampled already: they soon will."""
@@ -176,7 +221,13 @@ class LoadAdaptive:
             )
         self._num_reviewed, self._some_draft = len(rooms), bool(is_worth.any())
         # Where nobody is near to drafting there is little to review.
-        self._pause = REVIEW if self._some_draft or is_on.any() else IDLE_REVIEW
+        usual = max(REVIEW, len(rooms) // SEQUENCES_PER_STEP)
+        if not (self._some_draft or is_on.any()):
+            self._pause = max(usual, IDLE_REVIEW)
+        elif view.step < self._reviewed_step + self._pause:
+            self._pause = REVIEW
+        else:
+            self._pause = min(self._pause + 1, usual)
         # A group that had nothing to plan for a while has not seen these steps, nor has a newcomer.
         num_steps = np.where(records["is_new"], 1, min(view.step - self._reviewed_step, MOST_FINISHED)) * is_open
         self._reviewed_step = view.step
@@ -194,16 +245,24 @@ class LoadAdaptive:
             draft_s = np.diff(prices.speculation_s([num_on, num_on + 1]))
             start_probe(records, is_due & (catch_up_s + draft_s <= self._hysteresis * share_s * waited))
 
-    def _admit(self, view: StepView, records: Records, prices: StepPrices, departure: F64, drafts: BoolArray) -> Plan:
-        """Return the plan for those who draft, with the budget that the newest survivals ask for."""
-        num_sequences = int(view.samples.sum()) + view.extra_sequences
-        base_s = prices.plain_s(num_sequences) + prices.prefill_row_s * (view.extra_rows - view.extra_sequences)
-        self._catch_up_row_s, self._predicted_s = prices.catch_up_row_s, base_s
-        num_drafting = int(drafts.sum())
-        draft_len, budget = np.where(drafts, view.gamma_max, np.int32(0)), 0
-        if num_drafting:
-            # The newest survivals of many tell how those of the next drafts will spread; of one they tell too little.
-            expected = records["survival"][drafts] + (1.0 - 1.0 / num_drafting) * departure[drafts]
-            expected[np.arange(expected.shape[1]) >= draft_len[drafts, None]] = 0.0
-            budget, self._predicted_s = choose_budget(prices, num_sequences, base_s, expected)
-        return Plan(draft_len, TopK(budget), records["is_on"], predicted_step_s=self._predicted_s)
+    def _rank(self, records: Records, departure: F64, draft_len: I32) -> None:
+        """Rank the drafts of the next steps by what those who draft are expected to show."""
+        drafts = draft_len > 0
+        num_drafting = int(np.count_nonzero(drafts))
+        # The newest survivals of many tell how those of the next drafts will spread; of one they tell too little.
+        expected = records["survival"][drafts] + (1.0 - 1.0 / max(num_drafting, 1)) * departure[drafts]
+        expected[np.arange(expected.shape[1]) >= draft_len[drafts, None]] = 0.0
+        self._ranking, self._budget_for = Ranking(expected), (0, 0.0, -1)
+
+    def _admit(self, step: Step, draft_len: I32, follow: BoolArray, num_drafting: int) -> Plan:
+        """Return the plan for those who draft, with the budget that is best in this step."""
+        self._catch_up_row_s, self._predicted_s = step.prices.catch_up_row_s, step.base_s
+        if not num_drafting:
+            return Plan(draft_len, TopK(0), follow, None, None, None, step.base_s, float(step.num_sequences))
+        facts = (step.num_sequences, step.base_s, step.other_rows)
+        if self._budget_for != facts:
+            best = self._ranking.choose(step)
+            self._budget, self._budget_for = (TopK(best.drafts), best), facts
+        rule, best = self._budget
+        self._predicted_s = best.step_s
+        return Plan(draft_len, rule, follow, None, None, None, best.step_s, best.tokens)

@@ -4,13 +4,25 @@ Tokens and seconds are those of one whole step. Every sequence brings one token;
 many more as its chance to survive. docs/writing-a-policy.md tells the story around it.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from core.cost import StepPrices
 from core.types import BoolArray
+from policies.prices import Step
 
 F64 = NDArray[np.float64]
+
+
+class Budget(NamedTuple):
+    """Drafts to verify in all, and what is expected of such a step."""
+
+    drafts: int
+    step_s: float
+    tokens: float
+
 
 # Plans are compared for this many sequences times bars, or for so many bars if there are more sequences.
 PLANS, LEAST_BARS = 512, 8
@@ -68,19 +80,25 @@ def choose_drafting(
     return chosen, gain.max(axis=0) - rate * speculation_s[size] / size
 
 
-def choose_budget(prices: StepPrices, num_sequences: int, base_s: float, survival: F64) -> tuple[int, float]:
-    """Return how many drafts to verify in all, and how many seconds the step will take.
+class Ranking:
+    """Expected survivals of those who draft, the greatest first: what every number of verified drafts brings.
 
-    survival  [n, G] expected survivals of those who draft, 0 where there is no room. Drafting is paid for already, so
-              its seconds count whether or not anything is verified.
+    survival  [n, G], 0 where there is no room
     """
-    order = np.sort(survival, axis=None)[::-1]
-    tokens = np.empty(len(order) + 1)
-    tokens[0] = num_sequences
-    np.cumsum(order, out=tokens[1:])
-    tokens[1:] += num_sequences
-    paid_s = base_s + float(prices.speculation_curve(len(survival))[-1])
-    step_s = paid_s + prices.verification_curve(num_sequences, survival.size)
-    rates = tokens / step_s
-    budget = int((tokens - (1.0 - GENEROSITY) * rates.max() * step_s).argmax())
-    return budget, float(step_s[budget])
+
+    def __init__(self, survival: F64) -> None:
+        self.num_drafting = len(survival)
+        self._tokens = np.zeros(survival.size + 1)
+        np.cumsum(np.sort(survival, axis=None)[::-1], out=self._tokens[1:])
+
+    def choose(self, step: Step) -> Budget:
+        """Return how many drafts to verify in all, in a step of the same who draft.
+
+        Drafting is paid for already, so its seconds count whether or not anything is verified.
+        """
+        tokens = self._tokens + step.num_sequences
+        paid_s = step.base_s + float(step.prices.speculation_curve(self.num_drafting)[-1])
+        seconds = paid_s + step.drafts_s(len(tokens) - 1)
+        rate = float((tokens / seconds).max())
+        budget = int((tokens - (1.0 - GENEROSITY) * rate * seconds).argmax())
+        return Budget(budget, float(seconds[budget]), float(tokens[budget]))

@@ -20,6 +20,8 @@ LEAST_LOSS = 0.05
 # How many accepted drafts the drafter's own word is worth, and how long a sequence's own record lasts.
 TRUST_DRAFTS = 4.0
 KEPT = 0.95
+# Context of a slot in which nobody was.
+NOBODY = np.iinfo(np.int64).max
 
 
 class SlotMemory:
@@ -55,7 +57,7 @@ class SlotMemory:
         needed = int(view.slots.max()) + 1
         if needed > len(self._records):
             grown = np.zeros(needed, dtype=self._records.dtype)
-            grown["context"] = np.iinfo(np.int64).max
+            grown["context"] = NOBODY
             grown[: len(self._records)] = self._records
             self._records = grown
         records = self._records[view.slots]
@@ -76,6 +78,21 @@ class SlotMemory:
     def keep(self, slots: I32, records: Records) -> None:
         """Write back what a plan has changed."""
         self._records[slots] = records
+
+    def forget(self, slots: I32) -> None:
+        """Note that other sequences have moved into these slots since the last plan."""
+        self._records["context"][slots] = NOBODY
+
+    def pause(self, slots: I32) -> BoolArray:
+        """Return who is on, bool [B], and note that nobody was asked to draft."""
+        known = slots[slots < len(self._records)]
+        self._records["was_asked"][known] = False
+        return np.append(self._records["is_on"], False)[np.minimum(slots, len(self._records))]
+
+    def expected(self, slots: I32, prior: F64) -> F64:
+        """Return the survivals [B, G] that sequences are expected to have, `prior` [G] where nobody knows."""
+        rows = np.vstack((self._records["survival"], prior))
+        return rows[np.minimum(slots, len(self._records))]
 
     def _blank(self, prior: F64) -> Records:
         blank = np.zeros((), dtype=self._records.dtype)

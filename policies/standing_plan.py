@@ -1,36 +1,55 @@
 """Keep to a plan for a little while: where steps are short, thinking in each of them would cost what it gains."""
 
 import numpy as np
+from msgspec import Struct
 
-from core.types import I32, BoolArray, Plan, StepView
+from core.types import I32, BoolArray, StepView
+
+# A batch that has changed by more than a share of one in so many is thought over.
+CHANGE = 8
+# Context of a slot in which nobody was.
+NOBODY = np.iinfo(np.int32).max
+
+
+class Again(Struct, frozen=True):
+    """The plan for one more step: whom to draft for and to follow, and the slots [n] that changed hands since."""
+
+    draft_len: I32
+    follow: BoolArray
+    new_slots: I32
 
 
 class StandingPlan:
-    """A plan that holds for `num_steps`, its own included, while the same sequences decode and nothing else happens.
+    """Who is followed, for `num_steps` steps with the one it was made in, while much the same sequences decode.
 
-    predicted_s  what a step of it was predicted to take
+    follow        bool [B]; of the sequences in `view`
+    some_draft    a few newcomers are followed, too; of many, and among few, each is a reason to think
     """
 
-    def __init__(self, view: StepView, plan: Plan, predicted_s: float, num_steps: int) -> None:
-        self.plan, self.predicted_s, self._steps_left = plan, predicted_s, num_steps - 1
-        self._slots, self._context, self._extra_rows = view.slots, view.context_len, view.extra_rows
+    def __init__(self, view: StepView, follow: BoolArray, some_draft: bool, num_steps: int) -> None:
+        self._steps_left, self._some_draft, self._num_planned = num_steps - 1, some_draft, len(view.slots)
         self._longest_step = view.survival_lag.shape[1] + 1
-        # Nobody is in prefill or being caught up: who is followed drafts, and who drafts is followed.
-        self._is_steady = bool(view.samples.all() and ((plan.draft_len > 0) == plan.follow).all())
+        num_slots = int(view.slots.max()) + 1
+        self._context = np.full(num_slots, NOBODY, dtype=np.int32)
+        self._follow = np.zeros(num_slots, dtype=np.bool_)
+        self._context[view.slots], self._follow[view.slots] = view.context_len, follow
 
-    def again(self, view: StepView) -> Plan | None:
+    def again(self, view: StepView) -> Again | None:
         """Return the plan for one more step, or None if it must be thought over."""
-        if not self._steps_left or not self._is_steady or view.extra_rows != self._extra_rows:
+        slots, size = view.slots, len(view.slots)
+        if not self._steps_left or abs(size - self._num_planned) * CHANGE > self._num_planned:
             return None
-        if not np.array_equal(view.slots, self._slots) or not self._goes_on(view.context_len, view.samples):
+        if int(slots.max()) >= len(self._context):
             return None
-        draft_len = np.where(self.plan.follow, view.gamma_max, np.int32(0))
-        if ((draft_len > 0) != self.plan.follow).any():
-            return None
-        self._context, self._steps_left = view.context_len, self._steps_left - 1
-        return Plan(draft_len, self.plan.rule, self.plan.follow, predicted_step_s=self.predicted_s)
-
-    def _goes_on(self, context: I32, samples: BoolArray) -> bool:
-        """Tell whether these can be the same sequences, each one step further."""
-        step = context - self._context
-        return bool((samples & (step > 0) & (step <= self._longest_step)).all())
+        step = view.context_len - self._context[slots]
+        # Past its prompt a sequence grows by its drafts and one.
+        is_new = (step <= 0) | (view.samples & (step > self._longest_step))
+        new_slots = slots[is_new]
+        follow = self._follow[slots]
+        if len(new_slots):
+            if len(new_slots) * CHANGE > size:
+                return None
+            follow[is_new] = self._follow[new_slots] = self._some_draft
+        self._context[slots] = view.context_len
+        self._steps_left -= 1
+        return Again(np.where(follow, view.gamma_max, np.int32(0)), follow, new_slots)

@@ -12,13 +12,15 @@ from msgspec import Struct
 
 from client.wire import WireError
 from core.errors import RequestError
-from core.types import Emission, Request
+from core.types import Backlog, Emission, Request
 
 SNAPSHOT_S = 0.5
 
 
 class SteppedEngine(Protocol):
     """What the worker needs of an engine; after construction every call is made in the engine's one thread."""
+
+    backlog: Backlog
 
     @property
     def max_model_len(self) -> int:
@@ -74,6 +76,8 @@ class EngineThread:
         # What the engine has counted, as of a step ago or a little longer.
         self.snapshot = engine.snapshot()
         self._next_snapshot_s = 0.0
+        # What waits in the queue; the engine hears of it with its next step.
+        self.backlog = Backlog()
 
     def add(self, request: Request) -> None:
         """Have a request taken in."""
@@ -114,6 +118,7 @@ class EngineThread:
     def _advance(self) -> list[Emission]:
         while self._calls:
             self._calls.popleft()()
+        self._engine.backlog = self.backlog
         emissions = self._engine.step() if self._engine.has_work else []
         # Here, between steps, where nothing changes it; not in every one, and surely in the last before it idles.
         if time.monotonic() >= self._next_snapshot_s or not self._engine.has_work:

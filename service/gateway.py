@@ -11,12 +11,14 @@ import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from client.steps import STEPS_PATH, WorkerSteps
 from client.wire import INTAKE_GROUP, INTAKE_STREAM, Job, child_id
 from core.config import Settings, model_name
 from core.errors import ConfigError, QueueError
@@ -38,7 +40,7 @@ from service.reader import BLOCK_MS, Events, StreamReader
 from service.respond import stream_answer, whole_answer
 from service.speculation import known_names
 from service.sse import event, open_events, send
-from service.worker_metrics import scrape_workers
+from service.worker_metrics import read_workers, scrape_workers
 
 log = structlog.get_logger()
 
@@ -77,6 +79,7 @@ class Gateway:
         app.router.add_get("/health", self.health)
         app.router.add_get("/livez", self.livez)
         app.router.add_get("/metrics", self.metrics)
+        app.router.add_get(STEPS_PATH, self.steps)
         app.cleanup_ctx.append(self._background)
         return app
 
@@ -138,6 +141,12 @@ class Gateway:
         """GET /metrics: what clients saw and what engines did, in Prometheus' text format."""
         text = self._metrics.text() + await scrape_workers(self._queue)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def steps(self, _: web.Request) -> web.Response:
+        """GET /specd/steps: what policies saw, expected and chose lately; no text, no ids of jobs."""
+        workers = await read_workers(self._queue)
+        steps = [WorkerSteps(name, stats.engine.recent_steps) for name, stats in workers.stats.items()]
+        return web.Response(body=msgspec.json.encode(steps), content_type="application/json")
 
     # --- Answers -----------------------------------------------------------------------------------------------
 

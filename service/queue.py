@@ -5,6 +5,7 @@ what does not fit (service/lua). A claim is kept alive by heartbeats; an entry t
 over, and the answer goes on from the tokens that were streamed.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,14 +32,16 @@ from client.wire import (
 )
 from core.config import QueueSettings
 from core.errors import QueueError
-from core.types import FinishReason
+from core.types import Backlog, FinishReason
 from service.claims import Append, AppendResult, Claim, Ending, Entry
-from service.scripts import Call, Scripts
+from service.scripts import Call, Scripts, raise_if_transient
 
 log = structlog.get_logger()
 
 # A queued job that nobody finishes is forgotten after this long.
 LIVE_TTL_S = 24 * 3600
+# What emit.lua says of an append, added up.
+NOT_OURS, CANCELLED = 1, 2
 # What cancel.lua says of a job that no worker had taken.
 CANCELLED_IN_QUEUE = 2
 STATES = {"stop": "done", "length": "done", "cancelled": "cancelled", "deadline": "expired", "error": "failed"}
@@ -89,6 +92,18 @@ class JobQueue:
         """Return how many jobs are queued or running."""
         depth: int = await self.client.xlen(self._stream)
         return depth
+
+    async def backlog(self) -> Backlog:
+        """Return how many jobs no worker has taken yet, and the age of the oldest, by the clocks of Redis and ours."""
+        length: int = await self.client.xlen(self._stream)
+        groups: Any = await self.client.xinfo_groups(self._stream)
+        for group in groups:
+            if group["name"] == WORKER_GROUP.encode():
+                num_waiting = max(0, length - int(group["pending"]))
+                after = b"(" + group["last-delivered-id"]
+                rows: Any = await self.client.xrange(self._stream, min=after, count=1) if num_waiting else []
+                return Backlog(num_waiting, max((age_s(row[0]) for row in rows), default=0.0))
+        return Backlog()
 
     async def cancel(self, *job_ids: str) -> None:
         """End jobs that wait in the queue; the worker that runs one hears of it with its next append, or soon."""
@@ -154,16 +169,22 @@ class JobQueue:
         await self.finish([Ending(entry.job_id, epoch, Final(FinishReason.ERROR, Usage(0, 0), error=error), entry)])
 
     async def append(self, appends: Sequence[Append]) -> list[AppendResult]:
-        """Append the rounds of one step in one round trip."""
-        answers = await self._scripts.run_all("emit", [_emit_call(one) for one in appends])
+        """Append the rounds of one step, in one call of one script: a command per job would cost more than the work."""
+        if not appends:
+            return []
+        keys: list[str] = []
+        values: list[str | bytes | int] = [LIVE_TTL_S]
+        for one in appends:
+            keys += (job_key(one.job_id), out_stream(one.job_id))
+            values += (one.epoch, one.count, len(one.chunk.token_ids), encode(one.chunk))
+        answers = await self._scripts.run("emit", Call((*keys,), (*values,)))
         results = []
         for one, answer in zip(appends, answers, strict=True):
             if isinstance(answer, ResponseError):
+                raise_if_transient(answer)
                 log.error("append_refused", job_id=one.job_id, error=str(answer))
-                answer = [-1, 0]
-            status, cancel = answer
-            # Status -3 says that this very write has landed before: it is ours and it is done.
-            results.append(AppendResult(status != -1, bool(cancel)))
+                answer = NOT_OURS
+            results.append(AppendResult(not answer & NOT_OURS, bool(answer & CANCELLED)))
         return results
 
     async def finish(self, endings: Sequence[Ending]) -> list[bool]:
@@ -195,6 +216,11 @@ class JobQueue:
         return Call((job_key(one.job_id), out_stream(one.job_id)), values)
 
 
+def age_s(entry_id: bytes) -> float:
+    """Return the seconds since an entry was added, at least 0: its id begins with Redis's milliseconds."""
+    return max(0.0, time.time() - int(entry_id.partition(b"-")[0]) / 1000)
+
+
 async def make_group(client: Redis, stream: str, group: str) -> None:
     """Create a consumer group that sees the stream from its start; one that exists is left alone."""
     try:
@@ -202,11 +228,6 @@ async def make_group(client: Redis, stream: str, group: str) -> None:
     except ResponseError as error:
         if "BUSYGROUP" not in str(error):
             raise
-
-
-def _emit_call(one: Append) -> Call:
-    values = (one.epoch, one.count, len(one.chunk.token_ids), encode(one.chunk), LIVE_TTL_S)
-    return Call((job_key(one.job_id), out_stream(one.job_id)), values)
 
 
 def _entries(rows: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[Entry]:

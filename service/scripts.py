@@ -52,8 +52,8 @@ class Scripts:
         missing = list(range(len(calls)))
         for _ in range(2):
             for index, answer in zip(missing, await self._run_once(script, [calls[i] for i in missing]), strict=True):
-                if isinstance(answer, ResponseError) and any(word in str(answer) for word in TRANSIENT):
-                    raise answer
+                if isinstance(answer, ResponseError):
+                    raise_if_transient(answer)
                 answers[index] = answer
             missing = [index for index in missing if isinstance(answers[index], NoScriptError)]
             if not missing:
@@ -62,6 +62,8 @@ class Scripts:
         raise QueueError(f"Redis does not keep the script {script!r}")
 
     async def _run_once(self, script: str, calls: list[Call]) -> list[Any]:
+        if len(calls) == 1:
+            return [await self._run_alone(script, calls[0])]
         if not calls:
             return []
         async with self._client.pipeline(transaction=False) as pipe:
@@ -69,3 +71,15 @@ class Scripts:
                 pipe.evalsha(self._sha[script], len(call.keys), *call.keys, *call.values)
             answers: list[Any] = await pipe.execute(raise_on_error=False)
         return answers
+
+    async def _run_alone(self, script: str, call: Call) -> Any:
+        try:
+            return await self._client.evalsha(self._sha[script], len(call.keys), *call.keys, *call.values)
+        except ResponseError as error:
+            return error
+
+
+def raise_if_transient(error: ResponseError) -> None:
+    """Raise an answer of Redis that trying again may change."""
+    if any(word in str(error) for word in TRANSIENT):
+        raise error

@@ -84,6 +84,7 @@ class StreamWriter:
     ) -> None:
         self._queue, self._tokenizer, self._drop, self._hold = queue, tokenizer, drop, hold
         self._open: dict[str, OpenStream] = {}
+        self._ended: set[str] = set()
         self._has_ended = asyncio.Event()
         self._steps: asyncio.Queue[tuple[list[Emission], list[End]]] = asyncio.Queue(MAX_STEPS_BEHIND)
 
@@ -99,8 +100,13 @@ class StreamWriter:
 
     @property
     def num_open(self) -> int:
-        """Jobs that are being answered."""
+        """Jobs that are being answered or wait to be written."""
         return len(self._open)
+
+    @property
+    def num_running(self) -> int:
+        """Jobs that the engine still works on, as far as this writer was told."""
+        return len(self._open) - len(self._ended)
 
     def open(self, claim: Claim) -> None:
         """Begin, or take over, a job's stream: the state is rebuilt from the tokens it already shows."""
@@ -127,6 +133,12 @@ class StreamWriter:
 
     async def put(self, emissions: list[Emission], ends: list[End]) -> None:
         """Hand over one step's emissions, and jobs to end after them; waits while the writer is too far behind."""
+        ended = [one.request_id for one in emissions if one.finish_reason is not None]
+        ended += [end.request_id for end in ends]
+        if ended:
+            # Their slots are free from now on, whenever their last words are written.
+            self._ended.update(request_id for request_id in ended if request_id in self._open)
+            self._has_ended.set()
         if emissions or ends:
             await self._steps.put((emissions, ends))
 
@@ -208,6 +220,8 @@ class StreamWriter:
             if result.is_ours and result.is_cancelled and one.request_id in self._open and one.request_id not in ends:
                 self._drop(one.request_id)
                 ends[one.request_id] = End(one.request_id, FinishReason.CANCELLED)
+        if not ends:
+            return
         endings = [self._ending(end) for end in ends.values()]
         await self._queue.finish(endings)
         for ending in endings:
@@ -225,11 +239,13 @@ class StreamWriter:
         for request_id in request_ids:
             log.warning("lease_lost", request_id=request_id)
             self._drop(request_id)
-        self._close(request_ids)
+        if request_ids:
+            self._close(request_ids)
 
     def _close(self, request_ids: Iterable[str]) -> None:
         for request_id in request_ids:
             self._open.pop(request_id, None)
+            self._ended.discard(request_id)
             self._has_ended.set()
         self._report()
 

@@ -40,8 +40,12 @@ IDLE_S = 0.02
 DRAIN_S = 5.0
 WRITE_OUT_S = 1.0
 RETRY_S = 0.5
+# How long a step may wait for jobs that are known to be queued to take the slots that the last one freed.
+REFILL_S = 0.003
 # How soon a job that gets no tokens, such as one in a long prefill, is ended when its client has left.
 CANCEL_POLL_S = 0.1
+# How old what the engine knows of the queue may be; policies look at seconds of waiting.
+BACKLOG_S = 0.25
 
 
 class Worker:
@@ -61,6 +65,9 @@ class Worker:
         self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold)
         self._stopping = asyncio.Event()
         self._queue_times = QueueTimes()
+        # The last read brought as many jobs as there was room for: more are likely to wait.
+        self._has_backlog = False
+        self._refilled = asyncio.Event()
         self._presence = Presence(queue, self.name, self._engine.max_model_len, self._stats)
 
     def stop(self) -> None:
@@ -73,7 +80,13 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as group:
                 intake = group.create_task(self._intake())
-                work = (self._writer.run(), self._presence.keep(), self._end_cancelled(), self._step_forever())
+                work = (
+                    self._writer.run(),
+                    self._presence.keep(),
+                    self._end_cancelled(),
+                    self._watch_backlog(),
+                    self._step_forever(),
+                )
                 others = [group.create_task(task) for task in work]
                 await self._stopping.wait()
                 await intake
@@ -106,7 +119,7 @@ class Worker:
         """Claim new and abandoned jobs, never more than there are free slots."""
         next_reclaim = 0.0
         while not (self._stopping.is_set() or is_cancelled()):
-            free = self._engine.num_slots - self._writer.num_open
+            free = self._engine.num_slots - self._writer.num_running
             if free <= 0 or self._heartbeat.is_stalled:
                 # A slot that stands empty for a step is lost: the next job is claimed as soon as one ends.
                 await self._writer.wait_for_end(IDLE_S)
@@ -116,7 +129,10 @@ class Worker:
                     next_reclaim = time.monotonic() + self._queue.settings.lease_ms / 5000
                     await self._take(await self._queue.reclaim(self.name, free))
                 else:
-                    await self._take(await self._queue.read(self.name, free, READ_BLOCK_MS))
+                    entries = await self._queue.read(self.name, free, READ_BLOCK_MS)
+                    await self._take(entries)
+                    self._has_backlog = len(entries) == free
+                    self._refilled.set()
             except (RedisError, OSError) as error:
                 log.warning("intake_failed", error=str(error))
                 await asyncio.sleep(RETRY_S)
@@ -175,6 +191,17 @@ class Worker:
                 self._engine.abort(request_id)
             await self._writer.put([], [End(request_id, FinishReason.CANCELLED) for request_id in ended])
 
+    async def _watch_backlog(self) -> None:
+        """Let the engine know what waits in the queue, where it matters: while it has work."""
+        while not is_cancelled():
+            await asyncio.sleep(BACKLOG_S)
+            if not self._engine.has_work:
+                continue
+            try:
+                self._engine.backlog = await self._queue.backlog()
+            except (RedisError, OSError) as error:
+                log.warning("backlog_unknown", error=str(error))
+
     # --- Steps -------------------------------------------------------------------------------------------------
 
     async def _step_forever(self) -> None:
@@ -189,7 +216,16 @@ class Worker:
                 await self._step_failed(error)
                 continue
             ends = [End(request_id, FinishReason.ERROR, error) for request_id, error in stepped.refused]
+            self._refilled.clear()
             await self._writer.put(stepped.emissions, ends)
+            if self._has_backlog and any(emission.finish_reason for emission in stepped.emissions):
+                await self._wait_for_refill()
+
+    async def _wait_for_refill(self) -> None:
+        """Give intake a moment: a job that takes a freed slot now need not wait for the step after the next."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REFILL_S):
+                await self._refilled.wait()
 
     async def _step_failed(self, error: Exception) -> None:
         """End every running job, for which of them broke the step is not known; raises EngineError if none ran."""

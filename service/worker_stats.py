@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct, field
 
 from core.errors import QueueError
+from core.step_record import StepRecord
 from policies.calibration_report import CalibrationReport
 
 # Field of a worker's hash (client.wire.worker_key) that holds its WorkerStats as JSON.
@@ -53,7 +54,7 @@ class EngineCounts(Struct, frozen=True):
     """An engine's snapshot: what it has counted since it started, and what it holds now.
 
     seconds are by part of the step, fallbacks by what failed; the cost table predicted cost_predicted_s for steps that
-    took cost_actual_s; kv_usage is the share of KV blocks in use.
+    took cost_actual_s; kv_usage is the share of KV blocks in use; recent_steps are the newest, oldest first.
     """
 
     steps: int = 0
@@ -71,6 +72,7 @@ class EngineCounts(Struct, frozen=True):
     seconds: dict[str, float] = field(default_factory=dict)
     groups: tuple[GroupCounts, ...] = ()
     calibrations: tuple[GroupCalibration, ...] = ()
+    recent_steps: tuple[StepRecord, ...] = ()
 
 
 class QueueTimes(Struct):

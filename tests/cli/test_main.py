@@ -67,6 +67,8 @@ def test_drafter_may_be_an_existing_folder_of_one_word(tmp_path, monkeypatch):
         ("fixed:3", {"policy.kind": "fixed", "policy.length": 3}),
         ("confidence", {"policy.kind": "confidence"}),
         ("load_adaptive", {"policy.kind": "load_adaptive"}),
+        ("slo", {"policy.kind": "slo"}),
+        ("batch_table:1-8=7,9-32=3", {"policy.kind": "batch_table", "policy.lengths": [[1, 8, 7], [9, 32, 3]]}),
         ("confidence:0.4", {"policy.kind": "confidence", "policy.threshold": 0.4}),
     ],
 )
@@ -79,8 +81,10 @@ def test_policy_is_a_kind_with_an_optional_value(text, flags):
     [
         (["--drafter", "ngrm"], "did you mean 'ngram'"),
         (["--policy", "fixd"], "did you mean 'fixed'"),
-        (["--policy", "off:3"], "only for fixed and confidence"),
-        (["--policy", "fixed:x"], "needs int"),
+        (["--policy", "off:3"], "only for fixed, confidence, batch_table"),
+        (["--policy", "fixed:x"], "needs a number"),
+        (["--policy", "batch_table"], "policy.lengths is missing"),
+        (["--policy", "batch_table:7"], "such as 1-8=7"),
         (["--policy", "confidence:2"], "policy.threshold"),
         (["--role", "gateway"], "queue.redis_url"),
         (["--speculative-config", '{"method": "eagle"}'], "'eagle' is not built"),

@@ -8,6 +8,7 @@ import pytest
 from core.config import (
     SECTIONS,
     ArmSettings,
+    BatchTableSettings,
     ConfidenceSettings,
     DSparkSettings,
     FixedSettings,
@@ -248,9 +249,19 @@ def test_the_default_policy_comes_first_and_every_kind_is_there_by_name(tmp_path
     settings, _ = load_settings(write(tmp_path, EXPERIMENT), {}, {"policy.kind": "fixed", "policy.length": 2})
     policies = all_policies(settings)
     assert list(policies)[:2] == ["fixed", "bold"]
-    assert set(policies) == {"fixed", "bold", *SECTIONS["policy"]}
+    # A table of lengths is the operator's alone: that kind has no defaults.
+    assert set(policies) == {"fixed", "bold", *SECTIONS["policy"]} - {"batch_table"}
     assert policies["fixed"] == FixedSettings(2)
     assert policies["confidence"] == ConfidenceSettings()
+
+
+def test_a_table_of_lengths_comes_from_file_environment_and_back(tmp_path):
+    path = write(tmp_path, "[policy]\nkind = 'batch_table'\nlengths = [[1, 8, 7], [9, 4096, 0]]\n")
+    settings, _ = load_settings(path, {}, {})
+    assert settings.policy == BatchTableSettings(((1, 8, 7), (9, 4096, 0)))
+    assert load_settings(write(tmp_path, to_toml(settings)), {}, {})[0] == settings
+    environ = {"SPECD_POLICY__KIND": "batch_table", "SPECD_POLICY__LENGTHS": "[[1, 8, 7], [9, 4096, 0]]"}
+    assert load_settings(None, environ, {})[0] == settings
 
 
 def test_a_named_policy_may_give_its_kinds_name_other_fields(tmp_path):
@@ -269,6 +280,10 @@ def test_a_named_policy_may_give_its_kinds_name_other_fields(tmp_path):
         ("[drafters.dspark]\nkind = 'dspark'", ["drafters.dspark", "[drafter]", "call it otherwise"]),
         ("[drafters.ngram]\nkind = 'dspark'", ["drafters.ngram", "kind 'dspark'", "rename"]),
         ("[policies.off]\nkind = 'fixed'", ["policies.off", "kind 'fixed'", "rename"]),
+        ("[policies.t]\nkind = 'batch_table'", ["policies.t.lengths is missing"]),
+        ("[policies.t]\nkind = 'batch_table'\nlengths = [[2, 4, 3]]", ["policy 't'", "the first from 1", "[2, 4, 3]"]),
+        ("[policies.t]\nkind = 'batch_table'\nlengths = [[1, 4, 3], [4, 8, 1]]", ["policy 't'", "without overlap"]),
+        ("[policies.t]\nkind = 'batch_table'\nlengths = [[1, 4, 65]]", ["policies.t.lengths", "<= 64"]),
         ("[policies.'two words']\nkind = 'fixed'", ["'two words'", "A-Z"]),
         ("[policies]\nkind = 'fixed'", ["policies.kind must be a table"]),
         ("policies = 3", ["[policies.NAME]", "3"]),

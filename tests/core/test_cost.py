@@ -105,3 +105,26 @@ def test_it_survives_json():
 def test_a_table_that_does_not_fit_its_grids_is_refused(change, message):
     with pytest.raises(ShapeError, match=message):
         msgspec.structs.replace(TABLE, **change)
+
+
+PADDED = msgspec.structs.replace(TABLE, row_shapes=(4, 8, 16))
+
+
+def test_where_steps_are_padded_rows_are_free_up_to_the_next_shape():
+    prices = PADDED.at(32)
+    assert prices.verification_curve(4, 13) == pytest.approx([0.0] + [1.0] * 4 + [3.0] * 8 + [3.25])
+    assert prices.smooth_verification_curve(4, 13) == pytest.approx(0.25 * np.arange(14))
+    assert TABLE.at(32).verification_curve(4, 13) == pytest.approx(0.25 * np.arange(14))
+
+
+def test_padding_counts_the_rows_of_others():
+    prices = PADDED.at(32)
+    assert prices.verification_curve(4, 3, other_rows=2) == pytest.approx([1.0, 1.0, 1.0, 3.0])
+    assert prices.tops(6, 20) == (2, 10)
+    assert prices.tops(4, 11) == (0, 4)
+    assert TABLE.at(32).tops(4, 11) == ()
+
+
+def test_row_shapes_must_ascend():
+    with pytest.raises(ShapeError, match="row_shapes"):
+        msgspec.structs.replace(TABLE, row_shapes=(8, 4))

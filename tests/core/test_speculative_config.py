@@ -5,6 +5,7 @@ import json
 import pytest
 
 from core.config import (
+    BatchTableSettings,
     DSparkSettings,
     FixedSettings,
     LoadAdaptiveSettings,
@@ -15,6 +16,8 @@ from core.config import (
 from core.config_file import load_settings
 from core.errors import ConfigError
 from core.speculative_config import speculative_flags
+
+PER_BATCH = "num_speculative_tokens_per_batch_size"
 
 
 def settings_of(**fields):
@@ -55,6 +58,12 @@ def test_adaptive_verification_is_the_load_adaptive_policy():
     assert settings_of(**given) == (DSparkSettings("/m/d"), LoadAdaptiveSettings())
 
 
+def test_a_length_per_batch_size_is_the_batch_table():
+    table = [[17, 64, 9], [1, 16, 4], [65, 512, 0]]
+    given = {"method": "ngram", "num_speculative_tokens": 5, "num_speculative_tokens_per_batch_size": table}
+    assert settings_of(**given)[1] == BatchTableSettings(((1, 16, 4), (17, 64, 5), (65, 512, 0)))
+
+
 def test_none_is_plain_decoding():
     assert settings_of(method="none") == (NoDrafterSettings(), OffSettings())
 
@@ -90,6 +99,16 @@ def test_null_and_what_specd_does_anyway_ask_for_nothing():
         (
             '{"method": "ngram", "num_speculative_tokens": 3, "draft_tensor_parallel_size": true}',
             ["draft_tensor_parallel_size is not supported"],
+        ),
+        (
+            '{"method": "ngram", "num_speculative_tokens": 3, "num_speculative_tokens_per_batch_size": [[1, 2]]}',
+            ["num_speculative_tokens_per_batch_size must be rows of [first, last, tokens]", "[[1, 2]]"],
+        ),
+        (
+            json.dumps(
+                {"method": "dspark", "model": "/m", "enable_adaptive_verification": True, PER_BATCH: [[1, 2, 3]]}
+            ),
+            ["two policies"],
         ),
         (
             '{"method": "dspark", "model": "/m", "num_speculative_tokens": 3, "enable_adaptive_verification": true}',

@@ -5,7 +5,7 @@ import typing
 import pytest
 
 from core.errors import RequestError
-from core.types import Request, Sampling, Speculation
+from core.types import Backlog, Request, Sampling, Speculation
 from drafters.ngram import NGram
 from engine.engine import Engine
 from equality import assert_same_texts
@@ -114,3 +114,23 @@ def test_a_script_plans_whatever_is_added_inside_and_nothing_after(target):
     assert list(engine.groups.by_key) == [("dspark", "fixed")]
     assert max(engine.stats.groups["ngram", "fixed"].verified_at) == 0
     assert max(engine.stats.groups["dspark", "fixed"].verified_at) == 3
+
+
+class Watching(Fixed):
+    """Keeps every view."""
+
+    def __init__(self):
+        super().__init__(2)
+        self.views = []
+
+    def plan(self, view):
+        self.views.append(view)
+        return super().plan(view)
+
+
+def test_a_policy_hears_of_requests_that_wait_before_the_engine(target):
+    watching = Watching()
+    engine = make_engine(target, tiny_dspark(target), watching, SHAPE, ())
+    engine.backlog = Backlog(7, 1.5)
+    run(engine, [request(PROMPTS[0], max_tokens=4)])
+    assert {(view.queue_depth, view.oldest_wait_s) for view in watching.views} == {(7, 1.5)}

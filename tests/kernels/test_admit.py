@@ -7,6 +7,7 @@ from core.errors import EngineError, ShapeError
 from core.tensors import Favour
 from core.types import EarlyStop, FixedLength, Threshold, TopK
 from kernels.admit import admit, admit_triton
+from kernels.admit_host import admit_host
 from kernels.reference import admit as admit_twin
 from tests.kernels.cases import random_survival
 from tests.kernels.oracles import admitted
@@ -58,6 +59,16 @@ def test_triton_admits_as_the_twin(batch, width, rule, poisoned):
     assert torch.equal(admit_triton(*arguments), admit_twin(*arguments))
 
 
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
+@pytest.mark.parametrize(("batch", "width"), SIZES, ids=lambda n: str(n))
+def test_the_host_admits_as_the_twin(batch, width, rule):
+    survival, drafted, group = random_survival(batch, width, seed=batch)
+    rules = (FixedLength(length=1), rule)
+    for favour in (None, favours(batch, width)):
+        found = admit_host(survival, drafted, group, rules, favour)
+        assert torch.equal(found, admit_twin(survival, drafted, group, rules, favour))
+
+
 def favours(batch, width):
     rng = torch.Generator().manual_seed(batch + width)
     floor = torch.randint(-1, width + 2, (batch,), generator=rng, dtype=torch.int32)
@@ -74,6 +85,7 @@ def test_who_is_favoured_goes_first_under_twin_and_triton(batch, width, rule, po
     expected = admitted(*lists, rules, favour.floor.tolist(), favour.weight.tolist())
     assert admit_twin(survival, drafted, group, rules, favour).tolist() == expected
     assert admit_triton(survival, drafted, group, rules, favour).tolist() == expected
+    assert admit_host(survival, drafted, group, rules, favour).tolist() == expected
 
 
 def test_floors_are_paid_from_the_budget_and_verified_beyond_it():
@@ -81,17 +93,18 @@ def test_floors_are_paid_from_the_budget_and_verified_beyond_it():
     group = torch.zeros(2, dtype=torch.int64)
     for floor, budget, expected in (([0, 1], 1, [0, 1]), ([0, 2], 3, [1, 2]), ([2, 2], 1, [2, 2])):
         favour = Favour(torch.tensor(floor, dtype=torch.int32), torch.ones(2))
-        assert admit_twin(survival, drafted, group, (TopK(budget),), favour).tolist() == expected
+        for body in (admit_twin, admit_host):
+            assert body(survival, drafted, group, (TopK(budget),), favour).tolist() == expected
 
 
-def test_twin_and_triton_break_ties_by_position_then_row():
+def test_host_and_triton_break_ties_by_position_then_row():
     survival, drafted = torch.ones(3, 2), torch.full((3,), 2, dtype=torch.int32)
     group = torch.zeros(3, dtype=torch.int64)
     assert admit(survival, drafted, group, (TopK(budget=4),)).tolist() == [2, 1, 1]
     assert admit_triton(survival, drafted, group, (TopK(budget=4),)).tolist() == [2, 1, 1]
 
 
-@pytest.mark.parametrize("body", [admit_twin, admit_triton], ids=["twin", "triton"])
+@pytest.mark.parametrize("body", [admit_twin, admit_host, admit_triton], ids=["twin", "host", "triton"])
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [
@@ -131,7 +144,7 @@ def test_a_draft_that_cannot_survive_takes_no_row(rule):
     assert admit(survival, drafted, torch.zeros(2, dtype=torch.int64), (rule,)).tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("body", [admit_twin, admit_triton], ids=["twin", "triton"])
+@pytest.mark.parametrize("body", [admit_twin, admit_host, admit_triton], ids=["twin", "host", "triton"])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
 def test_later_survivals_never_move_earlier_admissions(body, rule):
     # What is admitted up to place j of the last row must not change when only later places of that row do.
@@ -150,7 +163,7 @@ def test_nothing_to_admit_is_fine():
     assert admit(torch.zeros(2, 0), torch.zeros(2).int(), torch.zeros(2).long(), (TopK(budget=1),)).tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("body", [admit_twin, admit_triton], ids=["twin", "triton"])
+@pytest.mark.parametrize("body", [admit_twin, admit_host, admit_triton], ids=["twin", "host", "triton"])
 def test_unknown_rules_and_wrong_shapes_are_refused(body):
     survival, drafted, group = random_survival(3, 2, seed=0)
     with pytest.raises(EngineError, match="rule"):

@@ -4,6 +4,7 @@ import numpy as np
 
 from core.cost import CostTable
 from core.types import StepOutcome, StepView
+from tests.policies.admission import admitted
 
 G = 7
 GRID = (1, 2, 4, 8, 16, 32, 64)
@@ -55,18 +56,18 @@ def view(size=4, *, step=1, cost=None, **changes):
 class Rounds:
     """Plays a policy against sequences whose drafts survive with fixed chances, [B, G]; what happens is expected."""
 
-    def __init__(self, policy, cost, survival):
+    def __init__(self, policy, cost, survival, **facts):
         self.policy, self.cost = policy, cost
         self.survival = np.asarray(survival, dtype=np.float32)
         self.size, self.step, self.seconds, self.tokens = len(self.survival), 0, 0.0, 0.0
         self.stale = np.zeros(self.size, dtype=np.int32)
         self.context = np.full(self.size, 20, dtype=np.int32)
         self.lag = np.full(self.survival.shape, np.nan, dtype=np.float32)
-        self.random = np.random.default_rng(0)
+        self.random, self.facts, self.accepted = np.random.default_rng(0), facts, np.zeros(self.size, dtype=np.int64)
 
-    def next(self):
-        """Play a round; returns the plan."""
-        seen = view(
+    def seen(self):
+        """What the policy is shown of the next round."""
+        return view(
             self.size,
             step=self.step,
             cost=self.cost,
@@ -74,14 +75,16 @@ class Rounds:
             stale_rows=self.stale.copy(),
             context_len=self.context.copy(),
             survival_lag=self.lag.copy(),
+            **self.facts,
         )
+
+    def next(self):
+        """Play a round; returns the plan."""
+        seen = self.seen()
         plan = self.policy.plan(seen)
         drafts = plan.draft_len > 0
-        live = np.where(drafts[:, None], self.survival, -1.0)
-        budget = min(plan.rule.budget, int((live > 0).sum()))
-        admitted = np.zeros(live.size, dtype=bool)
-        admitted[np.argsort(-live, axis=None, kind="stable")[:budget]] = True
-        verified = admitted.reshape(live.shape).sum(1).astype(np.int32)
+        verified = admitted(plan, plan.draft_len, self.survival)
+        budget = int(verified.sum())
         drawn = (self.random.random(self.size)[:, None] < self.survival).sum(1)
         accepted = np.minimum(drawn, verified).astype(np.int32)
         caught_up = int(self.stale[plan.follow].sum())
@@ -89,6 +92,7 @@ class Rounds:
         self.lag[drafts] = self.survival[drafts]
         self.stale = np.where(plan.follow, 0, self.stale + accepted + 1).astype(np.int32)
         self.context += accepted + 1
+        self.accepted += accepted
         self.step += 1
         self.seconds += float(seconds)
         self.tokens += self.size + int(accepted.sum())

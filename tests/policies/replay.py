@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from core.cost import CostTable
-from core.types import FixedLength, StepOutcome, StepView, TopK
+from core.types import StepOutcome, StepView
+from tests.policies.admission import admitted
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "replay"
 GRID = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -49,6 +50,7 @@ class Clock:
             draft_s=(tuple(self.draft_s(n) for n in GRID),),
             prefill_row_s=row_s,
             catch_up_row_s=row_s,
+            row_shapes=tuple(self.rows.astype(int).tolist()) if self.is_staircase else (),
         )
 
 
@@ -66,13 +68,6 @@ def recorded():
         return Recording(np.cumprod(confidence, axis=2), file["accepted"].astype(np.int32))
 
 
-def admit_top(survival, budget):
-    """The lengths [B] that TopK admits; ties go by position, then row."""
-    flat = np.where(survival > 0, survival, -1.0)
-    order = np.lexsort((*np.indices(flat.shape).reshape(2, -1), -flat.ravel()))[:budget]
-    return np.bincount(order[flat.ravel()[order] > 0] // survival.shape[1], minlength=len(survival))
-
-
 class Loop:
     """`num_sequences` requests at a time, one replaced by the next when its recording ends."""
 
@@ -80,6 +75,7 @@ class Loop:
         self.recording, self.clock, self.policy, self.table = recording, clock, policy, table
         self.size, self.tokens, self.seconds, self.step_index, self.next = num_sequences, 0, 0.0, 0, num_sequences
         self.request = np.arange(num_sequences) % len(recording.accepted)
+        self.verified = 0
         # Out of step with each other, as arrivals are.
         self.anchor = (np.arange(num_sequences) * 37) % 200
         self.stale = np.zeros(num_sequences, dtype=np.int32)
@@ -112,11 +108,8 @@ class Loop:
         drafted = np.minimum(plan.draft_len, view.gamma_max)
         survival = self.recording.survival[self.request, self.anchor]
         live = np.where(np.arange(G) < drafted[:, None], survival, -1.0)
-        if isinstance(plan.rule, TopK):
-            verified = admit_top(live, plan.rule.budget)
-        else:
-            assert isinstance(plan.rule, FixedLength)
-            verified = np.minimum(drafted, plan.rule.length)
+        verified = admitted(plan, drafted, survival)
+        self.verified += int(verified.sum())
         accepted = np.minimum(self.recording.accepted[self.request, self.anchor], verified)
         caught_up = int(self.stale[plan.follow].sum())
         seconds = self.clock.verify_s(self.size, self.size + int(verified.sum()) + caught_up)

@@ -183,3 +183,45 @@ def test_the_error_of_its_predictions_can_be_read():
         rounds.policy._predicted_s = float(rounds.cost.step_s(1, 1, plan.rule.budget, 32))
         rounds.policy.observe(slower)
     assert rounds.policy.prediction_error < -0.2
+
+
+def test_short_memory_rests_drafting_and_keeps_drafters_up():
+    rounds = settle(CHEAP, chances(0.9, 0.9))
+    rounds.facts["kv_free"] = 0.04
+    plan = rounds.next()
+    assert not plan.draft_len.any()
+    assert plan.follow.all()
+    rounds.facts["kv_free"] = 0.08
+    assert not rounds.next().draft_len.any()
+    rounds.facts["kv_free"] = 0.12
+    assert rounds.next().draft_len.tolist() == [G, G]
+
+
+def test_a_queue_that_grows_for_want_of_memory_rests_drafting_and_one_that_does_not_grow_does_not():
+    rounds = settle(CHEAP, chances(0.9))
+    rounds.facts |= {"kv_free": 0.08, "queue_depth": 0}
+    assert rounds.next().draft_len.any()
+    rounds.facts["queue_depth"] = 2
+    assert not rounds.next().draft_len.any()
+    rounds.facts |= {"kv_free": 0.5, "queue_depth": 9}
+    assert rounds.next().draft_len.any()
+
+
+def test_many_sequences_are_reviewed_less_often_but_at_first_as_often_as_few():
+    policy = LoadAdaptive()
+    rounds = Rounds(policy, linear_table(base=40.0, row=0.05), chances(*[0.8] * 128))
+    reviewed = []
+    for _ in range(200):
+        rounds.next()
+        reviewed.append(policy._reviewed_step)
+    gaps = np.diff(np.unique(reviewed))
+    assert gaps[0] <= 5
+    assert gaps[-1] == 8
+
+
+def test_a_newcomer_among_many_is_drafted_for_at_once_and_learnt_about_from_the_start():
+    rounds = settle(CHEAP, chances(*[0.9] * 32))
+    rounds.context[5], rounds.lag[5] = 7, np.nan
+    assert rounds.next().draft_len[5] == G
+    rounds.play(40)
+    assert rounds.policy.expected(rounds.seen())[5, 0] > 0.6

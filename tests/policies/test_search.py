@@ -7,7 +7,8 @@ import pytest
 
 from core.cost import CostTable
 from policies import search
-from policies.search import choose_budget, choose_drafting
+from policies.prices import Step
+from policies.search import Ranking, choose_drafting
 from tests.policies.cases import chances, linear_table
 
 GRID, LENGTHS = (1, 2, 3, 5), (0, 1, 2, 3)
@@ -49,7 +50,7 @@ def found_rate(table, survival):
     chosen, _ = choose_drafting(prices, size, base_s, survival, np.zeros(size))
     if not chosen.any():
         return size / base_s
-    budget, seconds = choose_budget(prices, size, base_s, survival[chosen])
+    budget, seconds, _ = Ranking(survival[chosen]).choose(Step(prices, size, base_s))
     values = np.sort(survival[chosen], axis=None)[::-1]
     return (size + values[:budget].sum()) / seconds
 
@@ -64,6 +65,10 @@ def test_the_plan_found_is_within_two_percent_of_the_best_of_all_plans(size, mon
         assert found_rate(table, survival) >= 0.98 * best_rate(table, survival), seed
 
 
+def budget_of(prices, survival):
+    return Ranking(survival).choose(Step(prices, len(survival), prices.plain_s(len(survival)))).drafts
+
+
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_generosity_costs_little_and_never_drafts_less(size, monkeypatch):
     shares = []
@@ -72,17 +77,16 @@ def test_generosity_costs_little_and_never_drafts_less(size, monkeypatch):
         table, survival = random_table(random), np.cumprod(random.beta(3.0, 1.0, size=(size, 3)), axis=1)
         shares.append(found_rate(table, survival) / best_rate(table, survival))
         at = table.at(32)
-        generous = choose_budget(at, size, at.plain_s(size), survival)[0]
+        generous = budget_of(at, survival)
         with monkeypatch.context() as context:
             context.setattr(search, "GENEROSITY", 0.0)
-            assert generous >= choose_budget(at, size, at.plain_s(size), survival)[0]
+            assert generous >= budget_of(at, survival)
     assert min(shares) > 0.92
     assert np.mean(shares) > 0.99
 
 
 def budget_at(survival, **prices):
-    at = linear_table(**prices).at(32)
-    return choose_budget(at, len(survival), at.plain_s(len(survival)), survival)[0]
+    return budget_of(linear_table(**prices).at(32), survival)
 
 
 @pytest.mark.parametrize("size", [1, 4, 64])

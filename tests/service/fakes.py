@@ -14,7 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from core.config import EngineSettings, QueueSettings, ServerSettings, Settings
 from core.errors import RequestError
-from core.types import Emission, FinishReason, Request, TokenLogprobs
+from core.types import Backlog, Emission, FinishReason, Request, TokenLogprobs
 from models.tokenizer import Tokenizer
 from service.gateway import serve_http
 from service.main import base_url, free_port
@@ -92,6 +92,8 @@ class FakeEngine:
     most_running: int = 0
     num_steps: int = 0
     num_rounds: int = 0
+    backlog: Backlog = field(default_factory=Backlog)
+    backlogs: list[Backlog] = field(default_factory=list)
 
     @property
     def has_work(self) -> bool:
@@ -114,6 +116,7 @@ class FakeEngine:
 
     def step(self) -> list[Emission]:
         time.sleep(self.step_s)
+        self.backlogs.append(self.backlog)
         if any(1 in request.prompt_ids for request, _ in self.running.values()):
             raise RuntimeError("the step broke")
         self.num_steps += 1

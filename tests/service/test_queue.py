@@ -8,7 +8,7 @@ from redis.exceptions import ResponseError
 from client.wire import WORKER_GROUP, Chunk, Final, Usage, WireError, job_key, out_stream, queue_stream
 from core.config import QueueSettings
 from core.errors import QueueError
-from core.types import FinishReason
+from core.types import Backlog, FinishReason
 from service.claims import AppendResult, Ending
 from service.queue import JobQueue, connect
 from tests.service.conftest import LEASE_MS
@@ -263,3 +263,19 @@ async def test_a_redis_out_of_reach_is_named(tmp_path):
 
 def test_a_chunks_text_is_its_pieces():
     assert Chunk((1, 2), ("a", "b")).text == "ab"
+
+
+async def test_the_backlog_is_what_no_worker_has_taken_and_how_long_the_oldest_of_it_has_waited(queue):
+    assert await queue.backlog() == Backlog(0, 0.0)
+    for _ in range(3):
+        await queue.submit(new_job())
+    await asyncio.sleep(0.1)
+    claim = await take(queue)
+    waiting = await queue.backlog()
+    assert waiting.num_waiting == 2
+    assert 0.1 <= waiting.oldest_wait_s < 5.0
+    await take(queue)
+    await take(queue)
+    assert await queue.backlog() == Backlog(0, 0.0)
+    await queue.finish([ending(claim, 0)])
+    assert await queue.backlog() == Backlog(0, 0.0)

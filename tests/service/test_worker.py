@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from client.wire import WORKER_GROUP, WORKERS_KEY, job_key, queue_stream, worker_key
 from core.errors import EngineError
-from core.types import FinishReason
+from core.types import Backlog, FinishReason
 from service.heartbeat import Heartbeat
 from service.queue import JobQueue, connect
 from service.worker import Worker
@@ -50,6 +50,16 @@ async def test_every_job_gets_its_text_and_its_count(settings, queue, client):
     assert [final.usage.completion_tokens for final in finals] == [5 + index for index in range(12)]
     assert [await text_of(client, job) for job in jobs] == [spoken(5 + index) for index in range(12)]
     assert await queue.depth() == 0
+
+
+async def test_the_engine_knows_what_waits_in_the_queue(settings, queue, client):
+    for _ in range(4):
+        await queue.submit(new_job(max_tokens=200))
+    engine = FakeEngine(num_slots=1, step_s=0.02)
+    async with worker(settings, engine):
+        await until_true(lambda: engine.backlog.num_waiting == 3)
+        assert engine.backlog.oldest_wait_s > 0
+    assert engine.backlogs[0] == Backlog(0, 0.0)
 
 
 async def test_never_more_is_claimed_than_there_are_free_slots(settings, queue, client):
