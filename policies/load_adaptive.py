@@ -225,7 +225,8 @@ class LoadAdaptive:
         if not (self._some_draft or is_on.any()):
             self._pause = max(usual, IDLE_REVIEW)
         elif view.step < self._reviewed_step + self._pause:
-            self._pause = REVIEW
+            # After a change there is news in every step.
+            self._pause = 1
         else:
             self._pause = min(self._pause + 1, usual)
         # A group that had nothing to plan for a while has not seen these steps, nor has a newcomer.

@@ -49,8 +49,8 @@ POLICIES: dict[str, Callable[[], Policy]] = {
 TIMELESS = (OFF, "fixed:1", "fixed:2", "fixed:3", "fixed:4", "fixed:5", "fixed:6", "fixed:7", "confidence")
 # Throughput for per-user speed is that of fixed:1 here; the paper's baseline drafts one token.
 ANCHOR_LOAD = 64
-# The load grows so many times at once, after so many steps.
-SURGE, SURGE_FROM, SURGE_AT, SURGE_REPLICAS = 8, 16, 60, 16
+# The load grows so many times at once, after so many steps; looked at until the newcomers begin to end, all at once.
+SURGE, SURGE_FROM, SURGE_AT, SURGE_STEPS, SURGE_REPLICAS = 8, 16, 60, 35, 16
 
 
 class Case(Struct, frozen=True):
@@ -144,7 +144,7 @@ def surge(machine: str) -> dict[str, Any]:
     return {
         "from": SURGE_FROM,
         "to": SURGE_FROM * SURGE,
-        "settled_after_steps": settling_step(after, slice(10, 40)),
+        "settled_after_steps": settling_step(after, slice(10, SURGE_STEPS)),
         "drafts_per_sequence": means[SURGE_AT - 10 :].round(2).tolist(),
     }
 
@@ -155,7 +155,7 @@ def surge_of(machine: str, replica: int) -> list[float]:
     run = start(Case(ADAPTIVE, SURGE_FROM, (machine,), 0), most=SURGE_FROM * SURGE, first_request=first_request)
     budgets: list[float] = []
     tally = Tally([0.0])
-    for step in range(SURGE_AT + 40):
+    for step in range(SURGE_AT + SURGE_STEPS):
         run.load = SURGE_FROM if step < SURGE_AT else SURGE_FROM * SURGE
         run.step(tally)
         part = run.engine.recent.last_plan

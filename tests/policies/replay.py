@@ -1,57 +1,19 @@
 """A toy loop that plays recorded acceptance against a modelled clock: policies at GPU-like loads, on a CPU.
 
 The recordings are of a drafter of 7 that drafted at every position; a step that verifies l drafts at anchor t yields
-min(accepted[t], l) + 1 tokens. The clock is a modelled GPU's, see tests/fixtures/replay/NOTES.md.
+min(accepted[t], l) + 1 tokens. The clock is a modelled GPU's, see bench/replay/data/NOTES.md.
 """
-
-import json
-from pathlib import Path
 
 import numpy as np
 
-from core.cost import CostTable
+from bench.replay.clock import ModelledMachine
+from bench.replay.recording import read_recording
 from core.types import StepOutcome, StepView
 from tests.policies.admission import admitted
 
-FOLDER = Path(__file__).parents[1] / "fixtures" / "replay"
-GRID = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CONTEXT = 1024
 G = 7
-
-
-class Clock:
-    """Seconds of a step by the recorded curve: padded up to the next listed row count, or between them."""
-
-    def __init__(self, name):
-        recorded = json.loads((FOLDER / f"cost_{name}.json").read_text())
-        self.rows, self.seconds = (np.array(recorded[key], dtype=float) for key in ("rows", "seconds"))
-        self.is_staircase = recorded["read"].startswith("pad")
-        self.context_s = recorded["seconds_per_context_token"]
-        self.draft = [np.array(recorded["draft"][key], dtype=float) for key in ("sequences", "seconds")]
-
-    def verify_s(self, sequences, rows):
-        if self.is_staircase:
-            rows = self.rows[np.searchsorted(self.rows, rows)]
-        return float(np.interp(rows, self.rows, self.seconds)) + self.context_s * CONTEXT * sequences
-
-    def draft_s(self, sequences):
-        return float(np.interp(sequences, *self.draft)) if sequences else 0.0
-
-    def table(self):
-        """What a profile of this clock would write down."""
-        lengths = tuple(range(G + 1))
-        row_s = (self.verify_s(0, 1024) - self.verify_s(0, 1)) / 1023
-        return CostTable(
-            sequences=GRID,
-            lengths=lengths,
-            contexts=(CONTEXT,),
-            plain_s=(tuple(self.verify_s(n, n) for n in GRID),),
-            verify_s=(tuple(tuple(self.verify_s(n, n * (1 + k)) for k in lengths) for n in GRID),),
-            draft_s=(tuple(self.draft_s(n) for n in GRID),),
-            prefill_row_s=row_s,
-            catch_up_row_s=row_s,
-            row_shapes=tuple(self.rows.astype(int).tolist()) if self.is_staircase else (),
-        )
+Clock = ModelledMachine
 
 
 class Recording:
@@ -62,10 +24,10 @@ class Recording:
 
 
 def recorded():
-    """The fixture's requests, all three domains mixed."""
-    with np.load(FOLDER / "acceptance.npz") as file:
-        confidence = file["confidence"].astype(np.float32)
-        return Recording(np.cumprod(confidence, axis=2), file["accepted"].astype(np.int32))
+    """The recorded requests, all three domains mixed."""
+    shown = read_recording()
+    confidence = 1 / (1 + np.exp(-shown.evidence))
+    return Recording(np.cumprod(confidence, axis=2), shown.accepted.astype(np.int32))
 
 
 class Loop:

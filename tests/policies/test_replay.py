@@ -76,7 +76,7 @@ def test_on_a_smooth_table_the_literal_algorithm_speculates():
 def test_padded_shapes_are_filled_to_the_row():
     clock = Clock("staircase")
     loop = Loop(recording(), clock, LoadAdaptive(), 64, clock.table())
-    shapes = set(clock.rows.astype(int).tolist())
+    shapes = set(clock.table().row_shapes)
     budgets = [loop.step().rule.budget for _ in range(120)][60:]
     assert budgets
     assert all(64 + budget in shapes for budget in budgets)
