@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import CheckpointError
+from models.calibration_file import CALIBRATION_FILE, read_calibration
 from models.checkpoint import read_config, read_tensors
 from models.dflash_net import DFlashConfig
 from models.load import DRAFTER_ARCHITECTURES, TARGET_ARCHITECTURES
@@ -28,7 +29,7 @@ def describe(folder: Path) -> list[tuple[str, str]]:
     architectures = config.get("architectures") or ["unnamed"]
     rows = [("architecture", ", ".join(map(str, architectures)))]
     if set(architectures) & set(DRAFTER_ARCHITECTURES):
-        rows += _drafter_rows(DFlashConfig.from_json(config))
+        rows += _drafter_rows(DFlashConfig.from_json(config), folder)
     elif set(architectures) & set(TARGET_ARCHITECTURES):
         rows += [("role", "target"), *_shape_rows(Qwen3Config.from_json(config))]
     else:
@@ -50,7 +51,8 @@ def _shape_rows(config: Qwen3Config) -> list[tuple[str, str]]:
     ]
 
 
-def _drafter_rows(config: DFlashConfig) -> list[tuple[str, str]]:
+def _drafter_rows(config: DFlashConfig, folder: Path) -> list[tuple[str, str]]:
+    is_calibrated = read_calibration(folder, config.block_size) is not None
     return [
         ("role", "drafter (DSpark)" if config.markov_rank else "drafter (DFlash)"),
         ("drafts per step", f"{config.block_size} (block size)"),
@@ -58,6 +60,7 @@ def _drafter_rows(config: DFlashConfig) -> list[tuple[str, str]]:
         ("mask token", str(config.mask_token_id)),
         ("sequential head", f"Markov, rank {config.markov_rank}" if config.markov_rank else "none"),
         ("confidence head", "yes" if config.enable_confidence_head else "none"),
+        ("calibration", CALIBRATION_FILE if is_calibrated else "none; `specd calibrate` makes one"),
         *_shape_rows(config.backbone),
     ]
 

@@ -67,6 +67,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--threads", type=int, default=2, help="torch threads (default %(default)s)")
 
+    _add_calibrate(commands.add_parser("calibrate", help="fit what a drafter's confidence means", allow_abbrev=False))
+
     explain = commands.add_parser("explain", help="what a running server's policies saw, expected and chose lately")
     explain.add_argument("--url", default=SERVER_URL, help="the server (default %(default)s)")
     explain.add_argument("--steps", type=int, default=16, help="most steps to show (default %(default)s)")
@@ -148,6 +150,21 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verifier", help="rejection or coupled (default rejection)")
     parser.add_argument("--numerics", help="fast or batch_invariant (default fast)")
     parser.add_argument("--redis-url", help="redis://, rediss:// or unix:// (default: a private server)")
+
+
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--target", default="demo", help='"demo" or a checkpoint folder')
+    parser.add_argument(
+        "--drafter", default="dspark", metavar="dspark|ngram|PATH", help="a path is a DSpark checkpoint"
+    )
+    parser.add_argument("--rounds", type=int, default=30_000, help="half are fitted on (default %(default)s)")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSON of prompts by source (default: the demo's)")
+    parser.add_argument("--fit", choices=["logistic", "temperature"], default="logistic", help="which one to write")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="(default: calibration.json beside the checkpoint)")
+    parser.add_argument("--report", type=Path, metavar="FILE.json", help="write all that was measured")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the reliability diagram")
+    parser.add_argument("--concurrency", type=int, default=64, help="requests at once (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (default %(default)s)")
 
 
 def _add_prompt(parser: argparse.ArgumentParser) -> None:

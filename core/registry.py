@@ -100,6 +100,7 @@ COMMANDS = Registry(
         "submit": "cli.submit:run",
         "complete": "cli.complete:run",
         "train": "cli.train:run",
+        "calibrate": "cli.calibrate:run",
         "explain": "cli.explain:run",
         "inspect": "cli.inspect:run",
         "config": "cli.configuration:run",

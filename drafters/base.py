@@ -6,6 +6,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from core.tensors import Commit, Draft, DraftAsk
+from core.types import Calibration
 
 
 class DrafterSpec(Struct, frozen=True, kw_only=True):
@@ -17,6 +18,8 @@ class DrafterSpec(Struct, frozen=True, kw_only=True):
     lookahead          committed tokens past a row that `extend` needs (Eagle3: 1)
     point_mass         proposals are deterministic, q is one at the proposed token
     needs_host_tokens  reads token values on the host, which forces the synchronous loop
+    calibration        what its evidence is known to mean, G places, before serving has taught better; None takes it for
+                       the logit of acceptance that it should be
     """
 
     name: str
@@ -26,6 +29,7 @@ class DrafterSpec(Struct, frozen=True, kw_only=True):
     lookahead: int = 0
     point_mass: bool = False
     needs_host_tokens: bool = False
+    calibration: Calibration | None = None
 
 
 class Drafter(Protocol):

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from core.errors import CheckpointError
 from core.tensors import Commit, Draft, DraftAsk
-from core.types import Numerics
+from core.types import Calibration, Numerics
 from drafters.base import DrafterSpec
 from drafters.draws import SlotDraws
+from drafters.margin import margin_evidence
 from kernels.attention import cache_rows, paged_attention, plan_attention
 from kernels.split_attention import plan_split_attention
 from models.dflash_net import DFlashNet
@@ -22,9 +23,12 @@ from models.qwen3 import Qwen3
 
 
 class DFlash:
-    """Drafts G tokens in parallel; embeddings and output head are the target's own tensors."""
+    """Drafts G tokens in parallel; embeddings and output head are the target's own tensors.
 
-    def __init__(self, name: str, network: DFlashNet, target: Qwen3) -> None:
+    calibration  what the evidence means, from the checkpoint; None if it does not say
+    """
+
+    def __init__(self, name: str, network: DFlashNet, target: Qwen3, calibration: Calibration | None = None) -> None:
         shape = network.config.backbone
         if shape.hidden_size != target.config.hidden_size or shape.vocab_size != target.config.vocab_size:
             raise CheckpointError(
@@ -42,6 +46,7 @@ class DFlash:
             max_drafts=network.config.block_size,
             feature_layers=network.config.target_layer_ids,
             kv_layers=(shape.num_hidden_layers, shape.num_key_value_heads, shape.head_dim),
+            calibration=calibration,
         )
 
     def open(self, slot: int, tokens: Sequence[int], num_cached: int) -> None:
@@ -64,8 +69,7 @@ class DFlash:
         """Draft a block after each anchor; always at the trained width G, then cut to ask.lengths."""
         hidden = self._block(ask)
         logits = self.target.logits(hidden)
-        tokens, q_logits = self._choose(hidden, logits, ask)
-        evidence = self._evidence(hidden, q_logits, tokens, ask.anchors)
+        tokens, q_logits, evidence = self._choose(hidden, logits, ask)
         point_mass = torch.zeros(len(ask.anchors), dtype=torch.bool, device=tokens.device)
         return Draft(tokens, ask.lengths, point_mass, q_logits, evidence)
 
@@ -94,11 +98,10 @@ class DFlash:
         embedded = self.target.embed_tokens(tokens.flatten())
         return self.network.block(embedded, positions, attend).unflatten(0, (num_sequences, width))
 
-    def _choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Turn base logits [B, G, V], in place, into those of the law, and draw from it: tokens [B, G] and law."""
-        draws = SlotDraws(ask)
-        return torch.stack([draws.draw(k, logits[:, k]) for k in range(logits.shape[1])], 1), logits
+    def _choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
+        """Turn base logits [B, G, V], in place, into those of the law, and draw from it.
 
-    def _evidence(self, hidden: Tensor, q_logits: Tensor, tokens: Tensor, anchors: Tensor) -> Tensor:  # noqa: ARG002
-        """Without a confidence head: the log-odds of the draft law's greatest probability, [B, G]."""
-        return torch.logit(q_logits.softmax(-1).amax(-1), eps=1e-6)
+        Returns tokens [B, G], the law and the evidence [B, G].
+        """
+        draws, evidence = SlotDraws(ask), margin_evidence(logits)
+        return torch.stack([draws.draw(k, logits[:, k]) for k in range(logits.shape[1])], 1), logits, evidence

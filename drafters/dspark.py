@@ -2,7 +2,8 @@
 
 Differences from DFlash:
 - slot k's logits get a low-rank Markov bias from the token drawn at slot k - 1, so tokens are drawn left to right;
-- the evidence is the confidence head's logit, from the block state and the previous token.
+- the evidence is the confidence head's logit, from the block state and the previous token; a checkpoint without that
+  head has DFlash's, the margin of the logits that a slot draws from.
 """
 
 import torch
@@ -11,22 +12,25 @@ from torch import Tensor
 from core.tensors import DraftAsk
 from drafters.dflash import DFlash
 from drafters.draws import SlotDraws
+from drafters.margin import margin_evidence
 
 
 class DSpark(DFlash):
     """Drafts G tokens semi-autoregressively: a parallel backbone, then one light step per token."""
 
-    def _choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Draw slot by slot: x_k from softmax of (base logits + W2 W1[x_{k-1}]) after processing."""
-        draws, tokens, previous = SlotDraws(ask), [], ask.anchors
-        for k in range(logits.shape[1]):
-            previous = draws.draw(k, logits[:, k].add_(self.network.markov_head(previous)))
-            tokens.append(previous)
-        return torch.stack(tokens, 1), logits
+    def _choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw slot by slot: x_k from softmax of (base logits + W2 W1[x_{k-1}]) after processing.
 
-    def _evidence(self, hidden: Tensor, q_logits: Tensor, tokens: Tensor, anchors: Tensor) -> Tensor:
-        """Return confidence logits [B, G]; entry k reads h_k and the token before k, never token k."""
-        if not self.network.config.enable_confidence_head:
-            return super()._evidence(hidden, q_logits, tokens, anchors)
-        previous = torch.cat((anchors[:, None], tokens[:, :-1]), 1)
-        return self.network.confidence(hidden, previous)
+        Evidence of slot k reads h_k, or the logits of slot k, and the token before k, never token k.
+        """
+        draws, tokens, margins, previous = SlotDraws(ask), [ask.anchors], [], ask.anchors
+        has_confidence = self.network.config.enable_confidence_head
+        for k in range(logits.shape[1]):
+            own = logits[:, k].add_(self.network.markov_head(previous))
+            if not has_confidence:
+                margins.append(margin_evidence(own))
+            previous = draws.draw(k, own)
+            tokens.append(previous)
+        before = torch.stack(tokens[:-1], 1)
+        evidence = self.network.confidence(hidden, before) if has_confidence else torch.stack(margins, 1)
+        return torch.stack(tokens[1:], 1), logits, evidence

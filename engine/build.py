@@ -37,6 +37,7 @@ from engine.proofs import trusts_law
 from engine.shape import EngineShape
 from kernels.heap import keep_freed_memory
 from kernels.linear import can_pack
+from models.calibration_file import read_calibration
 from models.folders import dspark_folder, target_folder
 from models.load import eos_token_ids, load_dspark, load_target
 from models.qwen3 import Qwen3
@@ -126,7 +127,8 @@ def make_drafter(settings: DrafterSettings, target: Qwen3) -> Drafter | None:
         return checked(drafter, DRAFTER_NAMES, f"drafter {settings.name!r}")
     if isinstance(settings, DSparkSettings):
         folder = dspark_folder(settings.path)
-        return DSpark("dspark", load_dspark(folder, target), target)
+        network = load_dspark(folder, target)
+        return DSpark("dspark", network, target, read_calibration(folder, network.config.block_size))
     if isinstance(settings, NgramSettings):
         return NGram(max_drafts=settings.max_drafts, max_ngram=settings.max_ngram, min_ngram=settings.min_ngram)
     return None

@@ -149,6 +149,7 @@ class Engine:
             "preemptions": scheduler.num_preemptions,
             "prefix_queries": scheduler.prefix_queries,
             "prefix_hits": scheduler.prefix_hits,
+            "calibrations": self.groups.calibrations(),
             "recent_steps": self.recent.records(),
         }
 

@@ -21,6 +21,7 @@ from engine.sequence import GroupKey, Sequence
 from engine.speculator import Speculator
 from engine.stats import EngineStats, RoundCounts
 from policies.base import draft_nothing
+from policies.online_calibration import OnlineCalibration
 
 log = structlog.get_logger()
 
@@ -44,7 +45,11 @@ class Others(Struct, frozen=True, kw_only=True):
 
 
 class PolicyGroup:
-    """A policy, the drafter it decides about, and the survivals it may see: always those of finished steps."""
+    """A policy, the drafter it decides about, and the survivals it may see: always those of finished steps.
+
+    calibration turns the drafter's evidence into survivals where the policy has no map of its own; it begins with what
+    the drafter knows of itself and learns from finished steps.
+    """
 
     def __init__(
         self, key: GroupKey, speculator: Speculator, policy: Policy, stats: EngineStats, num_slots: int
@@ -52,6 +57,7 @@ class PolicyGroup:
         self.key, self.speculator, self.policy = key, speculator, policy
         self.counts = stats.groups.setdefault(key, RoundCounts())
         self._stats = stats
+        self.calibration = OnlineCalibration(speculator.spec.max_drafts, speculator.spec.calibration)
         self._survival_lag = np.full((num_slots, speculator.spec.max_drafts), np.nan, dtype=np.float32)
 
     def open(self, slot: int) -> None:
@@ -105,6 +111,7 @@ class PolicyGroup:
                 plan,
                 draft_len=draft_len,
                 follow=follow,
+                calibration=plan.calibration or self.calibration.calibration,
                 floor=None if plan.floor is None else np.minimum(as_row(plan.floor, view, np.int32), draft_len),
                 weight=None if plan.weight is None else check_weight(as_row(plan.weight, view, np.float32)),
             )
@@ -124,15 +131,26 @@ class PolicyGroup:
         self._survival_lag[slots[drafted]] = np.where(asked, seen, np.nan)
 
     def observe(self, outcome: StepOutcome) -> None:
-        """Count a finished step and teach it to the policy."""
+        """Count a finished step and teach it to the calibration and the policy."""
         rounds = zip(outcome.verified.tolist(), outcome.accepted.tolist(), outcome.drafted.tolist(), strict=True)
         for verified, accepted, drafted in rounds:
             self._stats.count_round(verified, accepted, drafted)
             self.counts.count_round(verified, accepted, drafted)
+        self._learn(outcome)
         try:
             self.policy.observe(outcome)
         except Exception as error:  # noqa: BLE001 - see plan
             self._fell_back(error)
+
+    def _learn(self, outcome: StepOutcome) -> None:
+        """Teach the calibration, and log where drift moves it on its ladder."""
+        before = self.calibration.fallback
+        self.calibration.observe(outcome)
+        after = self.calibration.fallback
+        if after is not before:
+            tell = log.warning if after > before else log.info
+            drafter, policy = self.key
+            tell("calibration_drift", drafter=drafter, policy=policy, fallback=after.name.lower())
 
     def _fell_back(self, error: Exception) -> None:
         self._stats.fallbacks["policy"] += 1

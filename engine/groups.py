@@ -2,6 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
+
+import msgspec
 
 from core.config import nearest
 from core.errors import RequestError
@@ -48,6 +51,14 @@ class Groups:
     def of(self, sequence: Sequence) -> PolicyGroup:
         """Return the group of a sequence."""
         return self.by_key[sequence.group]
+
+    def calibrations(self) -> list[dict[str, Any]]:
+        """Return how the calibration of every group that drafts fares, as plain values."""
+        return [
+            {"drafter": drafter, "policy": policy} | msgspec.to_builtins(group.calibration.state)
+            for (drafter, policy), group in self.by_key.items()
+            if group.speculator.drafter is not None
+        ]
 
     @contextmanager
     def scripted(self, policy: Policy, drafter: str | None) -> Iterator[None]:

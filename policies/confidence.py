@@ -2,6 +2,7 @@
 
 from core.types import Plan, StepOutcome, StepView, Threshold
 from policies.base import draft_all
+from policies.probes import Probes
 
 
 class Confidence:
@@ -15,10 +16,11 @@ class Confidence:
 
     def __init__(self, threshold: float, *, cumulative: bool = True) -> None:
         self.rule = Threshold(threshold, cumulative)
+        self._probes = Probes()
 
     def plan(self, view: StepView) -> Plan:
-        """Draft everywhere, admit by the threshold."""
-        return draft_all(view, self.rule)
+        """Draft everywhere, admit by the threshold; a few are verified in full, so that calibration can be judged."""
+        return self._probes.add(draft_all(view, self.rule))
 
     def observe(self, outcome: StepOutcome) -> None:
         """Learn nothing: the threshold is the operator's."""

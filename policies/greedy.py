@@ -47,8 +47,9 @@ class Greedy:
             rule = EarlyStop(step.base_s + step.drafts_s(most))
         else:
             rule = EarlyStop(step.smooth_s(int(np.count_nonzero(plan.draft_len)), most), step.tops(most))
-        # How many drafts live survivals will admit, and so the step's seconds, nobody knows yet.
-        return replace(plan, rule=rule, predicted_step_s=None, predicted_tokens=None)
+        # How many drafts live survivals will admit, and so the step's seconds, nobody knows yet. No probes: their rows
+        # would come on top of those admitted, past the top of a padded batch.
+        return replace(plan, rule=rule, floor=None, predicted_step_s=None, predicted_tokens=None)
 
     def observe(self, outcome: StepOutcome) -> None:
         """Learn what drafts are worth."""

@@ -19,6 +19,7 @@ from policies.acceptance import AcceptanceRecord
 from policies.base import NOTHING, draft_all, draft_nothing
 from policies.pressure import MemoryPressure
 from policies.prices import PriceList, Step, price
+from policies.probes import Probes
 from policies.search import F64, Budget, Ranking, choose_drafting
 from policies.slot_memory import PATIENCE, Records, SlotMemory, decide, room, start_probe, take_in, trust
 from policies.standing_plan import CHANGE, StandingPlan
@@ -69,6 +70,7 @@ class LoadAdaptive:
         self._catch_up_row_s = self._predicted_s = 0.0
         self._prediction = 1.0
         self._has_warned = False
+        self._probes = Probes()
         # What stands until the next plan is made: who is followed, what their drafts are worth, how much is verified.
         self._standing: StandingPlan | None = None
         self._ranking = Ranking(np.zeros((0, 0)))
@@ -84,7 +86,10 @@ class LoadAdaptive:
         return self._prediction - 1.0
 
     def plan(self, view: StepView) -> Plan:
-        """Choose who drafts and how many drafts are verified."""
+        """Choose who drafts and how many drafts are verified; a few are verified in full, to learn from."""
+        return self._probes.add(self._plan(view))
+
+    def _plan(self, view: StepView) -> Plan:
         width = view.survival_lag.shape[1]
         if not len(view.slots) or not width:
             return draft_nothing(view)

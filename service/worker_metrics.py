@@ -20,7 +20,14 @@ from redis.exceptions import RedisError
 from client.wire import WORKERS_KEY, worker_key
 from core.errors import QueueError
 from service.queue import JobQueue
-from service.worker_stats import QUEUE_BUCKETS, STATS_FIELD, GroupCounts, WorkerStats, decode_stats
+from service.worker_stats import (
+    QUEUE_BUCKETS,
+    STATS_FIELD,
+    GroupCalibration,
+    GroupCounts,
+    WorkerStats,
+    decode_stats,
+)
 
 log = structlog.get_logger()
 
@@ -87,6 +94,7 @@ def families(workers: Workers) -> Iterator[Metric]:
         yield _by_worker(GaugeMetricFamily(name, meaning, labels=WORKER), workers, field)
     yield from _engine_counters(workers)
     yield from _group_counters(workers)
+    yield from _calibrations(workers)
     yield _queue_times(workers)
 
 
@@ -154,6 +162,43 @@ def _group_counters(workers: Workers) -> Iterator[Metric]:
 
 def _groups(workers: Workers) -> list[tuple[str, GroupCounts]]:
     return [(worker, group) for worker, stats in workers.stats.items() for group in stats.engine.groups]
+
+
+def _calibrations(workers: Workers) -> Iterator[Metric]:
+    """Yield how well survivals were calibrated, on the last rounds that were verified in full."""
+    groups = [(worker, group) for worker, stats in workers.stats.items() for group in stats.engine.calibrations]
+
+    def labels(worker: str, group: GroupCalibration) -> tuple[str, ...]:
+        return workers.model, worker, group.drafter, group.policy
+
+    for name, meaning, field in (
+        ("specd_calibration_error", "Expected calibration error of survivals, debiased.", "ece"),
+        ("specd_calibration_auc", "Chance that an accepted draft was trusted more than a rejected one.", "auc"),
+        ("specd_calibration_brier", "Mean squared distance of survivals and what happened.", "brier"),
+    ):
+        gauge = GaugeMetricFamily(name, meaning, labels=(*GROUP, "position"))
+        for worker, group in groups:
+            for position, value in enumerate(getattr(group.report, field)):
+                if value is not None:
+                    gauge.add_metric((*labels(worker, group), str(position)), value)
+        yield gauge
+    for name, meaning, field in (
+        ("specd_calibration_rounds", "Rounds verified in full that the calibration is judged by.", "rounds"),
+        ("specd_calibration_predicted_length", "Accepted length that survivals promised.", "predicted_length"),
+        ("specd_calibration_observed_length", "Accepted length that came of it.", "observed_length"),
+    ):
+        gauge = GaugeMetricFamily(name, meaning, labels=GROUP)
+        for worker, group in groups:
+            value = getattr(group.report, field)
+            if value is not None:
+                gauge.add_metric(labels(worker, group), value)
+        yield gauge
+    fallback = GaugeMetricFamily("specd_calibration_fallback", "Rungs climbed on the drift ladder.", labels=GROUP)
+    alarms = CounterMetricFamily("specd_calibration_drift_alarms", "Drift alarms.", labels=GROUP)
+    for worker, group in groups:
+        fallback.add_metric(labels(worker, group), group.fallback)
+        alarms.add_metric(labels(worker, group), group.num_alarms)
+    yield from (fallback, alarms)
 
 
 def _queue_times(workers: Workers) -> Metric:

@@ -13,6 +13,7 @@ from msgspec import Struct, field
 
 from core.errors import QueueError
 from core.step_record import StepRecord
+from policies.calibration_report import CalibrationReport
 
 # Field of a worker's hash (client.wire.worker_key) that holds its WorkerStats as JSON.
 STATS_FIELD = "stats"
@@ -36,6 +37,19 @@ class GroupCounts(Struct, frozen=True):
     accepted_at: tuple[int, ...] = ()
 
 
+class GroupCalibration(Struct, frozen=True):
+    """How the calibration of one drafter under one policy fares.
+
+    fallback    rungs of the ladder that drift has made it climb, 0 to 3 (policies/drift.py)
+    """
+
+    drafter: str
+    policy: str
+    report: CalibrationReport = CalibrationReport()
+    fallback: int = 0
+    num_alarms: int = 0
+
+
 class EngineCounts(Struct, frozen=True):
     """An engine's snapshot: what it has counted since it started, and what it holds now.
 
@@ -57,6 +71,7 @@ class EngineCounts(Struct, frozen=True):
     fallbacks: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     groups: tuple[GroupCounts, ...] = ()
+    calibrations: tuple[GroupCalibration, ...] = ()
     recent_steps: tuple[StepRecord, ...] = ()
 
 

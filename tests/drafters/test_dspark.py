@@ -1,10 +1,12 @@
 import pytest
 import torch
+from msgspec.structs import replace
 from safetensors.torch import load_file
 
 from core.tensors import Commit, DraftAsk, PagedKV, Processing
 from drafters.dflash import DFlash
 from drafters.dspark import DSpark
+from drafters.margin import GREATEST, SLOPE
 from kernels.reference import draw
 from models.load import load_dspark, load_target
 from paths import FIXTURES
@@ -156,4 +158,35 @@ def test_without_the_sequential_head_every_slot_is_drawn_from_its_base_logits(dr
     draft = DFlash("dflash", drafter.network, drafter.target).propose(question)
     torch.testing.assert_close(draft.q_logits[0], expected["round0.base_logits"], atol=1e-4, rtol=1e-4)
     assert draft.tokens[0].tolist() == draw(draft.q_logits[0].softmax(-1), question.noise[0]).tolist()
-    assert torch.equal(draft.evidence, torch.logit(draft.q_logits.softmax(-1).amax(-1), eps=1e-6))
+    best = expected["round0.base_logits"].topk(2).values
+    torch.testing.assert_close(draft.evidence[0], SLOPE * (best[:, 0] - best[:, 1]), atol=1e-4, rtol=1e-4)
+
+
+class Headless:
+    """A network without its confidence head."""
+
+    def __init__(self, network):
+        self._network = network
+        self.config = replace(network.config, enable_confidence_head=False)
+
+    def __getattr__(self, name):
+        return getattr(self._network, name)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_without_a_confidence_head_the_margin_before_each_draw_is_the_evidence(drafter, expected, temperature):
+    headless = DSpark("dspark", Headless(drafter.network), drafter.target)
+    kv, ids = empty_kv(drafter), expected["prompt_ids"]
+    drafter.extend(commit(expected, kv, 0, 12))
+    noise = torch.full((1, 7), 0.9)
+    before = headless.propose(ask(kv, [int(ids[12])], [12], temperature, noise))
+    assert ((before.evidence > 0) & (before.evidence < SLOPE * GREATEST)).all()
+    for k in range(7):
+        changed = noise.clone()
+        changed[0, k] = 0.01
+        after = headless.propose(ask(kv, [int(ids[12])], [12], temperature, changed))
+        assert torch.equal(after.evidence[0, : k + 1], before.evidence[0, : k + 1])
+        if temperature and k < 6:
+            assert int(after.tokens[0, k]) != int(before.tokens[0, k])
+            assert float(after.evidence[0, k + 1]) != float(before.evidence[0, k + 1])

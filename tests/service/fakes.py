@@ -64,6 +64,17 @@ def logprobs_of(token: int, request: Request) -> TokenLogprobs:
     return TokenLogprobs(-0.5, 1, (token, ord("x"))[:num_top], (-0.5, -1.5)[:num_top])
 
 
+# What 100 rounds showed of the calibration of two positions; of the second all were accepted.
+CALIBRATION = {
+    "rounds": 100,
+    "ece": [0.01, 0.02],
+    "auc": [0.8, None],
+    "brier": [0.1, 0.2],
+    "predicted_length": 2.5,
+    "observed_length": 2.4,
+}
+
+
 @dataclass
 class FakeEngine:
     """Recites BYTES from where a request stands, three tokens a step of which two were accepted drafts.
@@ -126,6 +137,9 @@ class FakeEngine:
             "seconds": {"verify": 0.5},
             "fallbacks": {"policy": 1},
             "groups": [{"drafter": "recital", "policy": "fixed"} | counts | at],
+            "calibrations": [
+                {"drafter": "recital", "policy": "fixed", "report": CALIBRATION, "fallback": 1, "num_alarms": 2}
+            ],
             "not_known_to_gateways": [1, {"a": None}],
         }
 

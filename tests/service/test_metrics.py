@@ -221,6 +221,22 @@ async def test_the_engines_counts_are_told_by_worker_drafter_and_policy(settings
     assert found.total("vllm:request_queue_time_seconds_count") == 1
 
 
+async def test_how_well_survivals_are_calibrated_is_told_by_position(settings):
+    async with running(settings, FakeEngine()) as service:
+        await service.post(prompt="a", max_tokens=6)
+        found = await scrape_until(service, settings, "specd_engine_steps_total", 2)
+    group = {"drafter": "recital", "policy": "fixed", "model_name": "fake"}
+    errors = [found.total("specd_calibration_error", position=position, **group) for position in ("0", "1")]
+    assert errors == [0.01, 0.02]
+    assert found.total("specd_calibration_brier", position="1", **group) == 0.2
+    assert found.labels("specd_calibration_auc", "position") == {"0"}
+    assert found.total("specd_calibration_rounds", **group) == 100
+    lengths = [found.total(f"specd_calibration_{name}_length", **group) for name in ("predicted", "observed")]
+    assert lengths == [2.5, 2.4]
+    assert found.total("specd_calibration_fallback", **group) == 1
+    assert found.total("specd_calibration_drift_alarms_total", **group) == 2
+
+
 async def test_what_is_documented_is_what_is_there(settings):
     async with running(settings, FakeEngine()) as service:
         await service.post(prompt="a", max_tokens=6)

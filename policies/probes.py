@@ -1,0 +1,35 @@
+"""Probes: now and then a sequence's drafts are all verified, whatever the policy would trim.
+
+Only such rounds tell how survivals far down are calibrated, and what became of drafts that looked too weak to be tried.
+Who is probed is decided by a coin before any draft exists, so a probe biases neither the output nor what it measures.
+"""
+
+import numpy as np
+from msgspec.structs import replace
+
+from core.types import Plan
+
+# Share of drafting sequences that are probed: rows are free where few sequences decode, and dear where many do.
+MOST, LEAST = 0.02, 0.005
+FEW_SEQUENCES = 8
+
+
+class Probes:
+    """The coins of one policy, its own and seeded: two policies with equal views probe alike."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._random = np.random.default_rng(seed)
+
+    def add(self, plan: Plan) -> Plan:
+        """Return the plan with a floor of all drafts for the sequences that the coin picks; most often as it was."""
+        size = len(plan.draft_len)
+        is_probed = (self._random.random(size) < probed_share(size)) & (plan.draft_len > 0)
+        if not is_probed.any():
+            return plan
+        floor = np.where(is_probed, plan.draft_len, np.int32(0))
+        return replace(plan, floor=floor if plan.floor is None else np.maximum(floor, plan.floor))
+
+
+def probed_share(num_sequences: int) -> float:
+    """Return the share of drafting sequences to probe while so many decode."""
+    return float(np.clip(MOST * FEW_SEQUENCES / max(num_sequences, 1), LEAST, MOST))

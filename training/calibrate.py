@@ -1,0 +1,209 @@
+"""`specd calibrate`: fit what a drafter's evidence means, judge the fit on other requests, write calibration.json.
+
+The law is that of the `rejection` verifier with sampled drafts at the temperatures asked. Two fits are made and judged
+beside the raw evidence (policies/calibration_fit.py); the file gets the one asked for.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from core.config import DSparkSettings, Settings, kind_of
+from core.reliability import Reliability, measure
+from core.statistics import Interval, bootstrap_interval
+from core.types import Calibration
+from engine.build import build_engine
+from models.calibration_file import CALIBRATION_FILE, CalibrationFile, write_calibration
+from models.folders import dspark_folder
+from policies.calibration_fit import (
+    fit_logistic,
+    fit_temperatures,
+    hazards,
+    identity,
+    risk_set,
+    survivals,
+)
+from training.full_rounds import Question, RecordedRounds, read_questions, record
+from training.record import write_json
+from training.reliability_diagram import draw_reliability
+
+Fit = Literal["temperature", "logistic"]
+RAW = "raw"
+
+
+class Judged(Struct, frozen=True):
+    """One calibration on rounds it was not fitted on.
+
+    survival      by position: all drafts up to it accepted
+    conditional   by position: accepted, given that all before it were
+    ratio         predicted over observed accepted length, bonus included, with limits over requests
+    by_source, by_temperature   the same ratio, of a part of the requests
+    """
+
+    calibration: Calibration
+    survival: tuple[Reliability, ...]
+    conditional: tuple[Reliability, ...]
+    predicted_length: float
+    observed_length: float
+    ratio: Interval
+    by_source: dict[str, float]
+    by_temperature: dict[str, float]
+
+
+class Findings(Struct, frozen=True):
+    """Everything measured; `judged` is by fit, and "raw" is the evidence as it came."""
+
+    target: str
+    drafter: str
+    verifier: str
+    temperatures: tuple[float, ...]
+    rounds_fitted: int
+    rounds_judged: int
+    requests_fitted: int
+    requests_judged: int
+    judged: dict[str, Judged]
+
+
+class Task(Struct, frozen=True):
+    """What to calibrate and where results go; None for output writes beside a DSpark checkpoint, else nowhere."""
+
+    settings: Settings
+    num_rounds: int
+    prompts: Path
+    fit: Fit
+    output: Path | None = None
+    report: Path | None = None
+    plot: Path | None = None
+
+
+def calibrate(task: Task, console: Console) -> Findings:
+    """Record, fit, judge, show and write. Raises ConfigError and CheckpointError."""
+    engine = build_engine(task.settings)
+    name = kind_of(task.settings.drafter)
+    questions = read_questions(task.prompts)
+    rounds = record(engine, name, questions, task.num_rounds)
+    is_fitted = np.array([question.is_fitted for question in questions])[rounds.question]
+    fitted, other = rounds.of(is_fitted), rounds.of(~is_fitted)
+    fits = fit_all(fitted)
+    report = Findings(
+        task.settings.engine.target,
+        name,
+        "rejection",
+        tuple(sorted({question.sampling.temperature for question in questions})),
+        len(fitted.accepted),
+        len(other.accepted),
+        len(np.unique(fitted.question)),
+        len(np.unique(other.question)),
+        {fit: judge(calibration, other, questions) for fit, calibration in fits.items()},
+    )
+    show(report, console)
+    write(task, report, console)
+    if task.plot:
+        task.plot.parent.mkdir(parents=True, exist_ok=True)
+        draw_reliability(other, fits[RAW], fits[task.fit], task.plot, caption(report))
+        console.print(f"wrote {task.plot}")
+    return report
+
+
+def fit_all(rounds: RecordedRounds) -> dict[str, Calibration]:
+    """Return every calibration by name: the raw evidence and both fits."""
+    width = rounds.evidence.shape[1]
+    risk = risk_set(np.full_like(rounds.accepted, width), rounds.accepted, width)
+    return {
+        RAW: identity(width),
+        "temperature": fit_temperatures(rounds.evidence, rounds.accepted),
+        "logistic": fit_logistic(rounds.evidence, risk, rounds.labels, identity(width)),
+    }
+
+
+def judge(calibration: Calibration, rounds: RecordedRounds, questions: Sequence[Question]) -> Judged:
+    """Judge a calibration on rounds verified in full."""
+    width = rounds.evidence.shape[1]
+    risk = risk_set(np.full_like(rounds.accepted, width), rounds.accepted, width)
+    survival, hazard = survivals(rounds.evidence, calibration), hazards(rounds.evidence, calibration)
+    kept = rounds.accepted[:, None] > np.arange(width)
+    predicted, observed = 1.0 + survival.sum(1), 1.0 + rounds.accepted
+    asked = [questions[index] for index in range(int(rounds.question.max()) + 1)]
+    source = np.array([question.source for question in asked])[rounds.question]
+    temperature = np.array([f"{question.sampling.temperature:g}" for question in asked])[rounds.question]
+
+    def ratios(labels: NDArray[np.str_]) -> dict[str, float]:
+        return {
+            str(label): float(predicted[labels == label].sum() / observed[labels == label].sum())
+            for label in np.unique(labels)
+        }
+
+    # A request is the independent unit: its rounds are alike.
+    per_request = np.stack([np.bincount(rounds.question, values) for values in (predicted, observed)], axis=1)
+    return Judged(
+        calibration,
+        tuple(measure(survival[:, k], kept[:, k]) for k in range(width)),
+        tuple(measure(hazard[risk[:, k], k], kept[risk[:, k], k]) for k in range(width)),
+        float(predicted.mean()),
+        float(observed.mean()),
+        bootstrap_interval(per_request[per_request[:, 1] > 0], lambda rows: float(rows[:, 0].sum() / rows[:, 1].sum())),
+        ratios(source),
+        ratios(temperature),
+    )
+
+
+def write(task: Task, report: Findings, console: Console) -> None:
+    """Write the file and the report where they were asked for."""
+    output, drafter = task.output, task.settings.drafter
+    if output is None and isinstance(drafter, DSparkSettings):
+        output = dspark_folder(drafter.path) / CALIBRATION_FILE
+    kept = report.judged[task.fit]
+    if output:
+        file = CalibrationFile(
+            drafter=report.drafter,
+            target=report.target,
+            verifier="rejection",
+            temperatures=report.temperatures,
+            fit=task.fit,
+            slope=tuple(round(each, 6) for each in kept.calibration.slope),
+            intercept=tuple(round(each, 6) for each in kept.calibration.intercept),
+            rounds=report.rounds_fitted,
+            ece_before=tuple(round(each.error, 6) for each in report.judged[RAW].survival),
+            ece_after=tuple(round(each.error, 6) for each in kept.survival),
+        )
+        write_calibration(output, file)
+        console.print(f"wrote {output}")
+    if task.report:
+        write_json(task.report, msgspec.json.decode(msgspec.json.encode(report)))
+        console.print(f"wrote {task.report}")
+
+
+def caption(report: Findings) -> str:
+    """Say what was measured, in a line."""
+    temperatures = " and ".join(f"{each:g}" for each in report.temperatures)
+    return (
+        f"{report.drafter} on {report.target}, {report.verifier}, temperatures {temperatures}; "
+        f"{report.rounds_judged} rounds of {report.requests_judged} requests that were not fitted on"
+    )
+
+
+def show(report: Findings, console: Console) -> None:
+    """Print what was measured; calibration errors in per cent."""
+    places = [str(k + 1) for k in range(len(report.judged[RAW].survival))]
+    table = Table("survival of the first drafts", *places, "mean", title=caption(report))
+    for name, judged in report.judged.items():
+        errors = [each.error for each in judged.survival]
+        table.add_row(f"{name}: ECE", *(f"{100 * value:.2f}" for value in (*errors, float(np.mean(errors)))))
+        for measured in ("auc", "brier"):
+            values = [getattr(each, measured) for each in judged.survival]
+            table.add_row(f"{name}: {measured}", *(f"{value:.3f}" for value in (*values, float(np.mean(values)))))
+        table.add_section()
+    console.print(table)
+    for name, judged in report.judged.items():
+        parts = ", ".join(f"{key} {value:.3f}" for key, value in (judged.by_source | judged.by_temperature).items())
+        console.print(
+            f"{name}: accepted length {judged.predicted_length:.3f} predicted, {judged.observed_length:.3f} observed, "
+            f"ratio {judged.ratio.estimate:.4f} [{judged.ratio.low:.4f}, {judged.ratio.high:.4f}]; {parts}"
+        )
