@@ -33,6 +33,7 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/specd prove --full
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -86,7 +86,9 @@ def make_parser() -> argparse.ArgumentParser:
     prove = commands.add_parser("prove", help="prove that no policy, load or rule changes the output law")
     effort = prove.add_mutually_exclusive_group()
     effort.add_argument("--quick", action="store_true", help="every pair of choices (the default)")
-    effort.add_argument("--full", action="store_true", help="every combination, at a fifth of the distance; hours")
+    effort.add_argument(
+        "--full", action="store_true", help="every combination, at a fifth of the distance; an hour or two"
+    )
     prove.add_argument("--drafter", metavar="NAME", help="prove one drafter, and keep its proof if specd ships it not")
     prove.add_argument("--seed", type=int, default=0, help="other draws of the same kind (default %(default)s)")
     prove.add_argument("--output", type=Path, metavar="DIR", help="write certificate.md and certificate.json there")

@@ -80,8 +80,8 @@ def all_cells(drafters: Sequence[str]) -> list[Cell]:
 def pairwise_cells(drafters: Sequence[str]) -> list[Cell]:
     """Return few cells in which every pair of values of two factors occurs, chosen greedily, always the same ones.
 
-    Among equals the cell goes first whose values have been used least. Listeners have one cell for each drafter, with
-    verifiers and samplings by turns.
+    Among equals the cell goes first whose values have been used least. Every drafter has a cell with a
+    listener; listeners, verifiers and samplings take turns.
     """
     cells = [cell for cell in all_cells(drafters) if cell.policy in POLICIES]
     missing = {pair for cell in cells for pair in _pairs(cell)}
@@ -96,8 +96,8 @@ def pairwise_cells(drafters: Sequence[str]) -> list[Cell]:
         chosen.append(best)
         used.update(best)
         missing.difference_update(_pairs(best))
-    turns = zip(product(LISTENERS, drafters), cycle(VERIFIERS), cycle(SAMPLINGS), strict=False)
-    return chosen + [Cell(drafter, policy, *rest) for (policy, drafter), *rest in turns]
+    turns = zip(drafters, cycle(LISTENERS), cycle(VERIFIERS), cycle(SAMPLINGS), strict=False)
+    return chosen + [Cell(*names) for names in turns]
 
 
 def every_policy() -> dict[str, Callable[[], Policy]]:

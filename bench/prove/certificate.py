@@ -7,6 +7,7 @@ every combination and finds a fiftieth. What is enumerated is the same in both, 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 from msgspec import Struct
@@ -177,9 +178,9 @@ def _cells(bed: Bed, scope: Scope) -> Iterator[Check]:
 
 
 def _other_loops(bed: Bed, scope: Scope) -> Iterator[Check]:
-    for i, sampling in enumerate(SAMPLINGS):
-        for verifier in VERIFIERS if scope.is_full else VERIFIERS[i % 2 :][:1]:
-            yield f"off x {verifier} x {sampling}", partial(_fitted, partial(fit_plain, bed, verifier, sampling), False)
+    cells = product(VERIFIERS, SAMPLINGS) if scope.is_full else zip(VERIFIERS, ("plain", "penalties"), strict=True)
+    for verifier, sampling in cells:
+        yield f"off x {verifier} x {sampling}", partial(_fitted, partial(fit_plain, bed, verifier, sampling), False)
     yield "all drafters, policies and verifiers in every batch", lambda: of_fits(fit_mixed(bed))
 
 

@@ -48,14 +48,16 @@ def run(arguments: argparse.Namespace, proof_dir: Path | None) -> int:
 def shown(console: Console, lines: Iterator[Line]) -> Iterator[Line]:
     """Pass lines on; print a row for each section that is done, and every failure at once."""
     section, count, seconds = "", 0, 0.0
-    for line in lines:
-        if section not in ("", line.section):
-            console.print(f"{section:<24}{count:>4} checks {seconds:>8.1f} s")
-            count, seconds = 0, 0.0
-        section, count, seconds = line.section, count + 1, seconds + line.seconds
-        if not line.outcome.passes:
-            console.print(f"FAILED {line.section}: {line.name}: {line.outcome.detail}", style="red", markup=False)
-        yield line
+    with console.status("proving") as status:
+        for line in lines:
+            if section not in ("", line.section):
+                console.print(f"{section:<24}{count:>4} checks {seconds:>8.1f} s")
+                count, seconds = 0, 0.0
+            section, count, seconds = line.section, count + 1, seconds + line.seconds
+            status.update(f"{section}: {count} checks, {line.name}")
+            if not line.outcome.passes:
+                console.print(f"FAILED {section}: {line.name}: {line.outcome.detail}", style="red", markup=False)
+            yield line
     console.print(f"{section:<24}{count:>4} checks {seconds:>8.1f} s")
 
 

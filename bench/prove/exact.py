@@ -59,7 +59,7 @@ BEDS = {
     "R2-G2-N3-V2": Bed(Shape(2, 2, 3), 2),
     "R1-G2-N3-V2-floor": Bed(Shape(1, 2, 3), 2, floors=(1,)),
     "R2-G2-N2-V2-floor-weight": Bed(Shape(2, 2, 2), 2, floors=(0, 1), weights=(1.0, 0.6)),
-    "R2-G2-N3-V2-weight": Bed(Shape(2, 2, 3), 2, weights=(0.7, 1.3)),
+    "R2-G2-N2-V2-weight": Bed(Shape(2, 2, 2), 2, weights=(0.7, 1.3)),
 }
 # The beds of the coupled verifier have two tokens, and the noise of every position to enumerate.
 COUPLED_BEDS = {
