@@ -7,7 +7,7 @@ from bench.replay.findings import ADAPTIVE, OFF, Curve
 
 try:
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import ScalarFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 except ImportError as error:
     raise ImportError("figures need matplotlib; install specd with its extra: pip install 'specd[bench]'") from error
 
@@ -49,11 +49,14 @@ def draw_replay(curves: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
             loads = next(iter(own.values())).loads
             axis.set_xticks(loads, [str(load) for load in loads])
             axis.minorticks_off()
-        row[1].xaxis.set_major_formatter(ScalarFormatter())
-        row[1].yaxis.set_major_formatter(ScalarFormatter())
-        row[2].legend(fontsize=8, frameon=False)
+        for axis in (row[1].xaxis, row[1].yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(ScalarFormatter())
+            axis.set_minor_formatter(NullFormatter())
         for axis in row:
             axis.grid(visible=True, color="0.92")
+    handles, labels = axes[0][2].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.suptitle("modelled 8B target on one GPU, recorded acceptance, the real engine and policies", fontsize=9)
     figure.savefig(path, dpi=DPI)
     plt.close(figure)
