@@ -17,8 +17,8 @@ from core.types import Plan, StepOutcome, StepView
 
 F64 = NDArray[np.float64]
 
-# Steps looked at: one of so many, for a look takes 30 microseconds; and looks between two tables.
-EVERY, PUBLISH_EVERY = 4, 16
+# Steps looked at: one of so many, for a look takes 50 microseconds; and looks between two tables.
+EVERY, PUBLISH_EVERY = 8, 16
 # Weight of a new ratio in the averages of one kind of step and of all.
 PACE, PACE_OF_ALL = 0.05, 0.02
 # Looks after which a kind of step is believed half as much as the average of all.

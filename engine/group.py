@@ -71,13 +71,13 @@ class PolicyGroup:
     def view(self, batch: Batch, members: Places, others: Others, cost: CostTable | None) -> StepView:
         """Describe the step to the policy, before any draft of it exists; members i64 [b] are places in the batch."""
         sequences = [batch.sequences[b] for b in members.tolist()]
-        for sequence in sequences:
-            if sequence.num_stale:
-                self.speculator.advance(sequence)
-        facts = [
-            (s.slot, s.num_computed, s.num_stale, s.num_uncomputed, s.num_remaining, s.request.priority)
-            for s in sequences
-        ]
+        facts = []
+        for one in sequences:
+            if one.num_stale:
+                self.speculator.advance(one)
+            computed, length = one.num_computed, len(one.tokens)
+            left = one.longest - length
+            facts.append((one.slot, computed, computed - one.extended, length - computed, left, one.request.priority))
         slots, context_len, stale, uncomputed, tokens_left, priority = np.array(facts, dtype=np.int32).T.copy()
         gamma_max, num_rows = np.array((batch.gamma_max, batch.num_rows), dtype=np.int32)[:, members]
         samples = num_rows == uncomputed
@@ -104,8 +104,8 @@ class PolicyGroup:
         """Ask the policy and hold its answer to the view's bounds; plain decoding if it fails."""
         try:
             plan = self.policy.plan(view)
-            draft_len = np.clip(np.asarray(plan.draft_len, dtype=np.int32), 0, view.gamma_max)
-            follow = np.broadcast_to(np.asarray(plan.follow, dtype=np.bool_), view.slots.shape)
+            draft_len = np.minimum(np.maximum(as_row(plan.draft_len, view, np.int32), 0), view.gamma_max)
+            follow = as_row(plan.follow, view, np.bool_)
             check_plan(plan, self.speculator.spec.max_drafts)
             return replace(
                 plan,
@@ -132,10 +132,8 @@ class PolicyGroup:
 
     def observe(self, outcome: StepOutcome) -> None:
         """Count a finished step and teach it to the calibration and the policy."""
-        rounds = zip(outcome.verified.tolist(), outcome.accepted.tolist(), outcome.drafted.tolist(), strict=True)
-        for verified, accepted, drafted in rounds:
-            self._stats.count_round(verified, accepted, drafted)
-            self.counts.count_round(verified, accepted, drafted)
+        for counts in (self._stats, self.counts):
+            counts.count_rounds(outcome.drafted, outcome.verified, outcome.accepted)
         self._learn(outcome)
         try:
             self.policy.observe(outcome)
@@ -170,7 +168,8 @@ def deadlines(sequences: list[Sequence]) -> F32:
 
 def as_row(values: object, view: StepView, dtype: type[np.generic]) -> NDArray[Any]:
     """Return one value per sequence of the view."""
-    return np.broadcast_to(np.asarray(values, dtype=dtype), view.slots.shape)
+    row = np.asarray(values, dtype=dtype)
+    return row if row.shape == view.slots.shape else np.broadcast_to(row, view.slots.shape)
 
 
 def check_weight(weight: F32) -> F32:

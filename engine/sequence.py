@@ -24,6 +24,7 @@ class Sequence:
     num_computed  tokens whose target KV exists; the rest is what the next steps catch up with
     extended      rows before it are in the drafter's KV without gaps; behind num_computed the drafter is stale
     queued_s      monotonic seconds at which it arrived
+    longest       tokens at which it ends, prompt included
     attempt       raised when a round is abandoned before its verdict, so that no draw is ever used twice
     """
 
@@ -41,9 +42,11 @@ class Sequence:
     extended: int = 0
     queued_s: float = field(default_factory=time.monotonic)
     attempt: int = 0
+    longest: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.tokens = [*self.request.prompt_ids, *self.request.output_ids]
+        self.longest = len(self.request.prompt_ids) + self.request.sampling.max_tokens
 
     @property
     def num_uncomputed(self) -> int:
@@ -58,7 +61,7 @@ class Sequence:
     @property
     def num_remaining(self) -> int:
         """Tokens that may still be generated."""
-        return self.request.sampling.max_tokens - self.num_output
+        return self.longest - len(self.tokens)
 
     @property
     def num_stale(self) -> int:

@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from core.types import I32
+
 
 @dataclass(slots=True)
 class RoundCounts:
@@ -27,14 +31,14 @@ class RoundCounts:
     verified_at: Counter[int] = field(default_factory=Counter)
     accepted_at: Counter[int] = field(default_factory=Counter)
 
-    def count_round(self, verified: int, accepted: int, drafted: int) -> None:
-        """Count one sequence's verdict."""
-        self.rounds += 1
-        self.drafted += drafted
-        self.verified += verified
-        self.accepted += accepted
-        self.verified_at.update(range(verified))
-        self.accepted_at.update(range(accepted))
+    def count_rounds(self, drafted: I32, verified: I32, accepted: I32) -> None:
+        """Count the verdicts of one step, an entry per sequence."""
+        self.rounds += len(verified)
+        self.drafted += int(drafted.sum())
+        self.verified += int(verified.sum())
+        self.accepted += int(accepted.sum())
+        self.verified_at.update(by_reach(verified))
+        self.accepted_at.update(by_reach(accepted))
 
     def counts(self) -> dict[str, Any]:
         """Return the counts as plain values."""
@@ -109,6 +113,12 @@ class EngineStats(RoundCounts):
     def accepted_length(self) -> float:
         """Tokens per round, bonus included (tau)."""
         return (self.accepted + self.rounds) / self.rounds if self.rounds else 0.0
+
+
+def by_reach(lengths: I32) -> dict[int, int]:
+    """Return place -> how many of `lengths` reach beyond it."""
+    reach = np.bincount(lengths)[::-1].cumsum()[::-1]
+    return dict(enumerate(reach[1:].tolist()))
 
 
 def by_place(counts: Counter[int]) -> list[int]:

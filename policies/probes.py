@@ -32,4 +32,4 @@ class Probes:
 
 def probed_share(num_sequences: int) -> float:
     """Return the share of drafting sequences to probe while so many decode."""
-    return float(np.clip(MOST * FEW_SEQUENCES / max(num_sequences, 1), LEAST, MOST))
+    return min(max(MOST * FEW_SEQUENCES / max(num_sequences, 1), LEAST), MOST)
