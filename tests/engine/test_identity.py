@@ -22,7 +22,8 @@ POLICIES = {
     "off": Off,
     "fixed-1": lambda: Fixed(1),
     "fixed-4": lambda: Fixed(4),
-    "confidence": lambda: Confidence(0.4),
+    # Low enough that drafts of an n-gram in random text are still tried once calibration has found them out.
+    "confidence": lambda: Confidence(0.03),
     "load-adaptive": LoadAdaptive,
 }
 WIDE = EngineShape(max_num_seqs=16, max_num_batched_tokens=256, kv_cache_tokens=8192, block_size=4)
