@@ -25,7 +25,7 @@ from engine.explain import RecentSteps
 from engine.groups import Groups, MakePolicy
 from engine.memory import EngineMemory
 from engine.noise import RoundNoise, draw_noise
-from engine.outcome import StepFacts, outcomes
+from engine.outcome import StepFacts, num_judged, outcomes
 from engine.plan import Load, StepPlan, plan_step
 from engine.rows import StepRows, append_catch_up, make_rows
 from engine.scheduler import Batch
@@ -308,8 +308,12 @@ class Engine:
     def _observe(self, plan: StepPlan, proposal: tuple[Draft, Tensor], verdict: Round, facts: StepFacts) -> None:
         """Count the round and teach each policy its part of it; the proposal comes with its survivals."""
         self.stats.count_step(facts.step_s, facts.catch_up_rows, plan.predicted_step_s)
-        self.stats.soft_accepts += float(verdict.verdict.soft_labels.sum())
         self.stats.emitted += sum(map(len, verdict.emitted))
+        if proposal[0].tokens.shape[1]:
+            self.stats.soft_accepts += float(verdict.verdict.soft_labels.sum())
+        for part in plan.parts:
+            if part.view is None:
+                part.group.count_plain(num_judged(plan, part, verdict))
         for part, outcome in outcomes(plan, *proposal, verdict, facts):
             self.recent.add(part, outcome)
             if part.view is not None and len(plan.parts) == 1:

@@ -130,6 +130,11 @@ class PolicyGroup:
         asked = np.arange(width) < draft_len[drafted, None]
         self._survival_lag[slots[drafted]] = np.where(asked, seen, np.nan)
 
+    def count_plain(self, num_rounds: int) -> None:
+        """Count rounds without any drafter: there is nothing to learn from them."""
+        self._stats.rounds += num_rounds
+        self.counts.rounds += num_rounds
+
     def observe(self, outcome: StepOutcome) -> None:
         """Count a finished step and teach it to the calibration and the policy."""
         for counts in (self._stats, self.counts):

@@ -26,7 +26,9 @@ class StepFacts:
 def outcomes(
     plan: StepPlan, draft: Draft, survival: Tensor, verdict: Round, facts: StepFacts
 ) -> Iterator[tuple[GroupPlan, StepOutcome]]:
-    """Yield every group's part of the step; draft and survival [B, G] cover the whole batch."""
+    """Yield the part of every group that has a drafter; draft and survival [B, G] cover the whole batch."""
+    if all(part.view is None for part in plan.parts):
+        return
     index = verdict.index.numpy(force=True)
     group_of = plan.group[index]
     verified, accepted = (np.array(each, dtype=np.int32) for each in (verdict.verified, verdict.accepted))
@@ -34,6 +36,8 @@ def outcomes(
         each.numpy(force=True) for each in (draft.evidence, survival, draft.lengths, verdict.verdict.soft_labels)
     )
     for number, part in enumerate(plan.parts):
+        if part.view is None:
+            continue
         mine = slice(None) if len(plan.parts) == 1 else np.flatnonzero(group_of == number)
         judged, width = index[mine], part.group.speculator.spec.max_drafts
         place = np.searchsorted(part.members, judged)
@@ -54,3 +58,11 @@ def outcomes(
             floored=np.zeros(len(judged), dtype=np.int32) if floor is None else floor[place],
         )
         yield part, outcome
+
+
+def num_judged(plan: StepPlan, part: GroupPlan, verdict: Round) -> int:
+    """Return how many sequences of one group got a next token."""
+    if len(plan.parts) == 1:
+        return len(verdict.emitted)
+    number = plan.parts.index(part)
+    return int(np.count_nonzero(plan.group[verdict.index.numpy(force=True)] == number))

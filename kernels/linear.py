@@ -27,6 +27,9 @@ class PackedLinear(nn.Module):
         """Return x W^T."""
         return product(x, self._packed)
 
+    # A module's hooks, which nobody hangs on these, cost as much as a small product.
+    __call__ = forward
+
 
 class TwoLayoutLinear(nn.Module):
     """A bias-free float32 map [..., K] -> [..., N] that keeps its weight plain and packed; the weight must not change.
