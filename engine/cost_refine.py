@@ -17,12 +17,13 @@ from core.types import Plan, StepOutcome, StepView
 
 F64 = NDArray[np.float64]
 
-# Steps looked at: one of so many, for a look takes 50 microseconds; and looks between two tables.
-EVERY, PUBLISH_EVERY = 8, 16
+# Steps looked at: one of so many, for a look takes 50 microseconds, and all that take so long that it does not matter;
+# and looks between two tables.
+EVERY, LONG_STEP_S, PUBLISH_EVERY = 8, 0.02, 16
 # Weight of a new ratio in the averages of one kind of step and of all.
 PACE, PACE_OF_ALL = 0.05, 0.02
 # Looks after which a kind of step is believed half as much as the average of all.
-BELIEF_LOOKS = 20.0
+BELIEF_LOOKS = 8.0
 # A step that took three times as long was interrupted.
 MOST_LOG_RATIO = math.log(3.0)
 # Share of a step's rows beyond which prefill and catch-up would teach more about themselves than about decoding.
@@ -69,7 +70,7 @@ class CostRefinement:
     def observe(self, view: StepView, plan: Plan, outcome: StepOutcome) -> None:
         """Learn from a finished step of one group alone."""
         self._num_steps += 1
-        if self._num_steps % EVERY or not len(outcome.slots):
+        if (self._num_steps % EVERY and outcome.step_s < LONG_STEP_S) or not len(outcome.slots):
             return
         other_rows = outcome.prefill_rows + outcome.catch_up_rows
         if other_rows > MOST_OTHER_ROWS * outcome.rows:
