@@ -4,6 +4,8 @@ Only such rounds tell how survivals far down are calibrated, and what became of 
 Who is probed is decided by a coin before any draft exists, so a probe biases neither the output nor what it measures.
 """
 
+import math
+
 import numpy as np
 from msgspec.structs import replace
 
@@ -15,15 +17,34 @@ FEW_SEQUENCES = 8
 
 
 class Probes:
-    """The coins of one policy, its own and seeded: two policies with equal views probe alike."""
+    """The coins of one policy, its own and seeded: two policies with equal views probe alike.
+
+    One coin per sequence and step; how many come to nothing is drawn at once, for tossing them all would take longer
+    than planning. The number of failures before a success is an exponential number over -log(1 - share), cut off.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         self._random = np.random.default_rng(seed)
+        self._left = self._random.exponential()
 
     def add(self, plan: Plan) -> Plan:
         """Return the plan with a floor of all drafts for the sequences that the coin picks; most often as it was."""
         size = len(plan.draft_len)
-        is_probed = (self._random.random(size) < probed_share(size)) & (plan.draft_len > 0)
+        if not size:
+            return plan
+        rate = -math.log1p(-probed_share(size))
+        if self._left >= rate * size:
+            self._left -= rate * size
+            return plan
+        is_probed = np.zeros(size, dtype=np.bool_)
+        index = int(self._left / rate)
+        while index < size:
+            is_probed[index] = True
+            self._left = self._random.exponential()
+            index += 1 + int(self._left / rate)
+        # Of the last run, what reaches beyond this step.
+        self._left = (index - size) * rate + self._left % rate
+        is_probed &= plan.draft_len > 0
         if not is_probed.any():
             return plan
         floor = np.where(is_probed, plan.draft_len, np.int32(0))
