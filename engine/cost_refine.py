@@ -18,8 +18,9 @@ from core.types import Plan, StepOutcome, StepView
 F64 = NDArray[np.float64]
 
 # Steps looked at: one of so many, for a look takes 50 microseconds, and all that take so long that it does not matter;
-# and looks between two tables.
-EVERY, LONG_STEP_S, PUBLISH_EVERY = 8, 0.02, 16
+# and looks between two tables. Seven, because policies think longer in every fourth step: a multiple of that would see
+# nothing else.
+EVERY, LONG_STEP_S, PUBLISH_EVERY = 7, 0.02, 16
 # Weight of a new ratio in the averages of one kind of step and of all.
 PACE, PACE_OF_ALL = 0.05, 0.02
 # Looks after which a kind of step is believed half as much as the average of all.
