@@ -13,6 +13,7 @@ from torch import nn
 
 from core.cost import CostTable
 from core.errors import ShapeError
+from core.whole_file import write_whole
 from engine.engine import Engine
 from engine.profile import profile
 
@@ -98,11 +99,7 @@ def _read(path: Path, key: str) -> CostTable | None:
 
 
 def _write(path: Path, saved: SavedTable) -> None:
-    """Write in one move, so that no reader ever sees half a file."""
-    part = path.with_suffix(".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(saved)))
-        part.replace(path)
+        write_whole(path, msgspec.json.format(msgspec.json.encode(saved)))
     except OSError as error:
         log.warning("cost_table_not_written", path=str(path), error=str(error))

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from core.errors import ConfigError
 from core.registry import DRAFTERS
+from core.whole_file import write_whole
 from drafters.base import Drafter
 
 log = structlog.get_logger()
@@ -73,11 +74,8 @@ def is_proven(folder: Path, identity: Identity) -> bool:
 def keep(folder: Path, proof: Proof) -> Path:
     """Write a proof into `folder`, which is made, in one move; returns its path. Raises ConfigError if it cannot."""
     path = _path(folder, proof.identity)
-    part = path.with_suffix(".part")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(proof)))
-        part.replace(path)
+        write_whole(path, msgspec.json.format(msgspec.json.encode(proof)))
     except OSError as error:
         raise ConfigError(f"the proof cannot be written to {path}: {error}; set engine.proof_dir") from error
     return path

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from core.errors import CheckpointError
 from core.types import Calibration
+from core.whole_file import write_whole
 
 CALIBRATION_FILE = "calibration.json"
 
@@ -70,8 +71,7 @@ def read_calibration(folder: Path, width: int) -> Calibration | None:
 
 def write_calibration(path: Path, calibration: CalibrationFile) -> None:
     """Write our format."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(calibration)) + b"\n")
+    write_whole(path, msgspec.json.format(msgspec.json.encode(calibration)) + b"\n")
 
 
 def _decode(path: Path) -> Calibration:
