@@ -25,7 +25,7 @@ from engine.build import make_drafter, pick_dtype
 from engine.engine import Engine
 from engine.shape import EngineShape
 from models.folders import target_folder
-from models.load import load_target
+from models.load_target import load_target
 from models.qwen3 import Qwen3
 from models.tokenizer import Tokenizer
 from policies.confidence import Confidence

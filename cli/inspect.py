@@ -10,7 +10,8 @@ from core.errors import CheckpointError
 from models.calibration_file import CALIBRATION_FILE, read_calibration
 from models.checkpoint import read_config, read_tensors
 from models.dflash_net import DFlashConfig
-from models.load import DRAFTER_ARCHITECTURES, TARGET_ARCHITECTURES
+from models.load_drafter import DRAFTER_ARCHITECTURES
+from models.load_target import TARGET_ARCHITECTURES
 from models.qwen3 import Qwen3Config
 
 

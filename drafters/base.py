@@ -14,7 +14,7 @@ class DrafterSpec(Struct, frozen=True, kw_only=True):
 
     max_drafts         G, the most tokens one proposal holds
     feature_layers     target layers whose residual streams `Commit.features` must carry, ascending; () for none
-    kv_layers          (layers, kv heads, head_dim) of the KV group the engine keeps for it; None for none
+    kv_layers          (kv heads, head_dim) of each layer of the KV group the engine keeps for it; () for none
     lookahead          committed tokens past a row that `extend` needs (Eagle3: 1)
     point_mass         proposals are deterministic, q is one at the proposed token
     needs_host_tokens  reads token values on the host, which forces the synchronous loop
@@ -25,7 +25,7 @@ class DrafterSpec(Struct, frozen=True, kw_only=True):
     name: str
     max_drafts: int
     feature_layers: tuple[int, ...] = ()
-    kv_layers: tuple[int, int, int] | None = None
+    kv_layers: tuple[tuple[int, int], ...] = ()
     lookahead: int = 0
     point_mass: bool = False
     needs_host_tokens: bool = False

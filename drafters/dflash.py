@@ -12,14 +12,14 @@ from torch import Tensor
 
 from core.errors import CheckpointError
 from core.tensors import Commit, Draft, DraftAsk
-from core.types import Calibration, Numerics
+from core.types import Calibration
 from drafters.base import DrafterSpec
 from drafters.draws import SlotDraws
 from drafters.margin import margin_evidence
-from kernels.attention import cache_rows, paged_attention, plan_attention
-from kernels.split_attention import plan_split_attention
+from kernels.attention import cache_rows
 from models.dflash_net import DFlashNet
-from models.qwen3 import Qwen3
+from models.paged import PagedAttention
+from models.target import Target
 
 
 class DFlash:
@@ -28,24 +28,26 @@ class DFlash:
     calibration  what the evidence means, from the checkpoint; None if it does not say
     """
 
-    def __init__(self, name: str, network: DFlashNet, target: Qwen3, calibration: Calibration | None = None) -> None:
+    def __init__(self, name: str, network: DFlashNet, target: Target, calibration: Calibration | None = None) -> None:
         shape = network.config.backbone
-        if shape.hidden_size != target.config.hidden_size or shape.vocab_size != target.config.vocab_size:
+        beside = target.shape
+        if shape.hidden_size != beside.hidden_size or shape.vocab_size != beside.vocab_size:
             raise CheckpointError(
                 f"drafter {name!r} was made for a target of hidden size {shape.hidden_size} and vocabulary "
-                f"{shape.vocab_size}; this target has {target.config.hidden_size} and {target.config.vocab_size}"
+                f"{shape.vocab_size}; this target has {beside.hidden_size} and {beside.vocab_size}"
             )
-        if network.config.num_target_layers != target.config.num_hidden_layers:
+        if network.config.num_target_layers != len(beside.layers):
             raise CheckpointError(
                 f"drafter {name!r} was made for a target of {network.config.num_target_layers} layers; "
-                f"this one has {target.config.num_hidden_layers}"
+                f"this one has {len(beside.layers)}"
             )
         self.network, self.target = network, target
+        self._attention = PagedAttention(network.config.attention, network.numerics)
         self.spec = DrafterSpec(
             name=name,
             max_drafts=network.config.block_size,
             feature_layers=network.config.target_layer_ids,
-            kv_layers=(shape.num_hidden_layers, shape.num_key_value_heads, shape.head_dim),
+            kv_layers=tuple(layer.kv_shape for layer in network.config.attention),
             calibration=calibration,
         )
 
@@ -82,20 +84,13 @@ class DFlash:
         tokens[:, 0] = ask.anchors
         offsets = torch.arange(width, device=tokens.device)
         positions = (ask.positions[:, None] + offsets).flatten()
-        group = config.backbone.num_attention_heads // config.backbone.num_key_value_heads
-        plan = plan_attention if self.network.numerics is Numerics.FAST else plan_split_attention
-        layout = plan(
+        attend = self._attention.over(
             kv,
             torch.arange(num_sequences + 1, device=tokens.device) * width,
             positions,
-            (ask.positions + width).repeat_interleave(width),
-            group,
+            visible=(ask.positions + width).repeat_interleave(width),
         )
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return paged_attention(q, k, v, kv.keys[layer], kv.values[layer], layout)
-
-        embedded = self.target.embed_tokens(tokens.flatten())
+        embedded = self.target.embed(tokens.flatten())
         return self.network.block(embedded, positions, attend).unflatten(0, (num_sequences, width))
 
     def _choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002

@@ -39,8 +39,9 @@ from kernels.heap import keep_freed_memory
 from kernels.linear import can_pack
 from models.calibration_file import read_calibration
 from models.folders import dspark_folder, target_folder
-from models.load import eos_token_ids, load_dspark, load_target
-from models.qwen3 import Qwen3
+from models.load_drafter import load_dspark
+from models.load_target import eos_token_ids, load_target
+from models.target import Target
 from models.tokenizer import Tokenizer
 
 log = structlog.get_logger()
@@ -89,7 +90,7 @@ def build_engine(settings: Settings) -> Engine:
         target=str(folder),
         drafters=list(drafters),
         policies=list(policies),
-        dtype=str(target.norm.weight.dtype).removeprefix("torch."),
+        dtype=str(target.dtype).removeprefix("torch."),
         numerics=wanted.numerics,
         max_model_len=engine.max_model_len,
         target_kv_mib=engine.memory.kv.num_bytes >> 20,
@@ -120,7 +121,7 @@ def measure_costs(engine: Engine, folder: Path | None) -> None:
             log.warning("profile_failed", drafter=name, error=str(error))
 
 
-def make_drafter(settings: DrafterSettings, target: Qwen3) -> Drafter | None:
+def make_drafter(settings: DrafterSettings, target: Target) -> Drafter | None:
     """Return the drafter that `settings` describe, loaded beside `target`; None for none."""
     if isinstance(settings, PluginSettings):
         drafter: Drafter = make_plugin(settings, DRAFTERS, {"target": target})

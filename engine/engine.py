@@ -33,12 +33,12 @@ from engine.sequence import Sequence
 from engine.shape import EngineShape
 from engine.speculator import Speculator
 from engine.stats import EngineStats
-from engine.target import forward_target
+from engine.target import TargetForward
 from engine.target_draws import TargetDraws
 from kernels.admit import admit
 from kernels.survival import survival as survival_of
 from models.answer_text import AnswerText
-from models.qwen3 import Qwen3
+from models.target import Target
 from models.tokenizer import Tokenizer
 
 
@@ -55,7 +55,7 @@ class Engine:
 
     def __init__(
         self,
-        target: Qwen3,
+        target: Target,
         drafters: Mapping[str, Drafter | None],
         policies: Mapping[str, MakePolicy],
         shape: EngineShape,
@@ -67,6 +67,7 @@ class Engine:
         self.target, self.eos_ids, self.tokenizer, self.stats = target, eos_ids, tokenizer, EngineStats()
         self.clock, self.backlog, self.recent = clock, Backlog(), RecentSteps()
         self.costs = CostTables()
+        self._forward = TargetForward(target)
         memory = EngineMemory(target, drafters, shape, self.stats, untrusted)
         self.memory, self.scheduler, self.slots = memory, memory.scheduler, memory.slots
         self._plain_draws = TargetDraws(shape.max_num_seqs)
@@ -91,7 +92,7 @@ class Engine:
 
     def add(self, request: Request) -> None:
         """Take a request in; raises RequestError if it can never run here."""
-        check_tokens(request, self.target.config.vocab_size)
+        check_tokens(request, self.target.shape.vocab_size)
         self.scheduler.add(self.groups.join(request))
 
     def abort(self, request_id: str) -> None:
@@ -203,7 +204,7 @@ class Engine:
         # Without drafts nothing is as wide as drafts are.
         size, width = len(batch.sequences), self.memory.width if plan.draft_len.any() else 0
         with self.stats.timed("noise"):
-            vocab_size = self.target.config.vocab_size
+            vocab_size = self.target.shape.vocab_size
             noise = draw_noise(batch.sequences, plan.draft_len, width, vocab_size, self._plain_draws)
         if not width:
             return no_draft(size, width), noise
@@ -258,7 +259,7 @@ class Engine:
         """Run the target once over all rows; logits of the judged rows, features of all if a drafter follows."""
         with self.stats.timed("verify"):
             kv = self.memory.kv.view(rows.verify.block_tables)
-            hidden, features = forward_target(self.target, rows.verify, kv, plan.feature_layers)
+            hidden, features = self._forward(rows.verify, kv, plan.feature_layers)
             return self.target.logits(hidden[rows.judged]), features
 
     def _accept(

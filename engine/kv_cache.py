@@ -3,6 +3,8 @@
 Knows nothing of who uses a block; that is engine/blocks.py.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,14 +12,12 @@ from core.tensors import PagedKV
 
 
 class KVGroup:
-    """Keys and values [num_blocks, block_size, Hkv, D] of each layer of one network."""
+    """Keys and values [num_blocks, block_size, Hkv, D] of each layer of one network; layers are their (Hkv, D)."""
 
-    def __init__(
-        self, layers: int, num_blocks: int, block_size: int, heads: int, head_dim: int, dtype: torch.dtype
-    ) -> None:
-        shape = (num_blocks, block_size, heads, head_dim)
-        self.keys = tuple(torch.zeros(shape, dtype=dtype) for _ in range(layers))
-        self.values = tuple(torch.zeros(shape, dtype=dtype) for _ in range(layers))
+    def __init__(self, layers: Sequence[tuple[int, int]], num_blocks: int, block_size: int, dtype: torch.dtype) -> None:
+        shapes = [(num_blocks, block_size, *layer) for layer in layers]
+        self.keys = tuple(torch.zeros(shape, dtype=dtype) for shape in shapes)
+        self.values = tuple(torch.zeros(shape, dtype=dtype) for shape in shapes)
         self.block_size = block_size
 
     @property

@@ -11,7 +11,7 @@ from engine.shape import EngineShape
 from engine.slots import SlotTable
 from engine.speculator import NO_DRAFTER, Place, Speculator
 from engine.stats import EngineStats
-from models.qwen3 import Qwen3
+from models.target import Target
 
 
 class EngineMemory:
@@ -19,14 +19,13 @@ class EngineMemory:
 
     def __init__(
         self,
-        target: Qwen3,
+        target: Target,
         drafters: Mapping[str, Drafter | None],
         shape: EngineShape,
         stats: EngineStats,
         untrusted: Collection[str] = (),
     ) -> None:
-        config, dtype = target.config, target.norm.weight.dtype
-        size, longest = shape.block_size, config.max_position_embeddings
+        size, longest = shape.block_size, target.shape.max_positions
         width = max((drafter.spec.max_drafts for drafter in drafters.values() if drafter), default=0)
         # A sequence's draft rows reach at most this many blocks past the one of its anchor.
         num_scratch = shape.max_num_seqs * -(-width // size)
@@ -41,17 +40,22 @@ class EngineMemory:
         self.pool = BlockPool(num_blocks, size, num_scratch)
         self.scheduler = Scheduler(limits, self.pool)
         max_blocks = self.pool.blocks_for(limits.max_model_len + width + 1)
-        self.slots = SlotTable(shape.max_num_seqs, max_blocks, config.vocab_size)
-        heads, head_dim = config.num_key_value_heads, config.head_dim
-        self.kv = KVGroup(config.num_hidden_layers, num_blocks, size, heads, head_dim, dtype)
+        self.slots = SlotTable(shape.max_num_seqs, max_blocks, target.shape.vocab_size)
+        self.kv = KVGroup([layer.kv_shape for layer in target.shape.layers], num_blocks, size, target.dtype)
         self.speculators: dict[str, Speculator] = {}
         for bit, (name, drafter) in enumerate(({**drafters} | {NO_DRAFTER: None}).items()):
             if name == NO_DRAFTER and drafters.get(name):
                 raise ConfigError(f"no drafter can be called {NO_DRAFTER!r}: that is the name of having none")
-            group = drafter.spec.kv_layers if drafter else None
-            kv = KVGroup(group[0], num_blocks, size, *group[1:], dtype) if group else None
+            layers = drafter.spec.kv_layers if drafter else ()
+            kv = KVGroup(layers, num_blocks, size, target.dtype) if layers else None
             self.speculators[name] = Speculator(
-                Place(name, bit), drafter, kv, self.pool, stats, config.vocab_size, trusts_law=name not in untrusted
+                Place(name, bit),
+                drafter,
+                kv,
+                self.pool,
+                stats,
+                target.shape.vocab_size,
+                trusts_law=name not in untrusted,
             )
 
     @property

@@ -58,7 +58,7 @@ class TimedSteps:
     @contextmanager
     def batch(self, num_sequences: int, prompt_len: int, answer_len: int) -> Iterator[None]:
         """Have that many requests past their prompts, with up-to-date drafters; they are gone afterwards."""
-        vocab_size = self._engine.target.config.vocab_size
+        vocab_size = self._engine.target.shape.vocab_size
         sampling = Sampling(max_tokens=answer_len, ignore_eos=True)
         names = []
         for _ in range(num_sequences):

@@ -1,13 +1,14 @@
 """Ragged attention over a paged KV cache, one contract for verify, prefill and drafter block rows.
 
 Every query row sees a prefix of its sequence's cache, so causality is only a number per row: position + 1 for a row of
-the target, anchor + G for every row of a drafter's bidirectional block. The torch body below serves all devices; a
+the target, anchor + G for every row of a drafter's bidirectional block. A sliding window cuts off what lies further
+back than it reaches from the row's own position. The torch body below serves all devices; a
 fused Triton kernel can take its place behind the same contract. kernels/split_attention.py lays the same rows out so
 that no result depends on what else is in the batch.
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +20,13 @@ from core.tensors import PagedKV
 LARGEST_SHARED_TILE_ROWS = 16
 
 
+class Reach(NamedTuple):
+    """What each of N rows sees of its context: places first..visible - 1, both i64 [N]; first None is 0 for all."""
+
+    visible: Tensor
+    first: Tensor | None
+
+
 class AttentionTile(Protocol):
     """Some sequences of a batch, ready to be attended together."""
 
@@ -27,8 +35,11 @@ class AttentionTile(Protocol):
         """Where its M rows lie among the N of the batch: a range, or i64 [M]."""
         ...
 
-    def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Return the tile's rows [M, Hq, D] from q [N, Hq, D] and caches [num_cache_rows, Hkv, D]."""
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
+        """Return the tile's rows [M, Hq, D] from q [N, Hq, D] and caches [num_cache_rows, Hkv, D].
+
+        scale multiplies the scores; None is 1 / sqrt(D).
+        """
         ...
 
 
@@ -45,7 +56,7 @@ class LoneTile:
     cache: slice | Tensor
     mask: Tensor | None
 
-    def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
         """Attend with the tile's rows (`AttentionTile.attend`)."""
         seen = [
             cache[self.cache] if isinstance(self.cache, slice) else cache.index_select(0, self.cache)
@@ -56,7 +67,7 @@ class LoneTile:
         grouped = q[self.targets].view(-1, num_kv_heads, q.shape[1] // num_kv_heads, head_dim)
         own_keys, own_values = (x.transpose(0, 1).unsqueeze(0) for x in seen)
         rows = grouped.permute(1, 2, 0, 3).flatten(1, 2).unsqueeze(0)
-        mixed = F.scaled_dot_product_attention(rows, own_keys, own_values, self.mask).squeeze(0)
+        mixed = F.scaled_dot_product_attention(rows, own_keys, own_values, self.mask, scale=scale).squeeze(0)
         return mixed.unflatten(1, (grouped.shape[2], -1)).permute(2, 0, 1, 3).reshape(-1, *q.shape[1:])
 
 
@@ -80,7 +91,7 @@ class PaddedTile:
     num_sequences: int
     is_whole: bool
 
-    def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
         """Attend with the tile's rows (`AttentionTile.attend`)."""
         b, (num_kv_heads, head_dim) = self.num_sequences, keys.shape[1:]
         group = q.shape[1] // num_kv_heads
@@ -92,7 +103,7 @@ class PaddedTile:
             cache.index_select(0, self.cache).view(b, -1, num_kv_heads, head_dim).transpose(1, 2)
             for cache in (keys, values)
         )
-        mixed = F.scaled_dot_product_attention(grouped, tile_keys, tile_values, self.mask)
+        mixed = F.scaled_dot_product_attention(grouped, tile_keys, tile_values, self.mask, scale=scale)
         mixed = mixed.unflatten(2, (group, -1)).permute(0, 3, 1, 2, 4).reshape(-1, *q.shape[1:])
         return mixed if self.is_whole else mixed.index_select(0, self.valid)
 
@@ -116,7 +127,9 @@ class AttentionLayout:
         return replace(self, write=self.write * stores)
 
 
-def plan_attention(kv: PagedKV, cu_rows: Tensor, positions: Tensor, visible: Tensor, group: int) -> AttentionLayout:
+def plan_attention(
+    kv: PagedKV, cu_rows: Tensor, positions: Tensor, visible: Tensor, group: int, window: int | None = None
+) -> AttentionLayout:
     """Lay out ragged rows over the cache.
 
     kv         the cache as seen by the B sequences of the batch
@@ -124,17 +137,20 @@ def plan_attention(kv: PagedKV, cu_rows: Tensor, positions: Tensor, visible: Ten
     positions  i64 [N]; where each row's key and value are stored
     visible    i64 [N]; how many cache rows, from the sequence's start, each row sees
     group      query heads per KV head
+    window     rows see nothing further back than this many positions, their own included; None sees all
     """
     counts = cu_rows.diff()
+    first = None if window is None else (positions + 1 - window).clamp_(min=0)
     sizes = counts.tolist()
     write = cache_rows(kv, torch.repeat_interleave(counts, output_size=len(positions)), positions)
     few = [b for b, rows in enumerate(sizes) if 0 < rows <= LARGEST_SHARED_TILE_ROWS]
     shared = few if len(few) > 1 else []
-    tiles: list[AttentionTile] = [_padded_tile(kv, cu_rows, visible, group, torch.tensor(shared))] if shared else []
+    reach = Reach(visible, first)
+    tiles: list[AttentionTile] = [_padded_tile(kv, cu_rows, reach, group, torch.tensor(shared))] if shared else []
     starts = cu_rows.tolist()
     for b, rows in enumerate(sizes):
         if rows and b not in shared:
-            tiles.append(_lone_tile(kv, b, slice(starts[b], starts[b + 1]), visible, group))
+            tiles.append(_lone_tile(kv, b, slice(starts[b], starts[b + 1]), reach, group))
     return AttentionLayout(write, tuple(tiles))
 
 
@@ -142,6 +158,16 @@ def cache_rows(kv: PagedKV, sequence: Tensor, positions: Tensor) -> Tensor:
     """Return the flat cache row of each (sequence of the view, position) pair."""
     blocks = kv.block_tables[sequence, positions // kv.block_size]
     return blocks * kv.block_size + positions % kv.block_size
+
+
+def window_rows(kv: PagedKV, members: Tensor, first: Tensor, lengths: Tensor, num_places: int) -> Tensor:
+    """Return the flat cache rows i64 [b, num_places] of parts of contexts, first..lengths - 1, both i64 [b, 1].
+
+    Places past a context repeat its first row.
+    """
+    offsets = torch.arange(num_places)
+    positions = torch.where(offsets < lengths - first, first + offsets, first)
+    return cache_rows(kv, members[:, None], positions)
 
 
 def context_rows(kv: PagedKV, members: Tensor, lengths: Tensor, num_places: int) -> Tensor:
@@ -157,11 +183,20 @@ def context_rows(kv: PagedKV, members: Tensor, lengths: Tensor, num_places: int)
     return torch.where(torch.arange(num_places) < lengths, rows, rows[:, :1])
 
 
-def paged_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, layout: AttentionLayout) -> Tensor:
+def paged_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    layout: AttentionLayout,
+    scale: float | None = None,
+) -> Tensor:
     """Store k, v [N, Hkv, D] in the cache, then attend with q [N, Hq, D]; returns [N, Hq, D].
 
     keys, values  [num_blocks, block_size, Hkv, D]; rows layout.write are overwritten
-    out_r = softmax(q_r . K[:visible_r] / sqrt(D)) V[:visible_r]; query heads share KV heads consecutively.
+    scale         of the scores; None is 1 / sqrt(D)
+    out_r = softmax(scale * q_r . K[first_r:visible_r]) V[first_r:visible_r]; query heads share KV heads consecutively.
     Accumulation is float32 whatever the dtype.
     """
     num_kv_heads, head_dim = k.shape[-2:]
@@ -169,38 +204,55 @@ def paged_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tenso
     flat_keys.index_copy_(0, layout.write, k)
     flat_values.index_copy_(0, layout.write, v)
     if len(layout.tiles) == 1:
-        return layout.tiles[0].attend(q, flat_keys, flat_values)
+        return layout.tiles[0].attend(q, flat_keys, flat_values, scale)
     out = torch.empty_like(q)
     for tile in layout.tiles:
-        out[tile.targets] = tile.attend(q, flat_keys, flat_values)
+        out[tile.targets] = tile.attend(q, flat_keys, flat_values, scale)
     return out
 
 
-def _lone_tile(kv: PagedKV, sequence: int, rows: slice, visible: Tensor, group: int) -> LoneTile:
-    reach = visible[rows]
-    least, most = (int(bound) for bound in reach.aminmax())
-    blocks = kv.block_tables[sequence, : -(-most // kv.block_size)].tolist()
-    cache: slice | Tensor = slice(blocks[0] * kv.block_size, blocks[0] * kv.block_size + most)
+def _lone_tile(kv: PagedKV, sequence: int, rows: slice, reach: Reach, group: int) -> LoneTile:
+    visible = reach.visible[rows]
+    least, most = (int(bound) for bound in visible.aminmax())
+    start = 0 if reach.first is None else int(reach.first[rows].min())
+    first_block = start // kv.block_size
+    blocks = kv.block_tables[sequence, first_block : -(-most // kv.block_size)].tolist()
+    offset = (blocks[0] - first_block) * kv.block_size
+    cache: slice | Tensor = slice(offset + start, offset + most)
     if blocks != list(range(blocks[0], blocks[0] + len(blocks))):
-        cache = context_rows(kv, torch.tensor([sequence]), torch.tensor([[most]]), most).squeeze(0)
-    mask = None if least == most else _mask(torch.arange(most) >= reach[:, None], kv).repeat(group, 1)
-    return LoneTile(rows, cache, mask)
+        bounds = torch.tensor([[start]]), torch.tensor([[most]])
+        cache = window_rows(kv, torch.tensor([sequence]), *bounds, most - start).squeeze(0)
+    places = torch.arange(start, most)
+    hidden = None if least == most else places >= visible[:, None]
+    if reach.first is not None and int(reach.first[rows].max()) > start:
+        before = places < reach.first[rows, None]
+        hidden = before if hidden is None else hidden | before
+    return LoneTile(rows, cache, None if hidden is None else _mask(hidden, kv).repeat(group, 1))
 
 
-def _padded_tile(kv: PagedKV, cu_rows: Tensor, visible: Tensor, group: int, members: Tensor) -> PaddedTile:
+def _padded_tile(kv: PagedKV, cu_rows: Tensor, reach: Reach, group: int, members: Tensor) -> PaddedTile:
     first, counts = cu_rows[members], cu_rows.diff()[members]
     offsets = torch.arange(int(counts.max()))
     is_row = offsets < counts[:, None]
     rows = (first[:, None] + offsets * is_row).flatten()
-    reach = visible[rows].view_as(is_row)
-    longest = reach.amax(1, keepdim=True)
-    places = torch.arange(int(longest.max()))
-    cache = context_rows(kv, members, longest, len(places))
-    if torch.equal(reach, longest.expand_as(reach)):
-        reach, group = longest, 1
-    mask = _mask(places >= reach[:, :, None], kv)[:, None].repeat(1, 1, group, 1)
+    visible = reach.visible[rows].view_as(is_row)
+    longest = visible.amax(1, keepdim=True)
+    if reach.first is None:
+        places = torch.arange(int(longest.max()))
+        cache = context_rows(kv, members, longest, len(places))
+        if torch.equal(visible, longest.expand_as(visible)):
+            visible, group = longest, 1
+        hidden = places >= visible[:, :, None]
+    else:
+        since = reach.first[rows].view_as(is_row)
+        start = since.amin(1, keepdim=True)
+        offsets = torch.arange(int((longest - start).max()))
+        cache = window_rows(kv, members, start, longest, len(offsets))
+        seen = (start + offsets)[:, None]
+        hidden = (seen >= visible[:, :, None]) | (seen < since[:, :, None])
+    mask = _mask(hidden, kv)[:, None].repeat(1, 1, group, 1)
     valid = is_row.flatten().nonzero().squeeze(1)
-    is_whole = len(valid) == len(rows) == len(visible)
+    is_whole = len(valid) == len(rows) == len(reach.visible)
     return PaddedTile(rows, cache.flatten(), mask, valid, rows[valid], len(members), is_whole)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core.tensors import PagedKV
-from kernels.attention import LARGEST_SHARED_TILE_ROWS, AttentionLayout, cache_rows, context_rows
+from kernels.attention import LARGEST_SHARED_TILE_ROWS, AttentionLayout, Reach, cache_rows, context_rows
 
 # Both are multiples of 16, the widest vector of float32: no row ends in a vector's tail.
 SPLIT_ROWS = 64
@@ -35,7 +35,7 @@ class SplitTile:
     valid: Tensor
     targets: Tensor
 
-    def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
         """Attend with the tile's rows (`AttentionTile.attend`), in float32 whatever the dtype."""
         t, b = self.hidden.shape[:2]
         num_kv_heads, head_dim = keys.shape[1:]
@@ -44,7 +44,7 @@ class SplitTile:
             cache.index_select(0, self.cache).float().view(b, -1, SPLIT_ROWS, num_kv_heads, head_dim).transpose(2, 3)
             for cache in (keys, values)
         )
-        rows = q.index_select(0, self.rows).float().mul_(head_dim**-0.5)
+        rows = q.index_select(0, self.rows).float().mul_(head_dim**-0.5 if scale is None else scale)
         tiles = rows.view(b, t, TILE_ROWS, num_kv_heads, -1, head_dim).permute(1, 0, 3, 4, 2, 5).flatten(3, 4)
         mixed = torch.stack([self._mix(index, tile, split_keys, split_values) for index, tile in enumerate(tiles)], 1)
         mixed = mixed.unflatten(3, (-1, TILE_ROWS)).permute(0, 1, 4, 2, 3, 5).reshape(-1, *q.shape[1:])
@@ -64,7 +64,7 @@ class SplitTile:
 
 
 def plan_split_attention(
-    kv: PagedKV, cu_rows: Tensor, positions: Tensor, visible: Tensor, group: int
+    kv: PagedKV, cu_rows: Tensor, positions: Tensor, visible: Tensor, group: int, window: int | None = None
 ) -> AttentionLayout:
     """Lay out ragged rows over the cache for batch-invariant attention; arguments as in `plan_attention`."""
     counts = cu_rows.diff()
@@ -72,23 +72,33 @@ def plan_split_attention(
     sizes = counts.tolist()
     shared = [b for b, rows in enumerate(sizes) if 0 < rows <= LARGEST_SHARED_TILE_ROWS]
     lone = [[b] for b, rows in enumerate(sizes) if rows > LARGEST_SHARED_TILE_ROWS]
+    # A window only hides: which places make a split must not depend on who shares the batch.
+    first = None if window is None else (positions + 1 - window).clamp_(min=0)
+    reach = Reach(visible, first)
     members = ([shared] if shared else []) + lone
-    return AttentionLayout(write, tuple(_tile(kv, cu_rows, visible, group, torch.tensor(m)) for m in members))
+    return AttentionLayout(write, tuple(_tile(kv, cu_rows, reach, group, torch.tensor(m)) for m in members))
 
 
-def _tile(kv: PagedKV, cu_rows: Tensor, visible: Tensor, group: int, members: Tensor) -> SplitTile:
+def _tile(kv: PagedKV, cu_rows: Tensor, reach: Reach, group: int, members: Tensor) -> SplitTile:
     first, counts = cu_rows[members], cu_rows.diff()[members]
     offsets = torch.arange(_padded(int(counts.max()), TILE_ROWS))
     is_row = offsets < counts[:, None]
     rows = (first[:, None] + offsets * is_row).flatten()
-    reach = torch.where(is_row, visible[rows].view_as(is_row), 1)
-    places = torch.arange(_padded(int(reach.max()), SPLIT_ROWS))
-    cache = context_rows(kv, members, reach.amax(1, keepdim=True), len(places)).flatten()
+    visible = torch.where(is_row, reach.visible[rows].view_as(is_row), 1)
+    places = torch.arange(_padded(int(visible.max()), SPLIT_ROWS))
+    cache = context_rows(kv, members, visible.amax(1, keepdim=True), len(places)).flatten()
     valid = is_row.flatten().nonzero().squeeze(1)
-    # As the queries lie: t times [b, 1, 1, group * TILE_ROWS, 1].
-    limits = reach.unflatten(1, (-1, TILE_ROWS)).transpose(0, 1).repeat(1, 1, group)[:, :, None, None, :, None]
-    hidden = places.view(-1, 1, 1, SPLIT_ROWS) >= limits
+    splits = places.view(-1, 1, 1, SPLIT_ROWS)
+    hidden = splits >= _as_queries(visible, group)
+    if reach.first is not None:
+        since = torch.where(is_row, reach.first[rows].view_as(is_row), 0)
+        hidden |= splits < _as_queries(since, group)
     return SplitTile(rows, cache, hidden, valid, rows[valid])
+
+
+def _as_queries(limits: Tensor, group: int) -> Tensor:
+    """Lay numbers per row [b, t * TILE_ROWS] out as the queries lie: t times [b, 1, 1, group * TILE_ROWS, 1]."""
+    return limits.unflatten(1, (-1, TILE_ROWS)).transpose(0, 1).repeat(1, 1, group)[:, :, None, None, :, None]
 
 
 def _padded(size: int, multiple: int) -> int:

@@ -37,6 +37,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def check_architecture(config: dict[str, Any], supported: tuple[str, ...], folder: Path) -> None:
+    """Raise CheckpointError unless config.json names one of the `supported` architectures."""
+    named = config.get("architectures") or []
+    if not isinstance(named, list) or not any(name in supported for name in named):
+        raise CheckpointError(f"{folder}: architectures must name one of {', '.join(supported)}, got {named!r}")
+
+
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """Return all tensors of model.safetensors, or of the shards that model.safetensors.index.json names."""
     index = folder / "model.safetensors.index.json"

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from core.errors import CheckpointError
 from core.types import Numerics
 from models.layers import Attend, Attention, DecoderLayer, RMSNorm, Rotation
+from models.network import Network
 from models.qwen3 import Qwen3Config
+from models.shape import AttentionShape
 
 
 class DFlashConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +56,12 @@ class DFlashConfig(msgspec.Struct, frozen=True, kw_only=True):
             )
         return made
 
+    @property
+    def attention(self) -> tuple[AttentionShape, ...]:
+        """The attention of each draft layer: all of a block see each other."""
+        layers = self.backbone.shape.layers
+        return tuple(msgspec.structs.replace(layer, is_causal=False) for layer in layers)
+
 
 class MarkovHead(nn.Module):
     """Low-rank first-order bias over the vocabulary: W2 W1[x] (paper section 3.2, vanilla)."""
@@ -80,15 +88,12 @@ class ConfidenceHead(nn.Module):
         return self.proj(features).squeeze(-1)
 
 
-class DFlashNet(nn.Module):
-    """Backbone, Markov head and confidence head; embeddings and output head are the target's, passed in.
-
-    numerics is the target's (`Qwen3.numerics`).
-    """
+class DFlashNet(Network):
+    """Backbone, Markov head and confidence head; embeddings, output head and numerics are the target's."""
 
     def __init__(self, config: DFlashConfig, numerics: Numerics = Numerics.FAST) -> None:
-        super().__init__()
-        self.config, self.numerics = config, numerics
+        super().__init__(numerics)
+        self.config = config
         shape = config.backbone
         self.fc = nn.Linear(len(config.target_layer_ids) * shape.hidden_size, shape.hidden_size, bias=False)
         self.hidden_norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
@@ -118,11 +123,14 @@ class DFlashNet(nn.Module):
         parts = self.context_proj(context).chunk(len(self.layers), -1)
         return [a.split_keys_values(part, rotation) for a, part in zip(self._attentions(), parts, strict=True)]
 
-    def fuse_context(self) -> None:
-        """Stack all layers' key and value weights, so that context rows cost one product; for inference."""
+    def prepare(self) -> None:
+        """Stack all layers' key and value weights, so that context rows cost one product."""
         weight = torch.cat([attention.keys_values_weight() for attention in self._attentions()])
         self.context_proj = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
         self.context_proj.weight = nn.Parameter(weight, requires_grad=False)
+        if self.config.enable_confidence_head:
+            # The reference keeps this one in float32: a survival is a product of seven of its sigmoids.
+            self.confidence_head.float()
 
     def _attentions(self) -> list[Attention]:
         return [layer.self_attn for layer in cast(Iterable[DecoderLayer], self.layers)]

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from core.errors import CheckpointError
 from core.types import Numerics
 from models.layers import Attend, DecoderLayer, RMSNorm, Rotation
+from models.shape import AttentionShape, TargetShape
+from models.target import Target
 
 
 class Qwen3Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +54,19 @@ class Qwen3Config(msgspec.Struct, frozen=True, kw_only=True):
         except msgspec.ValidationError as error:
             raise CheckpointError(f"config.json does not describe a qwen3 model: {error}") from error
 
+    @property
+    def shape(self) -> TargetShape:
+        """What the engine and drafters know of it."""
+        attention = AttentionShape(
+            num_heads=self.num_attention_heads, num_kv_heads=self.num_key_value_heads, head_dim=self.head_dim
+        )
+        return TargetShape(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            max_positions=self.max_position_embeddings,
+            layers=(attention,) * self.num_hidden_layers,
+        )
+
     def layer(self) -> DecoderLayer:
         """Build one decoder layer of this shape."""
         return DecoderLayer(
@@ -64,15 +79,12 @@ class Qwen3Config(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Qwen3(nn.Module):
-    """Token ids to final hidden states, and hidden states to logits.
-
-    numerics says how its forwards are to be summed: models/load.py picks the products by it, callers the attention.
-    """
+class Qwen3(Target):
+    """The dense Qwen3 decoder."""
 
     def __init__(self, config: Qwen3Config, numerics: Numerics = Numerics.FAST) -> None:
-        super().__init__()
-        self.config, self.numerics = config, numerics
+        super().__init__(config.shape, numerics)
+        self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(config.layer() for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -84,11 +96,7 @@ class Qwen3(nn.Module):
     def forward(
         self, tokens: Tensor, positions: Tensor, attend: Attend, capture: tuple[int, ...] = ()
     ) -> tuple[Tensor, Tensor | None]:
-        """Run tokens [...] at absolute positions [...] through the network.
-
-        Returns the final-normed hidden states [..., H] and, if `capture` names layers (ascending; -1 is the
-        embedding), their residual streams after the layer, concatenated [..., len(capture) * H].
-        """
+        """Run the network (`Target.forward`)."""
         x = self.embed_tokens(tokens)
         rotation = self.rotation.at(positions, x.dtype)
         taps = [x] if -1 in capture else []
@@ -98,6 +106,20 @@ class Qwen3(nn.Module):
                 taps.append(x)
         return self.norm(x), torch.cat(taps, -1) if taps else None
 
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Look the tokens up."""
+        return self.embed_tokens(tokens)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Map final hidden states [..., H] to logits [..., V] in float32."""
         return self.lm_head(hidden).float()
+
+    @property
+    def embedding(self) -> Tensor:
+        """The embedding's weight."""
+        return self.embed_tokens.weight
+
+    @property
+    def head(self) -> Tensor:
+        """The head's weight."""
+        return self.lm_head.weight

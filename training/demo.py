@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from models.dflash_net import DFlashNet
-from models.load import load_target
+from models.load_target import load_target
 from models.qwen3 import Qwen3
 from training.acceptance import expected_survival
 from training.budget import Budget

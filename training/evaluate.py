@@ -22,7 +22,8 @@ from drafters.ngram import NGram
 from engine.completion import Completion
 from engine.engine import Engine
 from engine.shape import EngineShape
-from models.load import eos_token_ids, load_dspark, load_target
+from models.load_drafter import load_dspark
+from models.load_target import eos_token_ids, load_target
 from models.qwen3 import Qwen3
 from policies.fixed import Fixed
 from training.accepted_length import AcceptedLength, accepted_length

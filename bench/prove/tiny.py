@@ -6,7 +6,7 @@ from torch import nn
 from core.types import Numerics
 from drafters.dspark import DSpark
 from models.dflash_net import DFlashConfig, DFlashNet
-from models.load import for_inference
+from models.network import for_inference
 from models.qwen3 import Qwen3, Qwen3Config
 
 

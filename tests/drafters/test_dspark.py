@@ -8,7 +8,8 @@ from drafters.dflash import DFlash
 from drafters.dspark import DSpark
 from drafters.margin import GREATEST, SLOPE
 from kernels.reference import draw
-from models.load import load_dspark, load_target
+from models.load_drafter import load_dspark
+from models.load_target import load_target
 from paths import FIXTURES
 
 BLOCK_SIZE = 4
@@ -26,10 +27,9 @@ def drafter():
 
 
 def empty_kv(drafter, sequences=1, blocks=12):
-    layers, heads, dim = drafter.spec.kv_layers
     # Poisoned: a row that is read before it was written spoils the result.
     caches = [
-        tuple(torch.full((sequences * blocks + 1, BLOCK_SIZE, heads, dim), torch.nan) for _ in range(layers))
+        tuple(torch.full((sequences * blocks + 1, BLOCK_SIZE, *layer), torch.nan) for layer in drafter.spec.kv_layers)
         for _ in range(2)
     ]
     tables = torch.randperm(sequences * blocks).view(sequences, blocks) + 1

@@ -8,7 +8,8 @@ import torch
 from core.tensors import Commit, DraftAsk, PagedKV, Processing
 from core.types import Numerics
 from drafters.dspark import DSpark
-from models.load import load_dspark, load_target
+from models.load_drafter import load_dspark
+from models.load_target import load_target
 from paths import FIXTURES
 
 BLOCK_SIZE, BLOCKS = 4, 40
@@ -30,9 +31,10 @@ def features_of(drafter):
 
 
 def empty_kv(drafter, seed):
-    layers, heads, dim = drafter.spec.kv_layers
     count = len(LENGTHS) * BLOCKS
-    caches = (tuple(torch.full((count + 1, BLOCK_SIZE, heads, dim), torch.nan) for _ in range(layers)) for _ in "kv")
+    caches = (
+        tuple(torch.full((count + 1, BLOCK_SIZE, *layer), torch.nan) for layer in drafter.spec.kv_layers) for _ in "kv"
+    )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return PagedKV(*caches, order.view(len(LENGTHS), BLOCKS) + 1, BLOCK_SIZE)
 

@@ -13,7 +13,8 @@ from drafters.ngram import NGram
 from engine.shape import EngineShape
 from equality import assert_same_texts
 from models.folders import dspark_folder, target_folder
-from models.load import load_dspark, load_target
+from models.load_drafter import load_dspark
+from models.load_target import load_target
 from models.tokenizer import Tokenizer
 from policies.confidence import Confidence
 from policies.fixed import Fixed, Off

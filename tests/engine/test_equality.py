@@ -7,8 +7,8 @@ import torch
 
 from drafters.ngram import NGram
 from engine import engine as engine_module
-from engine import target as target_module
 from equality import assert_same_texts
+from models import paged
 from policies.confidence import Confidence
 from policies.fixed import Fixed, Off
 from toys import SHAPE, make_engine, request, run, tiny_dspark, tiny_target
@@ -89,15 +89,17 @@ def test_speculation_and_plain_decoding_mix_in_one_batch(target, plain):
 
 def test_a_planted_rollback_bug_is_noticed(target, plain, monkeypatch):
     """Keys and values of rejected drafts stay in the cache: a row once written is never written again."""
-    honest, written = target_module.plan_attention, {"up to": -1}
+    honest, written = paged.plan_attention, {"up to": -1}
 
-    def keeps_rejected_rows(kv, cu_rows, positions, visible, group):
-        layout = honest(kv, cu_rows, positions, visible, group)
+    def keeps_rejected_rows(kv, cu_rows, positions, visible, group, window):
+        layout = honest(kv, cu_rows, positions, visible, group, window)
+        if len(kv.keys) != len(target.shape.layers):
+            return layout
         write = torch.where(positions > written["up to"], layout.write, 0)
         written["up to"] = max(written["up to"], int(positions.max()))
         return replace(layout, write=write)
 
-    monkeypatch.setattr(target_module, "plan_attention", keeps_rejected_rows)
+    monkeypatch.setattr(paged, "plan_attention", keeps_rejected_rows)
     engine = make_engine(target, tiny_dspark(target), Fixed(4), SHAPE, ())
     with pytest.raises(AssertionError):
         assert_same_texts(target, PROMPTS, run(engine, greedy(1)), plain)

@@ -7,9 +7,9 @@ import torch
 
 from core.tensors import PagedKV, VerifyRows
 from core.types import Numerics
-from engine.target import forward_target
+from engine.target import TargetForward
 from kernels.linear import can_pack
-from models.load import load_target
+from models.load_target import load_target
 from paths import FIXTURES
 
 BLOCK_SIZE = 4
@@ -32,7 +32,7 @@ def cache_of(target, seed):
     """An empty cache with as many blocks as all texts need, dealt out at random."""
     config, count = target.config, len(LENGTHS)
     shape = (count * BLOCKS_PER_TEXT + 1, BLOCK_SIZE, config.num_key_value_heads, config.head_dim)
-    layers, dtype = range(config.num_hidden_layers), target.norm.weight.dtype
+    layers, dtype = range(config.num_hidden_layers), target.dtype
     keys, values = (tuple(torch.full(shape, torch.nan, dtype=dtype) for _ in layers) for _ in range(2))
     order = torch.randperm(count * BLOCKS_PER_TEXT, generator=torch.Generator().manual_seed(seed))
     return PagedKV(keys, values, order.view(count, -1) + 1, BLOCK_SIZE)
@@ -49,7 +49,7 @@ def forward(target, kv, pieces):
         torch.tensor([0, *(stop - start for _, start, stop in pieces)]).cumsum(0),
         tables,
     )
-    hidden, features = forward_target(target, verify, replace(kv, block_tables=tables), TAPS)
+    hidden, features = TargetForward(target)(verify, replace(kv, block_tables=tables), TAPS)
     return dict(zip(rows, torch.cat((target.logits(hidden), features), 1), strict=True))
 
 
@@ -120,7 +120,7 @@ def test_rows_that_store_nothing_give_the_same_features_and_leave_the_cache_alon
     tokens = torch.cat((texts(target)[1][2:9], texts(target)[2][11:31]))
     stores = torch.zeros(27, dtype=torch.bool)
     again = VerifyRows(tokens, positions, torch.tensor([0, 7, 27]), own.block_tables, stores)
-    hidden, features = forward_target(target, again, own, TAPS)
+    hidden, features = TargetForward(target)(again, own, TAPS)
     found = torch.cat((target.logits(hidden), features), 1)
     tolerance = 0 if numerics is Numerics.BATCH_INVARIANT else 1e-4
     expected = [first[1, p] for p in range(2, 9)] + [first[2, p] for p in range(11, 31)]
@@ -140,7 +140,7 @@ def test_stored_and_unstored_rows_mix_in_a_batch(targets):
     tokens = torch.cat((texts(target)[2][5:30], texts(target)[1]))
     stores = torch.arange(34) >= 25
     rows = VerifyRows(tokens, positions, torch.tensor([0, 25, 34]), own.block_tables, stores)
-    forward_target(target, rows, own, TAPS)
+    TargetForward(target)(rows, own, TAPS)
     after = forward(target, kv, [(2, 30, 40)]) | {(1, 8): forward(target, kv, [(1, 8, 9)])[1, 8]}
     for row, result in after.items():
         torch.testing.assert_close(result, expected[row], atol=1e-4, rtol=1e-4)

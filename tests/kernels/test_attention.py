@@ -18,21 +18,21 @@ def poisoned_cache(num_sequences, blocks, block_size, kv_heads):
     return PagedKV((torch.full(shape, torch.nan),), (torch.full(shape, torch.nan),), tables, block_size)
 
 
-def attend(kv, rows, visible, q, k, v, plan=plan_attention, stores=None):
+def attend(kv, rows, visible, q, k, v, plan=plan_attention, stores=None, window=None, scale=None):
     """rows: per sequence the positions of its rows."""
     cu_rows = torch.tensor([0, *(len(each) for each in rows)]).cumsum(0)
     positions = torch.tensor([position for each in rows for position in each])
-    layout = plan(kv, cu_rows, positions, visible, q.shape[1] // k.shape[1])
+    layout = plan(kv, cu_rows, positions, visible, q.shape[1] // k.shape[1], window)
     if stores is not None:
         layout = layout.storing(stores)
-    return paged_attention(q, k, v, kv.keys[0], kv.values[0], layout)
+    return paged_attention(q, k, v, kv.keys[0], kv.values[0], layout, scale)
 
 
-def by_hand(q, keys, values):
+def by_hand(q, keys, values, scale=HEAD_DIM**-0.5):
     """One row q [Hq, D] over keys, values [T, Hkv, D], in float64."""
     group = q.shape[0] // keys.shape[1]
     keys, values = (x.double().repeat_interleave(group, 1) for x in (keys, values))
-    scores = torch.einsum("hd,thd->ht", q.double(), keys) / q.shape[1] ** 0.5
+    scores = torch.einsum("hd,thd->ht", q.double(), keys) * scale
     return torch.einsum("ht,thd->hd", scores.softmax(-1), values).float()
 
 
@@ -73,6 +73,43 @@ def test_ragged_rows_see_exactly_their_own_past(contexts, counts, heads, kv_head
     places = [(b, position) for b, each in enumerate(rows) for position in each]
     for row, (b, position) in enumerate(places):
         expected = by_hand(q[row], keys[b][: position + 1], values[b][: position + 1])
+        torch.testing.assert_close(out[row], expected, atol=1e-5, rtol=1e-5)
+
+
+@both_plans
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("window", [1, 5, SPLIT_ROWS + 3])
+@pytest.mark.parametrize(
+    ("contexts", "counts"),
+    [
+        ([0], [1]),
+        ([40], [8]),
+        ([3, 0, 17], [1, 1, 1]),
+        ([3, 90, 17], [4, 1, 7]),
+        ([80, 11], [LARGEST_SHARED_TILE_ROWS + 1, 2]),
+        ([SPLIT_ROWS - 1, 2 * SPLIT_ROWS], [2, 9]),
+    ],
+    ids=str,
+)
+def test_a_window_hides_what_lies_further_back_and_a_scale_is_obeyed(contexts, counts, window, is_causal, plan):
+    torch.manual_seed(window)
+    ends = [context + count for context, count in zip(contexts, counts, strict=True)]
+    kv = poisoned_cache(len(ends), -(-max(ends) // 4), 4, 2)
+    keys, values = ([torch.randn(end, 2, HEAD_DIM) for end in ends] for _ in "kv")
+    past = [range(context) for context in contexts]
+    if any(contexts):
+        k, v = (torch.cat([x[:c] for x, c in zip(xs, contexts, strict=True)]) for xs in (keys, values))
+        visible = torch.tensor([position + 1 for each in past for position in each])
+        attend(kv, past, visible, torch.randn(sum(contexts), 4, HEAD_DIM), k, v)
+    rows = [range(context, end) for context, end in zip(contexts, ends, strict=True)]
+    places = [(b, position) for b, each in enumerate(rows) for position in each]
+    reach = [position + 1 if is_causal else ends[b] for b, position in places]
+    q = torch.randn(len(places), 4, HEAD_DIM)
+    k, v = (torch.cat([x[c:] for x, c in zip(xs, contexts, strict=True)]) for xs in (keys, values))
+    out = attend(kv, rows, torch.tensor(reach), q, k, v, plan, window=window, scale=0.5)
+    for row, ((b, position), end) in enumerate(zip(places, reach, strict=True)):
+        seen = slice(max(0, position + 1 - window), end)
+        expected = by_hand(q[row], keys[b][seen], values[b][seen], 0.5)
         torch.testing.assert_close(out[row], expected, atol=1e-5, rtol=1e-5)
 
 

@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.errors import CheckpointError
-from models.load import eos_token_ids, load_dspark, load_target
+from models.load_drafter import load_dspark
+from models.load_target import eos_token_ids, load_target
 from paths import FIXTURES
 
 

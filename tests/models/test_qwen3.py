@@ -6,7 +6,7 @@ from transformers import Qwen3ForCausalLM
 
 from equality import dense_causal
 from models.checkpoint import load_into, split_fused, strip_prefix
-from models.load import load_target
+from models.load_target import load_target
 from models.qwen3 import Qwen3, Qwen3Config
 from paths import FIXTURES
 

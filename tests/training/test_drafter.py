@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from models import checkpoint
 from models.dflash_net import DFlashConfig, DFlashNet
-from models.load import load_dspark
+from models.load_drafter import load_dspark
 from toys import tiny_config
 from training.acceptance import expected_survival
 from training.blocks import block_mask, make_blocks, run_blocks, sample_anchors

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from models.load import load_target
+from models.load_target import load_target
 from toys import tiny_config
 from training.budget import Budget, learning_rate_scale
 from training.export import export_target

@@ -5,7 +5,7 @@ import pytest
 from bench.prove.round_law import TOLERANCE, lengths_by_first_token, random_tables, round_variation
 
 
-@pytest.mark.parametrize("length", [0, 1, 2, lengths_by_first_token], ids=str)
+@pytest.mark.parametrize("length", [0, 1, 2, lengths_by_first_token], ids=["0", "1", "2", "by first token"])
 @pytest.mark.parametrize("is_point_mass", [False, True])
 def test_a_round_has_the_targets_law(length, is_point_mass):
     assert round_variation(random_tables(), length, is_point_mass=is_point_mass) < TOLERANCE

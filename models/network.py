@@ -1,0 +1,48 @@
+"""What all networks share: numerics, and how they are laid out for inference."""
+
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from core.types import Numerics
+from kernels.linear import pack_linears
+from kernels.tiled_linear import tile_linears
+from models.layers import lean_norms
+
+
+class Network(nn.Module):
+    """A target's or a drafter's weights and arithmetic. It holds no cache; attention is injected.
+
+    numerics says how its forwards are to be summed: `for_inference` picks the products by it, callers the attention.
+    """
+
+    def __init__(self, numerics: Numerics) -> None:
+        super().__init__()
+        self.numerics = numerics
+
+    def prepare(self) -> None:
+        """Fuse and cast what inference wants otherwise than training and files have it; called once."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in, and what its keys and values are kept in."""
+        return next(self.parameters()).dtype
+
+
+Kind = TypeVar("Kind", bound=Network)
+
+
+def for_inference(network: Kind, dtype: torch.dtype) -> Kind:
+    """Cast a network to `dtype` and lay its weights out for inference in its numerics, in place; returns it.
+
+    Raises ConfigError where this machine cannot compute it batch-invariantly.
+    """
+    network = network.to(dtype).eval().requires_grad_(False)
+    network.prepare()
+    if network.numerics is Numerics.BATCH_INVARIANT:
+        tile_linears(network)
+    else:
+        pack_linears(network)
+        lean_norms(network)
+    return network
