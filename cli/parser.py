@@ -23,6 +23,7 @@ SETTING_FLAGS = {
     "verifier": "engine.verifier",
     "numerics": "engine.numerics",
     "redis_url": "queue.redis_url",
+    "admin": "server.admin",
 }
 # policy kind -> the field that "kind:value" sets, and how to read the value.
 POLICY_VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
@@ -75,6 +76,15 @@ def make_parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser("inspect", help="say what a checkpoint folder holds")
     inspect.add_argument("path", type=Path, metavar="PATH")
+
+    drafters = commands.add_parser("drafters", help="list, load or unload the drafters of a running server")
+    drafters.add_argument("action", choices=["list", "load", "unload"], nargs="?", default="list")
+    drafters.add_argument("name", nargs="?", metavar="NAME")
+    drafters.add_argument(
+        "settings", nargs="*", metavar="KEY=VALUE", help="as in a table [drafters.NAME]: kind=dspark path=FOLDER"
+    )
+    drafters.add_argument("--url", default="http://127.0.0.1:8000")
+    drafters.add_argument("--timeout", type=float, default=120.0, help="seconds to wait (default %(default)s)")
 
     config = commands.add_parser("config", help="show or check the settings a server would run with")
     config.add_argument("action", choices=["show", "check"])
@@ -151,6 +161,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--speculative-config", metavar="JSON", help="vLLM's, in place of --drafter and --policy")
     parser.add_argument("--verifier", help="rejection or coupled (default rejection)")
     parser.add_argument("--numerics", help="fast or batch_invariant (default fast)")
+    parser.add_argument(
+        "--admin", action="store_true", default=None, help="let whoever reaches the port load and unload drafters"
+    )
     parser.add_argument("--redis-url", help="redis://, rediss:// or unix:// (default: a private server)")
 
 

@@ -50,6 +50,26 @@ def worker_key(worker: str) -> str:
     return f"specd:w:{worker}"
 
 
+def drafters_key(model: str) -> str:
+    """Return the hash of drafters that a model's workers are to load (JSON of their settings) or not to have (null)."""
+    return f"specd:d:{model}"
+
+
+class DrafterState(Struct, frozen=True):
+    """How a drafter fares in one worker.
+
+    state    what became of the last change that was wanted; `error` says why it failed
+    serves   requests that name it get its drafts: also while, or after, a namesake failed to take its place
+    kv_mib   KV memory that is reserved for it
+    """
+
+    name: str
+    state: Literal["loading", "loaded", "unloaded", "failed"]
+    serves: bool = False
+    kv_mib: float = 0.0
+    error: str = ""
+
+
 class Job(Struct, frozen=True, tag="job/1", forbid_unknown_fields=True):
     """One generation, validated and tokenised by a gateway. nonce is 128 random bits, drawn at intake.
 

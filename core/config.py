@@ -23,7 +23,10 @@ Name = Annotated[str, Meta(min_length=1)]
 
 
 class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """The HTTP side. port 0 takes a free one; model_name None takes the target's (see `model_name`)."""
+    """The HTTP side. port 0 takes a free one; model_name None takes the target's (see `model_name`).
+
+    With admin, whoever reaches the port may load and unload drafters.
+    """
 
     host: Name = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
@@ -32,6 +35,7 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30)] = 1 << 20
     request_timeout_s: Seconds = 600.0
     start_timeout_s: Seconds = 120.0
+    admin: bool = False
 
 
 class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):

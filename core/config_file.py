@@ -69,6 +69,17 @@ def load_settings(
     return settings, origin
 
 
+def read_entry(table: str, name: str, values: Mapping[str, object], where: str) -> Struct:
+    """Return one entry of a table, such as [drafters.small], from its values as plain data; `where` names their source.
+
+    Raises ConfigError as the file's own entries do.
+    """
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"{where}: a name in [{table}] is 1 to 64 of A-Z a-z 0-9 _ -, got {name!r}")
+    given = {field: _Given(value, "file", where) for field, value in values.items()}
+    return _build(f"{table}.{name}", given, {})
+
+
 def to_toml(settings: Settings, origin: Mapping[str, Origin] | None = None) -> str:
     """Return the settings as a TOML file that loads back to the same; `origin` adds who decided each field.
 

@@ -103,6 +103,7 @@ COMMANDS = Registry(
         "calibrate": "cli.calibrate:run",
         "explain": "cli.explain:run",
         "inspect": "cli.inspect:run",
+        "drafters": "cli.drafters:run",
         "config": "cli.configuration:run",
         "demo": "cli.demo:run",
         "bench": "cli.bench:run",

@@ -13,6 +13,7 @@ from core.config import (
     ConfidenceSettings,
     DrafterSettings,
     DSparkSettings,
+    EngineSettings,
     FixedSettings,
     NgramSettings,
     OffSettings,
@@ -30,7 +31,7 @@ from core.types import Numerics, Policy
 from drafters.base import Drafter
 from drafters.dspark import DSpark
 from drafters.ngram import NGram
-from engine.cost_cache import load_or_measure
+from engine.cost_cache import load_or_measure, read_table
 from engine.engine import Engine
 from engine.profile import profile
 from engine.proofs import trusts_law
@@ -82,10 +83,7 @@ def build_engine(settings: Settings) -> Engine:
         spare_kv_bytes=wanted.spare_kv_mib << 20,
         most_drafts=wanted.most_drafts,
     )
-    proofs = Path(wanted.proof_dir) if wanted.proof_dir else None
-    untrusted = [
-        name for name, told in all_drafters(settings).items() if not trusts_law(kind_of(told), drafters[name], proofs)
-    ]
+    untrusted = [name for name, told in all_drafters(settings).items() if not is_trusted(told, drafters[name], wanted)]
     engine = Engine(target, drafters, policies, shape, eos_token_ids(folder), Tokenizer(folder), untrusted=untrusted)
     log.info(
         "engine_built",
@@ -104,6 +102,28 @@ def build_engine(settings: Settings) -> Engine:
     return engine
 
 
+def is_trusted(told: DrafterSettings, drafter: Drafter | None, settings: EngineSettings) -> bool:
+    """Tell whether a drafter's word is taken for the law that it draws from."""
+    return trusts_law(kind_of(told), drafter, Path(settings.proof_dir) if settings.proof_dir else None)
+
+
+def load_into(engine: Engine, name: str, told: DrafterSettings, drafter: Drafter, settings: EngineSettings) -> None:
+    """Let a running engine have a drafter that `make_drafter` made, in place of a namesake.
+
+    What its steps cost is read from disk; else it is measured if the engine is idle, and unknown if not: then nothing
+    of its drafts is trimmed. Raises ConfigError if no room was kept for it.
+    """
+    engine.load_drafter(name, drafter, trusts_law=is_trusted(told, drafter, settings), replaces=True)
+    folder = Path(settings.cost_table_dir) if settings.cost_table_dir else None
+    known = read_table(engine, name, folder) if folder else None
+    if known is not None:
+        engine.costs[name] = known
+    elif settings.profile and not engine.has_work:
+        measure_one(engine, name, folder)
+    else:
+        log.warning("drafter_costs_unknown", drafter=name)
+
+
 def chosen_policies(settings: Settings) -> tuple[PolicySettings, ...]:
     """Return the policies that somebody named: the default and those of the file."""
     return settings.policy, *settings.policies.values()
@@ -115,12 +135,16 @@ def measure_costs(engine: Engine, folder: Path | None) -> None:
     A drafter whose steps cannot be measured goes without a table, and then nothing of its drafts is trimmed.
     """
     for name, speculator in engine.memory.speculators.items():
-        if speculator.drafter is None:
-            continue
-        try:
-            engine.costs[name] = load_or_measure(engine, name, folder) if folder else profile(engine, name)
-        except EngineError as error:
-            log.warning("profile_failed", drafter=name, error=str(error))
+        if speculator.drafter is not None:
+            measure_one(engine, name, folder)
+
+
+def measure_one(engine: Engine, name: str, folder: Path | None) -> None:
+    """Let policies know what steps with one drafter cost; a failure is logged."""
+    try:
+        engine.costs[name] = load_or_measure(engine, name, folder) if folder else profile(engine, name)
+    except EngineError as error:
+        log.warning("profile_failed", drafter=name, error=str(error))
 
 
 def make_drafter(settings: DrafterSettings, target: Target) -> Drafter | None:

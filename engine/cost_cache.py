@@ -33,13 +33,17 @@ def load_or_measure(engine: Engine, drafter: str, folder: Path) -> CostTable:
     A file that cannot be read or belongs to something else is measured anew, and so is logged; so is one that cannot
     be written. Raises what profile raises.
     """
-    key = cost_key(engine, drafter)
-    path = folder / f"cost-{key[:16]}.json"
-    table = _read(path, key)
+    table = read_table(engine, drafter, folder)
     if table is None:
-        table = profile(engine, drafter)
-        _write(path, SavedTable(key, table))
+        table, key = profile(engine, drafter), cost_key(engine, drafter)
+        _write(_path(folder, key), SavedTable(key, table))
     return table
+
+
+def read_table(engine: Engine, drafter: str, folder: Path) -> CostTable | None:
+    """Return the table that was measured before for such an engine and drafter, None if there is none to be read."""
+    key = cost_key(engine, drafter)
+    return _read(_path(folder, key), key)
 
 
 def cost_key(engine: Engine, drafter: str) -> str:
@@ -82,6 +86,10 @@ def _parts(drafter: object) -> list[tuple[str, Any]]:
     """Return a drafter's networks and plain options by name."""
     kinds = (nn.Module, msgspec.Struct, bool, int, float, str, tuple)
     return sorted((name, value) for name, value in vars(drafter).items() if isinstance(value, kinds))
+
+
+def _path(folder: Path, key: str) -> Path:
+    return folder / f"cost-{key[:16]}.json"
 
 
 def _read(path: Path, key: str) -> CostTable | None:

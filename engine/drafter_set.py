@@ -30,7 +30,7 @@ class DrafterSet(dict[str, Speculator]):
     """Speculators by name, in the order in which they came; "none" is always among them.
 
     default   the name that a request without one means: that of the first drafter, for as long as it is loaded
-    retired   names that were unloaded: requests that were let in for them decode plainly
+    absent    names that requests may have been let in for although no such drafter is loaded: these decode plainly
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class DrafterSet(dict[str, Speculator]):
         untrusted: Collection[str] = (),
     ) -> None:
         super().__init__()
-        self.room, self.retired = room, set[str]()
+        self.room, self.absent = room, set[str]()
         self._target, self._pool, self._stats, self._next_bit = target, pool, stats, 0
         self._first = next(iter(drafters), NO_DRAFTER)
         for name, drafter in ({**drafters} | {NO_DRAFTER: None}).items():
@@ -59,13 +59,20 @@ class DrafterSet(dict[str, Speculator]):
         """KV memory by drafter, of those that keep any."""
         return {name: each.kv.num_bytes for name, each in self.items() if each.kv}
 
+    def check(self, name: str, drafter: Drafter, *, replaces: bool) -> None:
+        """Raise ConfigError if a drafter cannot be loaded; with `replaces` it takes the room of its namesake."""
+        if name in self and not replaces:
+            raise ConfigError(f"there is a drafter {name!r} already; unload it first")
+        taken = self.kv_bytes
+        if replaces:
+            taken.pop(name, None)
+        check_room(name, drafter.spec, self._bytes_of(drafter.spec), self.room, sum(taken.values()))
+
     def load(self, name: str, drafter: Drafter, *, trusts_law: bool = True) -> None:
         """Take a drafter in, at once and whole; raises ConfigError, changing nothing, if there is no room for it."""
-        if name in self:
-            raise ConfigError(f"there is a drafter {name!r} already; unload it first")
-        check_room(name, drafter.spec, self._bytes_of(drafter.spec), self.room, sum(self.kv_bytes.values()))
+        self.check(name, drafter, replaces=False)
         self._add(name, drafter, trusts_law=trusts_law)
-        self.retired.discard(name)
+        self.absent.discard(name)
 
     def unload(self, name: str) -> Speculator:
         """Let a drafter go, with its KV; nobody may draft with it any more. Raises ConfigError for an unknown name."""
@@ -74,7 +81,7 @@ class DrafterSet(dict[str, Speculator]):
             raise ConfigError(f"no drafter {name!r} is loaded; {nearest(name, loaded)}")
         gone = self.pop(name)
         self._pool.forget(gone.bit)
-        self.retired.add(name)
+        self.absent.add(name)
         return gone
 
     def _add(self, name: str, drafter: Drafter | None, *, trusts_law: bool) -> None:

@@ -101,8 +101,14 @@ class Engine:
         if sequence:
             self._finish(sequence)
 
-    def load_drafter(self, name: str, drafter: Drafter, *, trusts_law: bool = True) -> None:
-        """Take in a drafter that requests may name from now on; raises ConfigError if no room was kept for it."""
+    def load_drafter(self, name: str, drafter: Drafter, *, trusts_law: bool = True, replaces: bool = False) -> None:
+        """Take in a drafter that requests may name from now on, with `replaces` in place of a namesake.
+
+        Raises ConfigError, changing nothing, if no room was kept for it.
+        """
+        self.memory.speculators.check(name, drafter, replaces=replaces)
+        if name in self.memory.speculators:
+            self.unload_drafter(name)
         self.memory.speculators.load(name, drafter, trusts_law=trusts_law)
 
     def unload_drafter(self, name: str) -> None:

@@ -89,8 +89,8 @@ class Groups:
         if self._script:
             return self._script[0], self._script[1].name
         drafter, policy = asked.drafter or self.default[0], asked.policy or self.default[1]
-        if drafter in self._speculators.retired:
-            # It was there when the request was let in; what it would have drafted changes no answer.
+        if drafter in self._speculators.absent:
+            # Whoever let the request in knew of it; what it would have drafted changes no answer.
             drafter = NO_DRAFTER
         for kind, name, known in (("drafter", drafter, self._speculators), ("policy", policy, self._policies)):
             if name not in known:

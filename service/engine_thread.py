@@ -107,6 +107,12 @@ class EngineThread:
         """Have a request dropped."""
         self._call(lambda: self._engine.abort(request_id))
 
+    async def call(self, change: Callable[[], None]) -> None:
+        """Have something done between two steps, and wait for it; raises what it raises."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._call(lambda: self._answer(change, done))
+        await done
+
     def refilled(self) -> None:
         """Say that whoever claims jobs has claimed what there was."""
         self._refilled.set()
@@ -185,8 +191,27 @@ class EngineThread:
         self._calls.append(call)
         self._asked.set()
 
+    def _answer(self, change: Callable[[], None], done: "asyncio.Future[None]") -> None:
+        assert self._loop is not None
+        try:
+            change()
+        except Exception as error:  # noqa: BLE001 - whoever asked for it is told
+            self._loop.call_soon_threadsafe(_set_exception, done, error)
+        else:
+            self._loop.call_soon_threadsafe(_set_result, done)
+
     def _add(self, request: Request) -> None:
         try:
             self._engine.add(request)
         except RequestError as error:
             self._refused.append((request.id, WireError(error.message, error.status, error.code, error.param)))
+
+
+def _set_result(done: "asyncio.Future[None]") -> None:
+    if not done.done():
+        done.set_result(None)
+
+
+def _set_exception(done: "asyncio.Future[None]", error: Exception) -> None:
+    if not done.done():
+        done.set_exception(error)

@@ -26,6 +26,7 @@ from models.folders import target_folder
 from models.tokenizer import Tokenizer
 from service.answers import CHAT, COMPLETION, Answer, Style, error_body
 from service.choices import ChoiceWriter
+from service.drafter_routes import DrafterRoutes
 from service.http_border import as_openai_errors, read_json, report
 from service.intake import Intake
 from service.jobs import JobMaker
@@ -67,6 +68,7 @@ class Gateway:
         self._tokenizer, self._prompts = tokenizer, Prompts(tokenizer, self._threads)
         self._jobs = JobMaker(settings, self._prompts, self._queue, known_names(settings))
         self._metrics = Metrics(settings)
+        self._drafters = DrafterRoutes(settings, self._queue)
 
     def app(self) -> web.Application:
         """Return the aiohttp application."""
@@ -80,6 +82,7 @@ class Gateway:
         app.router.add_get("/livez", self.livez)
         app.router.add_get("/metrics", self.metrics)
         app.router.add_get(STEPS_PATH, self.steps)
+        self._drafters.add_to(app)
         app.cleanup_ctx.append(self._background)
         return app
 

@@ -10,13 +10,13 @@ from redis.exceptions import RedisError
 from client.wire import WORKERS_KEY, IntakeRequest, Job, child_id, worker_key
 from core.config import Settings, model_name, nearest
 from core.errors import RequestError
-from core.types import Sampling
+from core.types import Sampling, Speculation
 from service.arms import Arms
 from service.openai import MAX_TOKENS, ChatRequest, CompletionRequest
 from service.parse import convert
 from service.prompts import Prompts
 from service.queue import JobQueue
-from service.speculation import KnownNames
+from service.speculation import KnownNames, known_now
 
 # What an answer may hold at most where the request does not say: OpenAI's default for completions.
 DEFAULT_COMPLETION_TOKENS = 16
@@ -69,7 +69,7 @@ class JobMaker:
         """
         self.check_model(request.model)
         num_choices, speculation, arm = request.num_choices, request.asked_speculation, ""
-        self._known.check(speculation)
+        await self._check_names(speculation)
         # A request that says itself what it wants is outside every experiment.
         if request.speculation is None and (picked := self._arms.pick(user_id or request.user or request_id)):
             speculation, arm = picked.speculation, picked.name
@@ -95,6 +95,13 @@ class JobMaker:
             msgspec.structs.replace(first, id=child_id(request_id, index), n_index=index)
             for index in range(num_choices)
         ]
+
+    async def _check_names(self, speculation: Speculation) -> None:
+        try:
+            known = await known_now(self._known, speculation, self._queue)
+        except (RedisError, OSError) as error:
+            raise _queue_down() from error
+        known.check(speculation)
 
     async def submit(self, jobs: list[Job]) -> None:
         """Queue the jobs of one request; raises RequestError if that cannot be done.

@@ -22,6 +22,8 @@ from engine.build import build_engine
 from models.folders import target_folder
 from models.tokenizer import Tokenizer
 from service.claims import Entry
+from service.drafter_loads import DrafterHost, DrafterLoads
+from service.engine_host import EngineHost
 from service.engine_thread import EngineThread, SteppedEngine
 from service.heartbeat import Heartbeat
 from service.presence import Presence
@@ -30,6 +32,7 @@ from service.queue import JobQueue, connect
 from service.stream import End, StreamWriter
 from service.takeover import end_without_work, to_request
 from service.tasks import is_cancelled
+from service.wanted_drafters import WantedDrafters
 from service.worker_stats import QueueTimes, encode_stats
 
 log = structlog.get_logger()
@@ -48,7 +51,10 @@ REST_S = 1.0
 
 
 class Worker:
-    """One engine as a consumer of the queue; verifier is that of requests without a seed."""
+    """One engine as a consumer of the queue.
+
+    verifier is that of requests without a seed; host loads drafters while it runs, None has those it began with.
+    """
 
     def __init__(
         self,
@@ -57,6 +63,7 @@ class Worker:
         queue: JobQueue,
         heartbeat: Heartbeat,
         verifier: str = "rejection",
+        host: DrafterHost | None = None,
     ) -> None:
         self.name, self._verifier = heartbeat.worker, verifier
         self._queue, self._heartbeat = queue, heartbeat
@@ -64,6 +71,7 @@ class Worker:
         self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold)
         self._stopping = asyncio.Event()
         self._queue_times = QueueTimes()
+        self._drafters = DrafterLoads(WantedDrafters(queue), self._engine, host) if host else None
         self._presence = Presence(queue, self.name, self._engine.max_model_len, self._stats)
 
     def stop(self) -> None:
@@ -75,6 +83,8 @@ class Worker:
         self._heartbeat.start()
         self._engine.start()
         try:
+            if self._drafters:
+                await self._drafters.begin()
             async with asyncio.TaskGroup() as group:
                 intake = group.create_task(self._intake())
                 work = (
@@ -83,6 +93,7 @@ class Worker:
                     self._end_cancelled(),
                     self._watch_backlog(),
                     self._rest(),
+                    self._follow_drafters(),
                     self._step_forever(),
                 )
                 others = [group.create_task(task) for task in work]
@@ -190,6 +201,11 @@ class Worker:
                 self._engine.abort(request_id)
             await self._writer.put([], [End(request_id, FinishReason.CANCELLED) for request_id in ended])
 
+    async def _follow_drafters(self) -> None:
+        """Have the drafters that are wanted."""
+        if self._drafters:
+            await self._drafters.follow()
+
     async def _watch_backlog(self) -> None:
         """Let the engine know what waits in the queue, where it matters: while it has work."""
         while not is_cancelled():
@@ -234,7 +250,8 @@ class Worker:
         await self._writer.drain()
 
     def _stats(self) -> bytes:
-        return encode_stats(self._engine.snapshot, self._queue_times)
+        drafters = self._drafters.states if self._drafters else ()
+        return encode_stats(self._engine.snapshot, self._queue_times, drafters)
 
 
 def run(settings: Settings) -> int:
@@ -244,10 +261,18 @@ def run(settings: Settings) -> int:
 
 async def serve_queue(settings: Settings, stop: asyncio.Event) -> None:
     """Load the model and work off the queue until `stop` is set."""
-    await work(settings, stop, build_engine(settings), Tokenizer(target_folder(settings.engine.target)))
+    engine = build_engine(settings)
+    host = EngineHost(engine, settings.engine)
+    await work(settings, stop, engine, Tokenizer(target_folder(settings.engine.target)), host)
 
 
-async def work(settings: Settings, stop: asyncio.Event, engine: SteppedEngine, tokenizer: Tokenizer) -> None:
+async def work(
+    settings: Settings,
+    stop: asyncio.Event,
+    engine: SteppedEngine,
+    tokenizer: Tokenizer,
+    host: DrafterHost | None = None,
+) -> None:
     """Work off the queue with `engine` until `stop` is set. Raises QueueError without Redis."""
     url = settings.queue.redis_url
     assert url is not None
@@ -256,7 +281,7 @@ async def work(settings: Settings, stop: asyncio.Event, engine: SteppedEngine, t
         await queue.open()
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         heartbeat = Heartbeat(url, settings.queue, queue.model, name)
-        worker = Worker(engine, tokenizer, queue, heartbeat, settings.engine.verifier)
+        worker = Worker(engine, tokenizer, queue, heartbeat, settings.engine.verifier, host)
         log.info("worker_ready", worker=name, model=queue.model, max_model_len=engine.max_model_len)
         async with asyncio.TaskGroup() as group:
             stopping = group.create_task(_stop_on(stop, worker))

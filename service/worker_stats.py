@@ -5,12 +5,13 @@ workers of different versions can work together.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct, field
 
+from client.wire import DrafterState
 from core.errors import QueueError
 from core.step_record import StepRecord
 from policies.calibration_report import CalibrationReport
@@ -96,11 +97,12 @@ class WorkerStats(Struct, frozen=True):
 
     engine: EngineCounts
     queue_times: QueueTimes = field(default_factory=QueueTimes)
+    drafters: tuple[DrafterState, ...] = ()
 
 
-def encode_stats(snapshot: Mapping[str, Any], queue_times: QueueTimes) -> bytes:
+def encode_stats(snapshot: Mapping[str, Any], queue_times: QueueTimes, drafters: Sequence[DrafterState] = ()) -> bytes:
     """Return what goes into a worker's hash; snapshot is the engine's."""
-    return msgspec.json.encode({"engine": snapshot, "queue_times": queue_times})
+    return msgspec.json.encode({"engine": snapshot, "queue_times": queue_times, "drafters": drafters})
 
 
 def decode_stats(data: bytes) -> WorkerStats:

@@ -142,7 +142,7 @@ def test_environment_values_are_toml_scalars_or_plain_strings():
         ({"SPECD_SERVER__ROLE": "gateway"}, ["server.role", "queue.redis_url"]),
         ({"SPECD_ENGINE__MAX_MODEL_LEN": "100000"}, ["engine.kv_cache_tokens", "100000", "65536"]),
         ({"SPECD_DRAFTER__KIND": "ngram", "SPECD_DRAFTER__MIN_NGRAM": "4"}, ["min_ngram", "max_ngram 3"]),
-        ({"SPECD_SERVER__KIND": "fast"}, ["unknown setting server.kind", "known: host"]),
+        ({"SPECD_SERVER__KIND": "fast"}, ["unknown setting server.kind", "known: admin, host"]),
         ({"SPECD_ENGINE__VERIFIER": "exact"}, ["engine.verifier", "'coupled'", "'exact'"]),
         ({"SPECD_POLICIES__FAST": "x"}, ["[policies.NAME]", "file only", "SPECD_POLICIES__FAST"]),
     ],

@@ -137,7 +137,13 @@ def test_only_what_is_loaded_can_be_unloaded(target, name, message):
         engine.unload_drafter(name)
 
 
-def test_a_name_that_is_taken_is_not_replaced(target):
-    engine = engine_of(target, {"ngram": NGram(max_drafts=4)})
-    with pytest.raises(ConfigError, match="there is a drafter 'ngram' already"):
-        engine.load_drafter("ngram", NGram(max_drafts=2))
+def test_a_name_that_is_taken_is_replaced_only_by_who_says_so_and_fits(target):
+    engine = engine_of(target, {"dspark": tiny_dspark(target)})
+    with pytest.raises(ConfigError, match="there is a drafter 'dspark' already"):
+        engine.load_drafter("dspark", tiny_dspark(target, seed=3))
+    with pytest.raises(ConfigError, match="makes 5 drafts"):
+        engine.load_drafter("dspark", tiny_dspark(target, block_size=5), replaces=True)
+    newer = tiny_dspark(target, seed=3)
+    engine.load_drafter("dspark", newer, replaces=True)
+    assert engine.memory.speculators["dspark"].drafter is newer
+    assert engine.groups.default[0] == "dspark"

@@ -202,11 +202,11 @@ def fake_settings(redis_url: str, folder: Path, *, request_timeout_s: float = 30
 
 
 @asynccontextmanager
-async def worker(settings: Settings, engine: FakeEngine) -> AsyncIterator[None]:
+async def worker(settings: Settings, engine: FakeEngine, host: object = None) -> AsyncIterator[None]:
     """Run a worker for as long as the context lasts."""
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(work(settings, stop, engine, Tokenizer(Path(settings.engine.target))))
+        group.create_task(work(settings, stop, engine, Tokenizer(Path(settings.engine.target)), host))
         try:
             yield
         finally:
@@ -227,9 +227,9 @@ async def gateway(settings: Settings, *, ready_status: int = 200) -> AsyncIterat
 
 
 @asynccontextmanager
-async def running(settings: Settings, engine: FakeEngine) -> AsyncIterator[Service]:
+async def running(settings: Settings, engine: FakeEngine, host: object = None) -> AsyncIterator[Service]:
     """Run a gateway and a worker for as long as the context lasts."""
-    async with worker(settings, engine), gateway(settings) as http:
+    async with worker(settings, engine, host), gateway(settings) as http:
         yield Service(settings, engine, http)
 
 
