@@ -78,20 +78,26 @@ class Eagle3:
         self._kept_for[slots] = commit.positions[last] + 1
 
     def propose(self, ask: DraftAsk) -> Draft:
-        """Draft token after token, as far as the longest of ask.lengths."""
+        """Draft token after token, as far as the longest of the lengths asked for.
+
+        A sequence has none while its anchor is its first token, before which there is no feature.
+        """
         num_sequences, width = len(ask.anchors), self.spec.max_drafts
         draws, state, token = SlotDraws(ask), self._kept[ask.slots], ask.anchors
+        lengths = ask.lengths * (self._kept_for[ask.slots] == ask.positions)
+        # One that has none runs along, at a place where it sees itself.
+        positions = ask.positions.clamp(min=1)
         tokens = ask.anchors.new_zeros(num_sequences, width)
         evidence = torch.zeros(num_sequences, width, device=tokens.device)
         logits = evidence.new_zeros(num_sequences, width, self.target.shape.vocab_size)
-        for k in range(int(ask.lengths.max())):
-            out = self.network(state, self._embed(token), ask.positions - 1 + k, self._attend(ask, k))
+        for k in range(int(lengths.max())):
+            out = self.network(state, self._embed(token), positions - 1 + k, self._attend(ask, positions + k))
             normed = self.network.norm(out)
             evidence[:, k] = self._read(normed, logits[:, k])
             tokens[:, k] = token = draws.draw(k, logits[:, k])
             state = normed if self.network.config.feeds_normed else out
         point_mass = torch.zeros(num_sequences, dtype=torch.bool, device=tokens.device)
-        return Draft(tokens, ask.lengths, point_mass, logits, evidence)
+        return Draft(tokens, lengths, point_mass, logits, evidence)
 
     def _store(self, commit: Commit, before: Tensor, paired: Tensor, kv: PagedKV) -> None:
         """Store the rows `paired` i64 [n] of a commit, given the fused features [N, H] of the rows before them."""
@@ -103,11 +109,10 @@ class Eagle3:
         for cache, part in zip((kv.keys[0], kv.values[0]), parts, strict=True):
             cache.view(-1, *part.shape[1:]).index_copy_(0, rows, part)
 
-    def _attend(self, ask: DraftAsk, step: int) -> Attend:
-        """Return the attention of the chain's rows, one per sequence, so many slots past the anchors."""
+    def _attend(self, ask: DraftAsk, positions: Tensor) -> Attend:
+        """Return the attention of one row per sequence, in the slots `positions` i64 [B]."""
         assert ask.kv is not None
-        each = torch.arange(len(ask.anchors) + 1, device=ask.anchors.device)
-        return self._attention.over(ask.kv, each, ask.positions + step)
+        return self._attention.over(ask.kv, torch.arange(len(positions) + 1, device=positions.device), positions)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """Look tokens [...] up, plainly: a scale that the target puts on its embeddings is its own."""

@@ -111,14 +111,6 @@ class KeepsTheChain(Eagle3):
         super()._store(commit, before, paired[:1] if int(commit.positions[0]) else paired, kv)
 
 
-class ForgetsTheRowBefore(Eagle3):
-    """Begins every commit anew, so that its first token goes without a pair."""
-
-    def extend(self, commit):
-        self._kept_for.fill_(-1)
-        super().extend(commit)
-
-
 class ReadsTheFirstPlace(Eagle3):
     """Sees place 0, which holds no pair."""
 
@@ -222,7 +214,7 @@ def test_a_ragged_batch_drafts_what_each_sequence_drafts_alone(drafter, expected
 @torch.inference_mode()
 def test_ragged_commits_store_what_single_ones_do(drafter, expected):
     ids, features = expected["prompt_ids"], expected["features"]
-    kv, found = empty_kv(sequences=3), []
+    kv = empty_kv(sequences=3)
     for b in range(3):
         drafter.open(b, [], 0)
     # Each of three sequences is the same text, committed in pieces that share calls with those of the others.
@@ -251,6 +243,25 @@ def test_nothing_is_drafted_past_the_longest_length_asked_for(drafter, expected)
     assert short.lengths.tolist() == [1, 3]
     assert short.tokens[1, :3].tolist() == whole.tokens[1, :3].tolist()
     assert short.tokens.shape == whole.tokens.shape == (2, WIDTH)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("numerics", Numerics)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_first_token_has_no_feature_before_it_and_gets_no_drafts(targets, expected, temperature, numerics):
+    drafter, ids, features = make_drafter(targets[numerics]), expected["prompt_ids"], expected["features"]
+    kv = empty_kv(sequences=3)
+    for b in range(3):
+        drafter.open(b, [], 0)
+    beside = PagedKV(kv.keys, kv.values, kv.block_tables[1:2], BLOCK_SIZE)
+    drafter.extend(commit(ids, features, beside, 0, 9, slot=1))
+    both = drafter.propose(ask(kv, [int(ids[0]), int(ids[9]), int(ids[0])], [0, 9, 0], temperature))
+    assert both.lengths.tolist() == [0, WIDTH, 0]
+    noise = torch.rand(3, WIDTH, generator=torch.Generator().manual_seed(1))[1:2]
+    same_proposal(both, 1, drafter.propose(ask(beside, [int(ids[9])], [9], temperature, noise, [1])), 0)
+    alone = drafter.propose(ask(PagedKV(kv.keys, kv.values, kv.block_tables[:1], BLOCK_SIZE), [3], [0], temperature))
+    assert alone.lengths.tolist() == [0]
+    assert all(torch.isfinite(draft.evidence).all() for draft in (both, alone))
 
 
 @torch.inference_mode()

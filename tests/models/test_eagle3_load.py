@@ -115,9 +115,9 @@ def test_a_map_to_tokens_that_the_target_has_not_is_refused(target, differences,
 def test_a_missing_or_unknown_tensor_is_named(target):
     tensors = fixture_tensors()
     del tensors["fc.weight"]
-    with pytest.raises(CheckpointError, match="'fc.weight' is missing"):
+    with pytest.raises(CheckpointError, match=r"'fc.weight' is missing"):
         make_eagle3(fixture_config(), tensors, target, "here")
-    with pytest.raises(CheckpointError, match="'midlayer.bias' is not understood"):
+    with pytest.raises(CheckpointError, match=r"'midlayer.bias' is not understood"):
         make_eagle3(fixture_config(), fixture_tensors() | {"midlayer.bias": torch.ones(1)}, target, "here")
 
 
