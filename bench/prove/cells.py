@@ -22,7 +22,7 @@ MakeDrafter = Callable[[Qwen3], Drafter]
 
 DRAFTERS: dict[str, MakeDrafter] = {
     "dspark": lambda target: tiny_dspark(target, block_size=NUM_DRAFTS),
-    "eagle3": lambda target: tiny_eagle3(target, num_drafts=NUM_DRAFTS),
+    "eagle3": lambda target: tiny_eagle3(target, num_drafts=NUM_DRAFTS, num_never=1),
     "ngram": lambda _: NGram(max_drafts=NUM_DRAFTS),
     "uneven": lambda target: Uneven(target.config.vocab_size, NUM_DRAFTS),
 }

@@ -82,19 +82,21 @@ def tiny_dspark(target: Qwen3, *, seed: int = 1, block_size: int = 4, agreement:
     return DSpark("dspark", for_inference(network, torch.float32), target)
 
 
-def tiny_eagle3(target: Qwen3, *, seed: int = 1, num_drafts: int = 4, sureness: float = 1.0) -> Eagle3:
+def tiny_eagle3(target: Qwen3, *, seed: int = 1, num_drafts: int = 4, num_never: int = 0) -> Eagle3:
     """A drafter whose layer passes its token on to the target's head, which knows the token's successor.
 
     Rows attend to rows of the same token, their own before all; features and the rest of the layer bend what comes of
-    it in other ways than the target does. sureness multiplies what the final norm gives out.
+    it in other ways than the target does. num_never tokens, the last, are not in the drafter's vocabulary.
     """
+    num_drafted = target.config.vocab_size - num_never
     config = Eagle3Config(
         backbone=tiny_config(target.config.vocab_size, layers=1),
         target_layer_ids=(0, 1),
         num_target_layers=target.config.num_hidden_layers,
+        draft_vocab_size=num_drafted,
         num_drafts=num_drafts,
     )
-    network = Eagle3Net(config, target.numerics)
+    network = Eagle3Net(config, target.numerics, has_head=num_never > 0)
     scramble(network, seed, 0.3)
     layer = network.layers[0]
     assert isinstance(layer, PairLayer)
@@ -115,5 +117,7 @@ def tiny_eagle3(target: Qwen3, *, seed: int = 1, num_drafts: int = 4, sureness: 
         for norm in (attention.q_norm, attention.k_norm):
             assert norm is not None
             norm.weight.fill_(2.0)
-        network.norm.weight.fill_(sureness)
+        if network.lm_head is not None:
+            network.lm_head.weight.copy_(target.head[:num_drafted])
+            network.target_ids = torch.arange(num_drafted)
     return Eagle3("eagle3", for_inference(network, torch.float32), target)

@@ -47,8 +47,8 @@ class Audited(Eagle3):
 
     every = 5
 
-    def __init__(self, target):
-        super().__init__("eagle3", tiny_eagle3(target).network, target)
+    def __init__(self, target, num_never=0):
+        super().__init__("eagle3", tiny_eagle3(target, num_never=num_never).network, target)
         self.engine, self.num_asked, self.num_compared, self.wrong = None, 0, 0, []
         self.forward = TargetForward(target)
 
@@ -169,6 +169,13 @@ def test_texts_are_those_of_plain_decoding_alone_and_in_company(target, plain, c
 @pytest.mark.parametrize("chunk", [1, 7])
 def test_chunks_of_a_prefill_change_nothing(target, plain, chunk):
     engine, drafter = audited_engine(target, max_num_batched_tokens=chunk)
+    assert run(engine, requests()) == plain
+    assert_all_is_well(engine, drafter)
+
+
+def test_a_reduced_vocabulary_changes_nothing(target, plain):
+    drafter = Audited(target, num_never=12)
+    engine = drafter.watch(make_engine(target, drafter, Fixed(4), WIDE))
     assert run(engine, requests()) == plain
     assert_all_is_well(engine, drafter)
 
