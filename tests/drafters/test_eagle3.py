@@ -230,6 +230,22 @@ def test_ragged_commits_store_what_single_ones_do(drafter, expected):
 
 
 @torch.inference_mode()
+def test_what_is_kept_of_one_sequence_is_never_paired_in_the_next(drafter, expected):
+    ids, features, kv = expected["prompt_ids"], expected["features"], empty_kv()
+    place = kv.block_tables[0, 11 // BLOCK_SIZE], 11 % BLOCK_SIZE
+    drafter.open(0, [], 0)
+    drafter.extend(commit(ids, features, kv, 0, 11))
+    # The next sequence of the slot has eleven rows from a cache, and with them place 11.
+    drafter.open(0, [], 11)
+    drafter.extend(commit(ids, features, kv, 11, 13))
+    assert kv.keys[0][place].isnan().all()
+    drafter.open(0, [], 0)
+    drafter.extend(commit(ids, features, kv, 0, 11))
+    drafter.extend(commit(ids, features, kv, 11, 13))
+    assert kv.keys[0][place].isfinite().all()
+
+
+@torch.inference_mode()
 def test_nothing_is_drafted_past_the_longest_length_asked_for(drafter, expected):
     ids, features, kv = expected["prompt_ids"], expected["features"], empty_kv(sequences=2)
     for b in range(2):
