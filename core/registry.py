@@ -67,7 +67,11 @@ class Registry:
 
 DRAFTERS = Registry(
     "drafter",
-    {"dspark": "drafters.dspark:DSpark", "ngram": "drafters.ngram:NGram"},
+    {
+        "dspark": "drafters.dspark:DSpark",
+        "eagle3": "drafters.eagle3:Eagle3",
+        "ngram": "drafters.ngram:NGram",
+    },
     "specd.drafters",
 )
 

@@ -15,7 +15,9 @@ class DrafterSpec(Struct, frozen=True, kw_only=True):
     max_drafts         G, the most tokens one proposal holds
     feature_layers     target layers whose residual streams `Commit.features` must carry, ascending; () for none
     kv_layers          (kv heads, head_dim) of each layer of the KV group the engine keeps for it; () for none
-    lookahead          committed tokens past a row that `extend` needs (Eagle3: 1)
+    lookahead          by how many slots what it stores of a row lies behind the row (Eagle3: 1, the feature of row t
+                       is paired with token t + 1). That many rows before the end of blocks that it finds written,
+                       its own of a prefix or another sequence's, are run again for their features
     point_mass         proposals are deterministic, q is one at the proposed token
     needs_host_tokens  reads token values on the host, which forces the synchronous loop
     calibration        what its evidence is known to mean, G places, before serving has taught better; None takes it for

@@ -2,7 +2,8 @@
 
 A sequence that was not followed, or that began on cached blocks whose drafter part nobody has written, is stale. To
 draft again, the rows from its watermark to its end run through the target once more, in chunks if there are many; no
-target KV is stored. A drafter that needs no features gets the tokens and costs no rows.
+target KV is stored. A drafter that needs no features gets the tokens and costs no rows. One with a lookahead is stale
+after every prefix hit, by that many rows; these are run whatever else the step has to do.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from core.types import BoolArray
 from engine.group import Places, PolicyGroup
 from engine.scheduler import Batch
 from engine.sequence import Sequence
+from engine.speculator import Speculator
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,30 +61,35 @@ class CatchUpBudget:
         return done
 
     def _choose(self, place: int, sequence: Sequence, group: PolicyGroup) -> bool:
-        in_forward = bool(group.speculator.spec.feature_layers)
+        speculator = group.speculator
+        in_forward = bool(speculator.spec.feature_layers)
         start, stop = sequence.extended, sequence.num_computed
-        if in_forward:
-            stop = min(stop, start + self._spare)
-        if group.speculator.kv:
-            stop = self._claim(sequence, start, stop, group.key[0])
+        if in_forward and stop - start > speculator.spec.lookahead:
+            stop = min(stop, start + max(self._spare, 0))
+        if speculator.kv:
+            stop = self._claim(sequence, start, stop, speculator)
         if stop > start:
             self.chosen.append(CatchUp(place, sequence, start, stop, in_forward))
             self._spare -= (stop - start) * in_forward
         return stop == sequence.num_computed
 
-    def _claim(self, sequence: Sequence, start: int, stop: int, drafter: str) -> int:
-        """Claim the blocks of rows start..stop - 1, up to the first that another has; returns where to stop.
+    def _claim(self, sequence: Sequence, start: int, stop: int, speculator: Speculator) -> int:
+        """Claim the blocks of rows start..stop - 1, up to the first that another has or had; returns where to stop.
 
-        A chunk that is not the last ends with a block: no block that others may read is left half written.
+        A chunk that is not the last ends with a block: no block that others may read is left half written. One that is
+        written already stops the claim, for the watermark will pass over it; only the block of `start` does not: of
+        that the last rows alone are told once more.
         """
         size, index = self._block_size, start // self._block_size
         if start < stop < sequence.num_computed:
             # At least one block, even where a step takes fewer rows: else nobody would ever catch up.
             stop = min(max(stop // size, index + 1) * size, sequence.num_computed)
         while index * size < stop:
-            claim = (drafter, sequence.blocks[index])
-            if claim in self._claimed:
+            claim = (speculator.name, sequence.blocks[index])
+            is_written = speculator.is_written(sequence.blocks[index])
+            if claim in self._claimed or (is_written and index * size > start):
                 return max(start, index * size)
-            self._claimed.add(claim)
+            if not is_written:
+                self._claimed.add(claim)
             index += 1
         return stop

@@ -22,7 +22,7 @@ class Sequence:
     num_published blocks at its start that the prefix cache knows of
     num_cached    prompt tokens that came from the prefix cache when it was first admitted; None before that
     num_computed  tokens whose target KV exists; the rest is what the next steps catch up with
-    extended      rows before it are in the drafter's KV without gaps; behind num_computed the drafter is stale
+    extended      rows before it have reached the drafter without gaps; behind num_computed the drafter is stale
     queued_s      monotonic seconds at which it arrived
     longest       tokens at which it ends, prompt included
     attempt       raised when a round is abandoned before its verdict, so that no draw is ever used twice

@@ -73,15 +73,20 @@ class Speculator:
             self._guard(lambda: drafter.release(slot))
 
     def advance(self, sequence: Sequence) -> None:
-        """Move the watermark over blocks whose part another sequence has written."""
-        size = self._pool.block_size
-        if self.kv is None or sequence.extended < 0:
+        """Move the watermark over blocks whose part another sequence has written.
+
+        It stops as many rows short of their end as the drafter looks ahead: of these it has yet to see the features.
+        """
+        size, end = self._pool.block_size, sequence.extended
+        if self.kv is None or end < 0:
             return
-        while sequence.extended < sequence.num_computed:
-            index = sequence.extended // size
-            if not self._pool.is_valid(sequence.blocks[index], self.bit):
-                return
-            sequence.extended = min((index + 1) * size, sequence.num_computed)
+        while end < sequence.num_computed and self.is_written(sequence.blocks[end // size]):
+            end = min((end // size + 1) * size, sequence.num_computed)
+        sequence.extended = max(sequence.extended, end - self.spec.lookahead)
+
+    def is_written(self, block: int) -> bool:
+        """Tell whether the drafter's part of a block is there to be read, and never to be written again."""
+        return self._pool.is_valid(block, self.bit)
 
     def propose(self, ask: DraftAsk) -> Draft | None:
         """Draft; None if the drafter failed, and then its proposal was abandoned before any verdict."""

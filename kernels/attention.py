@@ -2,9 +2,9 @@
 
 Every query row sees a prefix of its sequence's cache, so causality is only a number per row: position + 1 for a row of
 the target, anchor + G for every row of a drafter's bidirectional block. A sliding window cuts off what lies further
-back than it reaches from the row's own position. The torch body below serves all devices; a
-fused Triton kernel can take its place behind the same contract. kernels/split_attention.py lays the same rows out so
-that no result depends on what else is in the batch.
+back than it reaches from the row's own position, and a cache may begin with places that hold nothing. The torch body
+below serves all devices; a fused Triton kernel can take its place behind the same contract. kernels/split_attention.py
+lays the same rows out so that no result depends on what else is in the batch.
 """
 
 from dataclasses import dataclass, replace
@@ -128,7 +128,13 @@ class AttentionLayout:
 
 
 def plan_attention(
-    kv: PagedKV, cu_rows: Tensor, positions: Tensor, visible: Tensor, group: int, window: int | None = None
+    kv: PagedKV,
+    cu_rows: Tensor,
+    positions: Tensor,
+    visible: Tensor,
+    group: int,
+    window: int | None = None,
+    skips: int = 0,
 ) -> AttentionLayout:
     """Lay out ragged rows over the cache.
 
@@ -138,20 +144,27 @@ def plan_attention(
     visible    i64 [N]; how many cache rows, from the sequence's start, each row sees
     group      query heads per KV head
     window     rows see nothing further back than this many positions, their own included; None sees all
+    skips      no row sees, and nobody writes, so many places at a sequence's start
     """
     counts = cu_rows.diff()
-    first = None if window is None else (positions + 1 - window).clamp_(min=0)
     sizes = counts.tolist()
     write = cache_rows(kv, torch.repeat_interleave(counts, output_size=len(positions)), positions)
     few = [b for b, rows in enumerate(sizes) if 0 < rows <= LARGEST_SHARED_TILE_ROWS]
     shared = few if len(few) > 1 else []
-    reach = Reach(visible, first)
+    reach = Reach(visible, first_seen(positions, window, skips))
     tiles: list[AttentionTile] = [_padded_tile(kv, cu_rows, reach, group, torch.tensor(shared))] if shared else []
     starts = cu_rows.tolist()
     for b, rows in enumerate(sizes):
         if rows and b not in shared:
             tiles.append(_lone_tile(kv, b, slice(starts[b], starts[b + 1]), reach, group))
     return AttentionLayout(write, tuple(tiles))
+
+
+def first_seen(positions: Tensor, window: int | None, skips: int) -> Tensor | None:
+    """Return the first place i64 [N] that rows at `positions` i64 [N] see; None if that is 0 for all."""
+    if window is None:
+        return torch.full_like(positions, skips) if skips else None
+    return (positions + 1 - window).clamp_(min=skips)
 
 
 def cache_rows(kv: PagedKV, sequence: Tensor, positions: Tensor) -> Tensor:

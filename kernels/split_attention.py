@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core.tensors import PagedKV
-from kernels.attention import LARGEST_SHARED_TILE_ROWS, AttentionLayout, Reach, cache_rows, context_rows
+from kernels.attention import LARGEST_SHARED_TILE_ROWS, AttentionLayout, Reach, cache_rows, context_rows, first_seen
 
 # Both are multiples of 16, the widest vector of float32: no row ends in a vector's tail.
 SPLIT_ROWS = 64
@@ -64,7 +64,13 @@ class SplitTile:
 
 
 def plan_split_attention(
-    kv: PagedKV, cu_rows: Tensor, positions: Tensor, visible: Tensor, group: int, window: int | None = None
+    kv: PagedKV,
+    cu_rows: Tensor,
+    positions: Tensor,
+    visible: Tensor,
+    group: int,
+    window: int | None = None,
+    skips: int = 0,
 ) -> AttentionLayout:
     """Lay out ragged rows over the cache for batch-invariant attention; arguments as in `plan_attention`."""
     counts = cu_rows.diff()
@@ -72,9 +78,8 @@ def plan_split_attention(
     sizes = counts.tolist()
     shared = [b for b, rows in enumerate(sizes) if 0 < rows <= LARGEST_SHARED_TILE_ROWS]
     lone = [[b] for b, rows in enumerate(sizes) if rows > LARGEST_SHARED_TILE_ROWS]
-    # A window only hides: which places make a split must not depend on who shares the batch.
-    first = None if window is None else (positions + 1 - window).clamp_(min=0)
-    reach = Reach(visible, first)
+    # Windows and skips only hide: which places make a split must not depend on who shares the batch.
+    reach = Reach(visible, first_seen(positions, window, skips))
     members = ([shared] if shared else []) + lone
     return AttentionLayout(write, tuple(_tile(kv, cu_rows, reach, group, torch.tensor(m)) for m in members))
 
@@ -86,14 +91,26 @@ def _tile(kv: PagedKV, cu_rows: Tensor, reach: Reach, group: int, members: Tenso
     rows = (first[:, None] + offsets * is_row).flatten()
     visible = torch.where(is_row, reach.visible[rows].view_as(is_row), 1)
     places = torch.arange(_padded(int(visible.max()), SPLIT_ROWS))
-    cache = context_rows(kv, members, visible.amax(1, keepdim=True), len(places)).flatten()
+    longest = visible.amax(1, keepdim=True)
     valid = is_row.flatten().nonzero().squeeze(1)
     splits = places.view(-1, 1, 1, SPLIT_ROWS)
     hidden = splits >= _as_queries(visible, group)
-    if reach.first is not None:
-        since = torch.where(is_row, reach.first[rows].view_as(is_row), 0)
-        hidden |= splits < _as_queries(since, group)
+    if reach.first is None:
+        cache = context_rows(kv, members, longest, len(places)).flatten()
+    else:
+        since = reach.first[rows].view_as(is_row)
+        cache = _written_rows(kv, members, (since.amin(1, keepdim=True), longest), places).flatten()
+        hidden |= splits < _as_queries(torch.where(is_row, since, 0), group)
     return SplitTile(rows, cache, hidden, valid, rows[valid])
+
+
+def _written_rows(kv: PagedKV, members: Tensor, seen: tuple[Tensor, Tensor], places: Tensor) -> Tensor:
+    """Return the cache rows i64 [b, L] of places i64 [L]; those outside `seen`, first and end i64 [b, 1], are first's.
+
+    A hidden place has weight 0, but what nobody wrote need not be a number.
+    """
+    first, end = seen
+    return cache_rows(kv, members[:, None], torch.where((places >= first) & (places < end), places, first))
 
 
 def _as_queries(limits: Tensor, group: int) -> Tensor:

@@ -18,7 +18,9 @@ class PagedAttention:
     def __init__(self, layers: Sequence[AttentionShape], numerics: Numerics) -> None:
         self._numerics = numerics
         self._scales = [layer.scale for layer in layers]
-        kinds = [(layer.num_heads // layer.num_kv_heads, layer.window, layer.is_causal) for layer in layers]
+        kinds = [
+            (layer.num_heads // layer.num_kv_heads, layer.window, layer.is_causal, layer.skips) for layer in layers
+        ]
         self._kinds = list(dict.fromkeys(kinds))
         self._kind_of = [self._kinds.index(kind) for kind in kinds]
 
@@ -39,11 +41,11 @@ class PagedAttention:
         """
         plan = plan_attention if self._numerics is Numerics.FAST else plan_split_attention
         layouts: list[AttentionLayout] = []
-        for group, window, is_causal in self._kinds:
+        for group, window, is_causal, skips in self._kinds:
             if is_causal or visible is None:
-                layout = plan(kv, cu_rows, positions, positions + 1, group, window)
+                layout = plan(kv, cu_rows, positions, positions + 1, group, window, skips)
             else:
-                layout = plan(kv, cu_rows, positions, visible, group, window)
+                layout = plan(kv, cu_rows, positions, visible, group, window, skips)
             layouts.append(layout if stores is None else layout.storing(stores))
         by_layer = [layouts[kind] for kind in self._kind_of]
         scales = self._scales

@@ -9,6 +9,7 @@ class AttentionShape(Struct, frozen=True, kw_only=True):
     window     positions that a row sees at most, its own included and the latest; None sees all before it
     scale      of the scores; None is 1 / sqrt(head_dim)
     is_causal  a row sees no row behind it; if not, the rows of a drafter's block see each other
+    skips      positions at the start of a sequence that no row sees and nobody writes
     """
 
     num_heads: int
@@ -17,6 +18,7 @@ class AttentionShape(Struct, frozen=True, kw_only=True):
     window: int | None = None
     scale: float | None = None
     is_causal: bool = True
+    skips: int = 0
 
     @property
     def kv_shape(self) -> tuple[int, int]:

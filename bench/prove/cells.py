@@ -6,7 +6,7 @@ from itertools import combinations, cycle, product
 from typing import NamedTuple
 
 from bench.prove.listeners import Eavesdropper, Favouring, RisingRate
-from bench.prove.tiny import tiny_dspark
+from bench.prove.tiny import tiny_dspark, tiny_eagle3
 from bench.prove.uneven import Uneven
 from core.cost import CostTable
 from core.types import Policy, Sampling
@@ -22,6 +22,7 @@ MakeDrafter = Callable[[Qwen3], Drafter]
 
 DRAFTERS: dict[str, MakeDrafter] = {
     "dspark": lambda target: tiny_dspark(target, block_size=NUM_DRAFTS),
+    "eagle3": lambda target: tiny_eagle3(target, num_drafts=NUM_DRAFTS, num_never=1),
     "ngram": lambda _: NGram(max_drafts=NUM_DRAFTS),
     "uneven": lambda target: Uneven(target.config.vocab_size, NUM_DRAFTS),
 }

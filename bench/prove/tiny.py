@@ -5,7 +5,9 @@ from torch import nn
 
 from core.types import Numerics
 from drafters.dspark import DSpark
+from drafters.eagle3 import Eagle3
 from models.dflash_net import DFlashConfig, DFlashNet
+from models.eagle3_net import Eagle3Config, Eagle3Net, PairLayer
 from models.network import for_inference
 from models.qwen3 import Qwen3, Qwen3Config
 
@@ -78,3 +80,44 @@ def tiny_dspark(target: Qwen3, *, seed: int = 1, block_size: int = 4, agreement:
         network.confidence_head.proj.bias.fill_(1.0)
         network.markov_head.markov_w2.weight.copy_(target.lm_head.weight * agreement)
     return DSpark("dspark", for_inference(network, torch.float32), target)
+
+
+def tiny_eagle3(target: Qwen3, *, seed: int = 1, num_drafts: int = 4, num_never: int = 0) -> Eagle3:
+    """A drafter whose layer passes its token on to the target's head, which knows the token's successor.
+
+    Rows attend to rows of the same token, their own before all; features and the rest of the layer bend what comes of
+    it in other ways than the target does. num_never tokens, the last, are not in the drafter's vocabulary.
+    """
+    num_drafted = target.config.vocab_size - num_never
+    config = Eagle3Config(
+        backbone=tiny_config(target.config.vocab_size, layers=1),
+        target_layer_ids=(0, 1),
+        num_target_layers=target.config.num_hidden_layers,
+        draft_vocab_size=num_drafted,
+        num_drafts=num_drafts,
+    )
+    network = Eagle3Net(config, target.numerics, has_head=num_never > 0)
+    scramble(network, seed, 0.3)
+    layer = network.layers[0]
+    assert isinstance(layer, PairLayer)
+    attention, generator = layer.self_attn, torch.Generator().manual_seed(seed)
+    num_heads, num_kv_heads, size = attention.num_heads, attention.num_kv_heads, attention.head_dim
+    hidden_size = config.backbone.hidden_size
+    # What of a token keys and values see: a part of an orthogonal basis, the other way round for the output.
+    basis = torch.linalg.qr(torch.randn(hidden_size, hidden_size, generator=generator)).Q
+    parts = basis[: num_kv_heads * size].view(num_kv_heads, size, hidden_size)
+    shared = num_heads // num_kv_heads
+    with torch.no_grad():
+        token = attention.qkv_proj.weight[:, :hidden_size]
+        queries, keys, values = token.split([count * size for count in (num_heads, num_kv_heads, num_kv_heads)])
+        queries.copy_(parts.repeat_interleave(shared, 0).flatten(0, 1))
+        keys.copy_(parts.flatten(0, 1))
+        values.copy_(parts.flatten(0, 1))
+        attention.o_proj.weight.copy_(parts.repeat_interleave(shared, 0).flatten(0, 1).T * 2 / shared)
+        for norm in (attention.q_norm, attention.k_norm):
+            assert norm is not None
+            norm.weight.fill_(2.0)
+        if network.lm_head is not None:
+            network.lm_head.weight.copy_(target.head[:num_drafted])
+            network.target_ids = torch.arange(num_drafted)
+    return Eagle3("eagle3", for_inference(network, torch.float32), target)

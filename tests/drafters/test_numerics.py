@@ -9,20 +9,20 @@ from core.tensors import Commit, DraftAsk, PagedKV, Processing
 from core.types import Numerics
 from drafters.dspark import DSpark
 from models.load_drafter import load_dspark
-from models.load_target import load_target
 from paths import FIXTURES
+from tests.drafters.eagle3_cases import fixture_target, make_drafter
 
 BLOCK_SIZE, BLOCKS = 4, 40
 LENGTHS = (1, 6, 33, 140)
 
 
-@pytest.fixture(scope="module")
-def drafters():
-    made = {}
-    for numerics in Numerics:
-        target = load_target(FIXTURES / "target_qwen3", torch.float32, numerics)
-        made[numerics] = DSpark("dspark", load_dspark(FIXTURES / "dspark_vanilla", target), target)
-    return made
+def make_dspark(target):
+    return DSpark("dspark", load_dspark(FIXTURES / "dspark_vanilla", target), target)
+
+
+@pytest.fixture(scope="module", params=[make_dspark, make_drafter], ids=["dspark", "eagle3"])
+def drafters(request):
+    return {numerics: request.param(fixture_target(numerics)) for numerics in Numerics}
 
 
 def features_of(drafter):
@@ -31,6 +31,8 @@ def features_of(drafter):
 
 
 def empty_kv(drafter, seed):
+    for b in range(len(LENGTHS)):
+        drafter.open(b, [], 0)
     count = len(LENGTHS) * BLOCKS
     caches = (
         tuple(torch.full((count + 1, BLOCK_SIZE, *layer), torch.nan) for layer in drafter.spec.kv_layers) for _ in "kv"

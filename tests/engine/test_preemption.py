@@ -5,7 +5,9 @@ import pytest
 from engine.shape import EngineShape
 from equality import assert_same_texts
 from policies.fixed import Fixed, Off
-from toys import SHAPE, make_engine, request, run, tiny_dspark, tiny_target
+from toys import SHAPE, make_engine, request, run, tiny_dspark, tiny_eagle3, tiny_target
+
+DRAFTERS = {"dspark": tiny_dspark, "eagle3": tiny_eagle3}
 
 PROMPTS = [tuple((7 * i + j) % 32 for j in range(5 + i)) for i in range(12)]
 NUM_TOKENS = 60
@@ -29,9 +31,9 @@ def calm(target):
 
 
 @pytest.mark.parametrize("prefix_cache", [True, False])
-@pytest.mark.parametrize("drafter", [None, "dspark"])
+@pytest.mark.parametrize("drafter", [None, *DRAFTERS])
 def test_a_storm_loses_nothing_and_frees_everything(target, calm, drafter, prefix_cache):
-    made = tiny_dspark(target) if drafter else None
+    made = DRAFTERS[drafter](target) if drafter else None
     shape = EngineShape(**{f: getattr(THIRD, f) for f in THIRD.__struct_fields__} | {"prefix_cache": prefix_cache})
     engine = make_engine(target, made, Fixed(4) if drafter else Off(), shape)
     assert_same_texts(target, PROMPTS, run(engine, storm()), calm)
@@ -70,12 +72,12 @@ def test_prefixes_are_found_as_often_with_speculation_as_without(target, tokens)
     system = tuple((5 * j) % 32 for j in range(41))
     shape = EngineShape(max_num_seqs=4, max_num_batched_tokens=64, kv_cache_tokens=tokens, block_size=4)
     hits = []
-    for drafter, policy in ((None, Off()), (tiny_dspark(target), Fixed(4))):
-        engine = make_engine(target, drafter, policy, shape)
+    for drafter in (None, *(make(target) for make in DRAFTERS.values())):
+        engine = make_engine(target, drafter, Fixed(4) if drafter else Off(), shape)
         for turn in range(24):
             prompt = (*system, *((turn * 3 + j) % 32 for j in range(turn % 5 + 2)))
             run(engine, [request(prompt, turn, str(turn), temperature=0.0, max_tokens=20)])
         hits.append((engine.scheduler.prefix_hits, engine.scheduler.prefix_queries))
         assert bool(engine.stats.accepted) == bool(drafter)
-    assert hits[0] == hits[1]
+    assert hits[0] == hits[1] == hits[2]
     assert hits[0][0] > 0.7 * hits[0][1]

@@ -18,11 +18,11 @@ def poisoned_cache(num_sequences, blocks, block_size, kv_heads):
     return PagedKV((torch.full(shape, torch.nan),), (torch.full(shape, torch.nan),), tables, block_size)
 
 
-def attend(kv, rows, visible, q, k, v, plan=plan_attention, stores=None, window=None, scale=None):
+def attend(kv, rows, visible, q, k, v, plan=plan_attention, stores=None, window=None, scale=None, skips=0):
     """rows: per sequence the positions of its rows."""
     cu_rows = torch.tensor([0, *(len(each) for each in rows)]).cumsum(0)
     positions = torch.tensor([position for each in rows for position in each])
-    layout = plan(kv, cu_rows, positions, visible, q.shape[1] // k.shape[1], window)
+    layout = plan(kv, cu_rows, positions, visible, q.shape[1] // k.shape[1], window, skips)
     if stores is not None:
         layout = layout.storing(stores)
     return paged_attention(q, k, v, kv.keys[0], kv.values[0], layout, scale)
@@ -158,3 +158,44 @@ def test_rows_that_store_nothing_leave_every_live_block_alone():
     again = attend(kv, rows, visible, q, others, others, stores=torch.zeros(18, dtype=torch.bool))
     assert torch.equal(again, first)
     torch.testing.assert_close((kv.keys[0][1:], kv.values[0][1:]), before, atol=0, rtol=0, equal_nan=True)
+
+
+@both_plans
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize(
+    ("contexts", "counts"),
+    [
+        ([1], [1]),
+        ([1], [9]),
+        ([1, 6, 2], [1, 1, 1]),
+        ([1, 9, 17], [4, 1, 7]),
+        ([1, 7], [LARGEST_SHARED_TILE_ROWS + 1, 2]),
+        ([SPLIT_ROWS - 1, 2 * SPLIT_ROWS], [2, 9]),
+    ],
+    ids=str,
+)
+def test_a_place_that_is_skipped_is_never_read(contexts, counts, window, plan):
+    """Place 0 of every sequence is poison: nobody writes it."""
+    torch.manual_seed(len(counts))
+    ends = [context + count for context, count in zip(contexts, counts, strict=True)]
+    kv = poisoned_cache(len(ends), -(-max(ends) // 4), 4, 2)
+    keys, values = ([torch.randn(end, 2, HEAD_DIM) for end in ends] for _ in "kv")
+    past = [range(1, context) for context in contexts]
+    for rows in (past, [range(context, end) for context, end in zip(contexts, ends, strict=True)]):
+        places = [(b, position) for b, each in enumerate(rows) for position in each]
+        if not places:
+            continue
+        q = torch.randn(len(places), 4, HEAD_DIM)
+        k, v = (torch.stack([x[b][position] for b, position in places]) for x in (keys, values))
+        visible = torch.tensor([position + 1 for _, position in places])
+        out = attend(kv, rows, visible, q, k, v, plan, window=window, skips=1)
+    for row, (b, position) in enumerate(places):
+        seen = slice(1 if window is None else max(1, position + 1 - window), position + 1)
+        torch.testing.assert_close(out[row], by_hand(q[row], keys[b][seen], values[b][seen]), atol=1e-5, rtol=1e-5)
+
+
+@both_plans
+def test_a_place_that_is_not_skipped_would_be_read(plan):
+    kv = poisoned_cache(1, 1, 4, 1)
+    k = torch.randn(1, 1, HEAD_DIM)
+    assert attend(kv, [range(1, 2)], torch.tensor([2]), k, k, k, plan).isnan().all()
