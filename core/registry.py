@@ -67,7 +67,12 @@ class Registry:
 
 DRAFTERS = Registry(
     "drafter",
-    {"dspark": "drafters.dspark:DSpark", "ngram": "drafters.ngram:NGram"},
+    {
+        "dspark": "drafters.dspark:DSpark",
+        "ngram": "drafters.ngram:NGram",
+        "suffix": "drafters.suffix:Suffix",
+        "draft_model": "drafters.draft_model:DraftModel",
+    },
     "specd.drafters",
 )
 

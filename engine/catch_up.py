@@ -2,7 +2,8 @@
 
 A sequence that was not followed, or that began on cached blocks whose drafter part nobody has written, is stale. To
 draft again, the rows from its watermark to its end run through the target once more, in chunks if there are many; no
-target KV is stored. A drafter that needs no features gets the tokens and costs no rows.
+target KV is stored. A drafter that needs no features gets the tokens and costs the target no rows; if it keeps KV, it
+runs them itself, in chunks as well.
 """
 
 from dataclasses import dataclass
@@ -61,13 +62,13 @@ class CatchUpBudget:
     def _choose(self, place: int, sequence: Sequence, group: PolicyGroup) -> bool:
         in_forward = bool(group.speculator.spec.feature_layers)
         start, stop = sequence.extended, sequence.num_computed
-        if in_forward:
+        if in_forward or group.speculator.kv:
             stop = min(stop, start + self._spare)
         if group.speculator.kv:
             stop = self._claim(sequence, start, stop, group.key[0])
         if stop > start:
             self.chosen.append(CatchUp(place, sequence, start, stop, in_forward))
-            self._spare -= (stop - start) * in_forward
+            self._spare -= stop - start
         return stop == sequence.num_computed
 
     def _claim(self, sequence: Sequence, start: int, stop: int, drafter: str) -> int:

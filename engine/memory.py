@@ -13,6 +13,9 @@ from engine.speculator import NO_DRAFTER, Place, Speculator
 from engine.stats import EngineStats
 from models.target import Target
 
+# The target's name beside those of drafters, where memory is accounted for.
+TARGET = "target"
+
 
 class EngineMemory:
     """The pool of blocks behind all KV, and everything that is indexed by block or slot."""
@@ -46,6 +49,8 @@ class EngineMemory:
         for bit, (name, drafter) in enumerate(({**drafters} | {NO_DRAFTER: None}).items()):
             if name == NO_DRAFTER and drafters.get(name):
                 raise ConfigError(f"no drafter can be called {NO_DRAFTER!r}: that is the name of having none")
+            if name == TARGET:
+                raise ConfigError(f"no drafter can be called {TARGET!r}: memory is reported under that name")
             layers = drafter.spec.kv_layers if drafter else ()
             kv = KVGroup(layers, num_blocks, size, target.dtype) if layers else None
             self.speculators[name] = Speculator(
@@ -59,6 +64,9 @@ class EngineMemory:
             )
 
     @property
-    def drafter_bytes(self) -> int:
-        """Memory that all drafters' KV reserves."""
-        return sum(each.kv.num_bytes for each in self.speculators.values() if each.kv)
+    def kv_bytes(self) -> dict[str, int]:
+        """Memory that KV reserves, by drafter and, first, for the target; drafters without KV have 0."""
+        drafters = {name: each for name, each in self.speculators.items() if each.drafter}
+        return {TARGET: self.kv.num_bytes} | {
+            name: each.kv.num_bytes if each.kv else 0 for name, each in drafters.items()
+        }
