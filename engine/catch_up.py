@@ -62,13 +62,14 @@ class CatchUpBudget:
     def _choose(self, place: int, sequence: Sequence, group: PolicyGroup) -> bool:
         in_forward = bool(group.speculator.spec.feature_layers)
         start, stop = sequence.extended, sequence.num_computed
-        if in_forward or group.speculator.kv:
+        runs_rows = in_forward or group.speculator.kv is not None
+        if runs_rows:
             stop = min(stop, start + self._spare)
         if group.speculator.kv:
             stop = self._claim(sequence, start, stop, group.key[0])
         if stop > start:
             self.chosen.append(CatchUp(place, sequence, start, stop, in_forward))
-            self._spare -= stop - start
+            self._spare -= (stop - start) * runs_rows
         return stop == sequence.num_computed
 
     def _claim(self, sequence: Sequence, start: int, stop: int, drafter: str) -> int:

@@ -82,6 +82,15 @@ def test_only_rows_that_the_proposal_has_not_run_are_run_again(target, monkeypat
     assert_same(parts(stage.propose(0)), parts(told(target, draft_model(target), stage.texts[0]).propose(0)))
 
 
+def test_a_drafted_token_that_comes_after_another_than_it_was_drafted_after_is_run_again(target, monkeypatch):
+    stage = told(target, draft_model(target))
+    drafted, _, _ = parts(stage.propose(0))
+    stage.append(0, [(drafted[0] + 1) % VOCAB_SIZE, *drafted[1:3]])
+    counted = Counted(stage.drafter, monkeypatch)
+    # The last token is the anchor, which is run when drafts are asked for.
+    assert counted.during(stage.tell, 0) == 2
+
+
 def test_what_a_proposal_wrote_is_good_for_one_commit_only(target, monkeypatch):
     stage = told(target, draft_model(target))
     drafted, _, _ = parts(stage.propose(0))
