@@ -32,6 +32,10 @@ POLICY_VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
     "batch_table": ("policy.lengths", lambda text: read_batch_lengths(text, "--policy batch_table:VALUE")),
 }
 
+DRAFTER_HELP = (
+    "dspark (the default), ngram, suffix, none, the folder of a DSpark checkpoint, or a name that an installed package "
+    "has registered; more needs --config"
+)
 POLICY_HELP = (
     "how much to verify: load_adaptive (the default), off, fixed[:N], confidence[:P], batch_table:1-8=7,9-32=3, "
     "goodput, greedy, slo, or a name that an installed package has registered"
@@ -156,7 +160,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, help=f"0 takes a free one (default {defaults.server.port})")
     parser.add_argument("--role", help="all, gateway or worker (default all)")
     parser.add_argument("--target", help='"demo" or a checkpoint folder')
-    parser.add_argument("--drafter", metavar="dspark|ngram|none|PATH|NAME", help="a path is a DSpark checkpoint")
+    parser.add_argument("--drafter", metavar="KIND|PATH|NAME", help=DRAFTER_HELP)
     parser.add_argument("--policy", metavar="POLICY", help=POLICY_HELP)
     parser.add_argument("--speculative-config", metavar="JSON", help="vLLM's, in place of --drafter and --policy")
     parser.add_argument("--verifier", help="rejection or coupled (default rejection)")

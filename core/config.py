@@ -97,21 +97,54 @@ class NgramSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="
     min_ngram: Annotated[int, Meta(ge=1, le=16)] = 1
 
 
+class SuffixSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="suffix"):
+    """Suffix decoding: what most often followed the longest suffix of the text that occurred before.
+
+    max_spec_factor  drafts per matched token, at most
+    min_token_prob   a draft ends before its tokens' joint frequency falls below this
+    recent_answers   finished answers, at least, that are looked through as well; up to twice as many are held. 0 keeps
+                     none. The answers of one tenant then change how fast those of another come, which tells something
+                     of them: leave it off where tenants must not learn of each other
+    """
+
+    max_drafts: Drafts = 16
+    max_spec_factor: Annotated[float, Meta(gt=0.0, le=64.0)] = 1.0
+    min_token_prob: Probability = 0.1
+    recent_answers: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+
+
+class DraftModelSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="draft_model"):
+    """A small model of the target's family and vocabulary, in a checkpoint folder; it drafts token by token."""
+
+    path: Name
+    max_drafts: Drafts = 5
+
+
 class NoDrafterSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="none"):
     """No drafter is loaded: the plainest decoding there is."""
 
 
-class OffSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="off"):
+class PolicyChoice(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What all policies have in common: they may bring their drafter.
+
+    drafter  a configured drafter: who asks for the policy, or is in an arm with it, drafts with this one unless a
+             drafter is named beside the policy. None takes the default, [drafter]
+    """
+
+    drafter: Name | None = None
+
+
+class OffSettings(PolicyChoice, frozen=True, tag_field="kind", tag="off"):
     """A drafter may be loaded, but nothing is drafted."""
 
 
-class FixedSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="fixed"):
+class FixedSettings(PolicyChoice, frozen=True, tag_field="kind", tag="fixed"):
     """Verify the first `length` drafts of every sequence; the drafter may make fewer."""
 
     length: Drafts = 7
 
 
-class ConfidenceSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="confidence"):
+class ConfidenceSettings(PolicyChoice, frozen=True, tag_field="kind", tag="confidence"):
     """Verify drafts while the drafter believes in them.
 
     With `cumulative`, up to the first draft whose whole prefix survives with probability below `threshold`;
@@ -123,7 +156,7 @@ class ConfidenceSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     cumulative: bool = True
 
 
-class BatchTableSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="batch_table"):
+class BatchTableSettings(PolicyChoice, frozen=True, tag_field="kind", tag="batch_table"):
     """Verify as many drafts as a table says for the number of sequences in the step.
 
     lengths  rows of [first, last, drafts], such as [[1, 8, 7], [9, 32, 3], [33, 4096, 0]]; beyond the last row, and
@@ -133,7 +166,7 @@ class BatchTableSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     lengths: BatchLengths
 
 
-class AdaptiveSettings(Struct, frozen=True, forbid_unknown_fields=True):
+class AdaptiveSettings(PolicyChoice, frozen=True):
     """What all policies have in common that decide by measured costs who drafts.
 
     hysteresis   share of its plain decoding time that a sequence must gain in order to start drafting
@@ -187,6 +220,12 @@ class PluginSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     options: dict[str, Any] = field(default_factory=dict)
 
 
+class PolicyPluginSettings(PluginSettings, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="plugin"):
+    """A policy of an installed package; `drafter` is no option of its class but what it is for every policy."""
+
+    drafter: Name | None = None
+
+
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Logs go to stderr: `console` for people, `json` for collectors, one object per line."""
 
@@ -197,7 +236,8 @@ class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """One arm of an experiment: its share of the users, by weight, and what speculation they get.
 
-    drafter and policy are configured names, None takes the default; max_drafts caps the drafts per step, 0 is off.
+    drafter and policy are configured names; None takes the default policy, and the drafter that the policy brings or
+    the default one. max_drafts caps the drafts per step, 0 is off.
     """
 
     weight: Annotated[float, Meta(gt=0.0, le=1e6)] = 1.0
@@ -206,7 +246,9 @@ class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_drafts: Annotated[int, Meta(ge=0, le=64)] | None = None
 
 
-DrafterSettings = DSparkSettings | NgramSettings | NoDrafterSettings | PluginSettings
+DrafterSettings = (
+    DSparkSettings | NgramSettings | SuffixSettings | DraftModelSettings | NoDrafterSettings | PluginSettings
+)
 PolicySettings = (
     LoadAdaptiveSettings
     | OffSettings
@@ -216,7 +258,7 @@ PolicySettings = (
     | GoodputSettings
     | GreedySettings
     | SloSettings
-    | PluginSettings
+    | PolicyPluginSettings
 )
 
 
@@ -239,7 +281,13 @@ SECTIONS: dict[str, dict[str, type[Struct]]] = {
     "server": {"": ServerSettings},
     "queue": {"": QueueSettings},
     "engine": {"": EngineSettings},
-    "drafter": {"dspark": DSparkSettings, "ngram": NgramSettings, "none": NoDrafterSettings},
+    "drafter": {
+        "dspark": DSparkSettings,
+        "ngram": NgramSettings,
+        "suffix": SuffixSettings,
+        "draft_model": DraftModelSettings,
+        "none": NoDrafterSettings,
+    },
     "policy": {
         "load_adaptive": LoadAdaptiveSettings,
         "off": OffSettings,
@@ -288,6 +336,11 @@ def all_policies(settings: Settings) -> dict[str, PolicySettings]:
         SloSettings(),
     )
     return named | {kind_of(each): each for each in kinds if kind_of(each) not in named}
+
+
+def policy_drafters(settings: Settings) -> dict[str, str]:
+    """Return the drafters that policies bring, by the policy's name."""
+    return {name: policy.drafter for name, policy in all_policies(settings).items() if policy.drafter is not None}
 
 
 def model_name(settings: Settings) -> str:

@@ -5,11 +5,13 @@ from core.config import (
     TABLES,
     BatchTableSettings,
     DrafterSettings,
+    DraftModelSettings,
     FixedSettings,
     NgramSettings,
     NoDrafterSettings,
     PolicySettings,
     Settings,
+    SuffixSettings,
     all_drafters,
     all_policies,
     kind_of,
@@ -28,13 +30,10 @@ def check_settings(settings: Settings) -> None:
     _check_queue(settings)
     _check_engine(settings)
     _check_names(settings)
+    _check_policies(settings)
     _check_arms(settings)
     for name, drafter in all_drafters(settings).items():
         _check_drafter(name, drafter)
-    for name, policy in all_policies(settings).items():
-        if isinstance(policy, BatchTableSettings):
-            check_batch_lengths(policy.lengths, f"lengths of policy {name!r}")
-    _check_pair("policy.length", settings.drafter, settings.policy)
 
 
 def _check_queue(settings: Settings) -> None:
@@ -72,6 +71,23 @@ def _check_names(settings: Settings) -> None:
                 raise ConfigError(f"{table}.{name} cannot be of kind 'none'; to draft nothing, take policy 'off'")
 
 
+def _check_policies(settings: Settings) -> None:
+    drafters, default = all_drafters(settings), kind_of(settings.policy)
+    for name, policy in all_policies(settings).items():
+        where = "policy" if name == default else f"policies.{name}"
+        if policy.drafter is not None and policy.drafter not in drafters:
+            raise ConfigError(f"unknown {where}.drafter {policy.drafter!r}; {nearest(policy.drafter, list(drafters))}")
+        if isinstance(policy, BatchTableSettings):
+            check_batch_lengths(policy.lengths, f"lengths of policy {name!r}")
+        if name == default or policy.drafter is not None:
+            _check_pair(f"{where}.length", _drafter_of(settings, policy), policy)
+
+
+def _drafter_of(settings: Settings, policy: PolicySettings) -> DrafterSettings:
+    """Return what a policy drafts with where no drafter is named beside it."""
+    return all_drafters(settings)[policy.drafter] if policy.drafter else settings.drafter
+
+
 def _check_arms(settings: Settings) -> None:
     drafters, policies = all_drafters(settings), all_policies(settings)
     for name, arm in settings.arms.items():
@@ -79,8 +95,8 @@ def _check_arms(settings: Settings) -> None:
             raise ConfigError(f"unknown arms.{name}.drafter {arm.drafter!r}; {nearest(arm.drafter, list(drafters))}")
         if arm.policy is not None and arm.policy not in policies:
             raise ConfigError(f"unknown arms.{name}.policy {arm.policy!r}; {nearest(arm.policy, list(policies))}")
-        drafter = drafters[arm.drafter] if arm.drafter else settings.drafter
         policy = policies[arm.policy] if arm.policy else settings.policy
+        drafter = drafters[arm.drafter] if arm.drafter else _drafter_of(settings, policy)
         _check_pair(f"the length of policy {arm.policy!r} in arms.{name}", drafter, policy)
 
 
@@ -92,5 +108,7 @@ def _check_drafter(name: str, drafter: DrafterSettings) -> None:
 
 
 def _check_pair(where: str, drafter: DrafterSettings, policy: PolicySettings) -> None:
-    if isinstance(drafter, NgramSettings) and isinstance(policy, FixedSettings) and policy.length > drafter.max_drafts:
+    if not isinstance(drafter, NgramSettings | SuffixSettings | DraftModelSettings):
+        return
+    if isinstance(policy, FixedSettings) and policy.length > drafter.max_drafts:
         raise ConfigError(f"{where} must be at most the drafter's max_drafts {drafter.max_drafts}, got {policy.length}")

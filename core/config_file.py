@@ -15,7 +15,17 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Struct
 
-from core.config import ENV_PREFIX, SECTIONS, TABLES, PluginSettings, Settings, nearest, shown
+from core.config import (
+    ENV_PREFIX,
+    SECTIONS,
+    TABLES,
+    Name,
+    PluginSettings,
+    PolicyPluginSettings,
+    Settings,
+    nearest,
+    shown,
+)
 from core.config_check import check_settings
 from core.errors import ConfigError
 from core.registry import DRAFTERS, POLICIES
@@ -105,7 +115,8 @@ def to_toml(settings: Settings, origin: Mapping[str, Origin] | None = None) -> s
 
 def _fields(section: Struct) -> dict[str, object]:
     if isinstance(section, PluginSettings):
-        return {"kind": section.name, **section.options}
+        brought = {"drafter": section.drafter} if isinstance(section, PolicyPluginSettings) else {}
+        return {"kind": section.name, **brought, **section.options}
     fields: dict[str, object] = msgspec.to_builtins(section)
     return fields
 
@@ -259,7 +270,12 @@ def _build_plugin(section: str, kind: str, values: dict[str, _Given], origin: di
                 f"got {given.value!r} ({given.where})"
             )
         origin[f"{section}.{name}"] = given.origin
-    return PluginSettings(kind, {name: given.value for name, given in values.items() if name != "kind"})
+    options = {name: given.value for name, given in values.items() if name != "kind"}
+    if PLUGINS[section.partition(".")[0]] is DRAFTERS:
+        return PluginSettings(kind, options)
+    options.pop("drafter", None)
+    brought = _convert(f"{section}.drafter", values["drafter"], Name) if "drafter" in values else None
+    return PolicyPluginSettings(kind, options, brought)
 
 
 def _is_plain(value: object) -> bool:

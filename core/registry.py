@@ -71,6 +71,8 @@ DRAFTERS = Registry(
         "dspark": "drafters.dspark:DSpark",
         "eagle3": "drafters.eagle3:Eagle3",
         "ngram": "drafters.ngram:NGram",
+        "suffix": "drafters.suffix:Suffix",
+        "draft_model": "drafters.draft_model:DraftModel",
     },
     "specd.drafters",
 )

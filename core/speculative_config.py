@@ -13,28 +13,31 @@ from core.config import nearest
 from core.errors import ConfigError
 from core.registry import DRAFTERS
 
-METHODS = ("dspark", "ngram", "none")
+METHODS = ("dspark", "ngram", "suffix", "draft_model", "none")
 OTHER_METHODS = (
     "custom_class",
     "dflash",
-    "draft_model",
     "eagle",
     "eagle3",
     "medusa",
     "mlp_speculator",
     "mtp",
-    "suffix",
 )
 
+# Methods that draft.
+DRAFTING = ("dspark", "ngram", "suffix", "draft_model")
 # Fields we honour, and for which method.
 HONOURED = {
     "method": METHODS,
-    "model": ("dspark",),
-    "num_speculative_tokens": ("dspark", "ngram"),
+    "model": ("dspark", "draft_model"),
+    "num_speculative_tokens": DRAFTING,
     "prompt_lookup_max": ("ngram",),
     "prompt_lookup_min": ("ngram",),
-    "num_speculative_tokens_per_batch_size": ("dspark", "ngram"),
-    "enable_adaptive_verification": ("dspark", "ngram"),
+    "num_speculative_tokens_per_batch_size": DRAFTING,
+    "enable_adaptive_verification": DRAFTING,
+    "suffix_decoding_max_cached_requests": ("suffix",),
+    "suffix_decoding_max_spec_factor": ("suffix",),
+    "suffix_decoding_min_token_prob": ("suffix",),
 }
 # Of a drafter that an installed package has registered: its name, and how much to verify.
 HONOURED_BY_PLUGINS = (
@@ -64,10 +67,7 @@ NOT_BUILT: dict[str, tuple[object, ...]] = {
     "rejection_sample_method": ("standard",),
     "revision": (),
     "speculative_token_tree": (),
-    "suffix_decoding_max_cached_requests": (),
-    "suffix_decoding_max_spec_factor": (),
     "suffix_decoding_max_tree_depth": (),
-    "suffix_decoding_min_token_prob": (),
     "synthetic_acceptance_length": (),
     "synthetic_acceptance_rates": (),
     "tensor_parallel_size": (1,),
@@ -151,7 +151,30 @@ def _dspark(given: dict[str, Any]) -> dict[str, object]:
     return {"drafter.kind": "dspark", "drafter.path": given["model"]}
 
 
-DRAFTER_FLAGS = {"ngram": _ngram, "dspark": _dspark}
+def _suffix(given: dict[str, Any]) -> dict[str, object]:
+    """Other than vLLM, which then keeps 10000, no answers are kept for other requests unless somebody says so."""
+    names = {
+        "num_speculative_tokens": "max_drafts",
+        "suffix_decoding_max_cached_requests": "recent_answers",
+        "suffix_decoding_max_spec_factor": "max_spec_factor",
+        "suffix_decoding_min_token_prob": "min_token_prob",
+    }
+    told = {f"drafter.{ours}": given[name] for name, ours in names.items() if name in given}
+    return {"drafter.kind": "suffix", **told}
+
+
+def _draft_model(given: dict[str, Any]) -> dict[str, object]:
+    for name in ("model", "num_speculative_tokens"):
+        if name not in given:
+            raise ConfigError(f"--speculative-config: method 'draft_model' needs {name}")
+    return {
+        "drafter.kind": "draft_model",
+        "drafter.path": given["model"],
+        "drafter.max_drafts": given["num_speculative_tokens"],
+    }
+
+
+DRAFTER_FLAGS = {"ngram": _ngram, "dspark": _dspark, "suffix": _suffix, "draft_model": _draft_model}
 
 
 def _capped(table: object, most: object) -> object:

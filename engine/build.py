@@ -12,6 +12,7 @@ from core.config import (
     BatchTableSettings,
     ConfidenceSettings,
     DrafterSettings,
+    DraftModelSettings,
     DSparkSettings,
     EngineSettings,
     FixedSettings,
@@ -20,17 +21,21 @@ from core.config import (
     PluginSettings,
     PolicySettings,
     Settings,
+    SuffixSettings,
     all_drafters,
     all_policies,
     kind_of,
+    policy_drafters,
 )
 from core.errors import ConfigError, EngineError
 from core.plugins import make_plugin
 from core.registry import DRAFTERS, POLICIES
 from core.types import Numerics, Policy
 from drafters.base import Drafter
+from drafters.draft_model import DraftModel
 from drafters.dspark import DSpark
 from drafters.ngram import NGram
+from drafters.suffix import Suffix
 from engine.cost_cache import load_or_measure, read_table
 from engine.engine import Engine
 from engine.profile import profile
@@ -40,6 +45,7 @@ from kernels.heap import keep_freed_memory
 from kernels.linear import can_pack
 from models.calibration_file import read_calibration
 from models.folders import dspark_folder, target_folder
+from models.load_draft_model import load_draft_model
 from models.load_drafter import load_dspark
 from models.load_target import eos_token_ids, load_target
 from models.target import Target
@@ -68,7 +74,8 @@ def build_engine(settings: Settings) -> Engine:
     keep_freed_memory()
     folder, numerics = target_folder(wanted.target), Numerics(wanted.numerics)
     target = load_target(folder, pick_dtype(wanted.dtype, numerics), numerics)
-    drafters = {name: make_drafter(drafter, target) for name, drafter in all_drafters(settings).items()}
+    tokenizer = Tokenizer(folder)
+    drafters = {name: make_drafter(drafter, target, tokenizer) for name, drafter in all_drafters(settings).items()}
     policies = {name: partial(make_policy, policy) for name, policy in all_policies(settings).items()}
     for make in policies.values():
         # One per drafter is made when it is first asked for; what cannot be made is said now.
@@ -84,7 +91,16 @@ def build_engine(settings: Settings) -> Engine:
         most_drafts=wanted.most_drafts,
     )
     untrusted = [name for name, told in all_drafters(settings).items() if not is_trusted(told, drafters[name], wanted)]
-    engine = Engine(target, drafters, policies, shape, eos_token_ids(folder), Tokenizer(folder), untrusted=untrusted)
+    engine = Engine(
+        target,
+        drafters,
+        policies,
+        shape,
+        eos_token_ids(folder),
+        tokenizer,
+        untrusted=untrusted,
+        policy_drafters=policy_drafters(settings),
+    )
     log.info(
         "engine_built",
         target=str(folder),
@@ -93,8 +109,7 @@ def build_engine(settings: Settings) -> Engine:
         dtype=str(target.dtype).removeprefix("torch."),
         numerics=wanted.numerics,
         max_model_len=engine.max_model_len,
-        target_kv_mib=engine.memory.kv.num_bytes >> 20,
-        drafter_kv_mib=engine.memory.drafter_bytes >> 20,
+        kv_bytes=engine.memory.kv_bytes,
     )
     engine.costs.are_refined = wanted.refine_costs
     if wanted.profile and any(not isinstance(each, COSTLESS) for each in chosen_policies(settings)):
@@ -147,8 +162,8 @@ def measure_one(engine: Engine, name: str, folder: Path | None) -> None:
         log.warning("profile_failed", drafter=name, error=str(error))
 
 
-def make_drafter(settings: DrafterSettings, target: Target) -> Drafter | None:
-    """Return the drafter that `settings` describe, loaded beside `target`; None for none."""
+def make_drafter(settings: DrafterSettings, target: Target, tokenizer: Tokenizer | None = None) -> Drafter | None:
+    """Return the drafter that `settings` describe, loaded beside `target` and its tokenizer; None for none."""
     if isinstance(settings, PluginSettings):
         drafter: Drafter = make_plugin(settings, DRAFTERS, {"target": target})
         return checked(drafter, DRAFTER_NAMES, f"drafter {settings.name!r}")
@@ -158,6 +173,11 @@ def make_drafter(settings: DrafterSettings, target: Target) -> Drafter | None:
         return DSpark("dspark", network, target, read_calibration(folder, network.config.block_size))
     if isinstance(settings, NgramSettings):
         return NGram(max_drafts=settings.max_drafts, max_ngram=settings.max_ngram, min_ngram=settings.min_ngram)
+    if isinstance(settings, SuffixSettings):
+        return Suffix(**msgspec.structs.asdict(settings))
+    if isinstance(settings, DraftModelSettings):
+        model = load_draft_model(Path(settings.path), target, tokenizer)
+        return DraftModel("draft_model", model, target.shape.vocab_size, settings.max_drafts)
     return None
 
 
@@ -166,8 +186,10 @@ def make_policy(settings: PolicySettings) -> Policy:
     if isinstance(settings, PluginSettings):
         policy: Policy = make_plugin(settings, POLICIES, {})
         return checked(policy, POLICY_NAMES, f"policy {settings.name!r}")
-    # Each class takes by keyword what its settings have.
-    made: Policy = POLICIES.load(kind_of(settings))(**msgspec.structs.asdict(settings))
+    # Each class takes by keyword what its settings have; which drafter it brings is the engine's business.
+    options = msgspec.structs.asdict(settings)
+    del options["drafter"]
+    made: Policy = POLICIES.load(kind_of(settings))(**options)
     return made
 
 

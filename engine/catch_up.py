@@ -2,8 +2,9 @@
 
 A sequence that was not followed, or that began on cached blocks whose drafter part nobody has written, is stale. To
 draft again, the rows from its watermark to its end run through the target once more, in chunks if there are many; no
-target KV is stored. A drafter that needs no features gets the tokens and costs no rows. One with a lookahead is stale
-after every prefix hit, by that many rows; these are run whatever else the step has to do.
+target KV is stored. A drafter that needs no features gets the tokens and costs the target no rows; if it keeps KV, it
+runs them itself, in chunks as well. One with a lookahead is stale after every prefix hit, by that many rows; these are
+run whatever else the step has to do.
 """
 
 from dataclasses import dataclass
@@ -64,13 +65,14 @@ class CatchUpBudget:
         speculator = group.speculator
         in_forward = bool(speculator.spec.feature_layers)
         start, stop = sequence.extended, sequence.num_computed
-        if in_forward and stop - start > speculator.spec.lookahead:
+        runs_rows = in_forward or speculator.kv is not None
+        if runs_rows and stop - start > speculator.spec.lookahead:
             stop = min(stop, start + max(self._spare, 0))
         if speculator.kv:
             stop = self._claim(sequence, start, stop, speculator)
         if stop > start:
             self.chosen.append(CatchUp(place, sequence, start, stop, in_forward))
-            self._spare -= (stop - start) * in_forward
+            self._spare -= (stop - start) * runs_rows
         return stop == sequence.num_computed
 
     def _claim(self, sequence: Sequence, start: int, stop: int, speculator: Speculator) -> int:

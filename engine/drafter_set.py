@@ -17,6 +17,9 @@ from engine.speculator import NO_DRAFTER, Place, Speculator
 from engine.stats import EngineStats
 from models.target import Target
 
+# What the target's KV is reported as, beside the drafters'.
+TARGET = "target"
+
 
 class Room(Struct, frozen=True):
     """What there is room for: blocks of KV, drafts per step beyond every anchor, bytes of all drafters' KV."""
@@ -56,8 +59,8 @@ class DrafterSet(dict[str, Speculator]):
 
     @property
     def kv_bytes(self) -> dict[str, int]:
-        """KV memory by drafter, of those that keep any."""
-        return {name: each.kv.num_bytes for name, each in self.items() if each.kv}
+        """KV memory by drafter; those that keep none have 0."""
+        return {name: each.kv.num_bytes if each.kv else 0 for name, each in self.items() if each.drafter}
 
     def check(self, name: str, drafter: Drafter, *, replaces: bool) -> None:
         """Raise ConfigError if a drafter cannot be loaded; with `replaces` it takes the room of its namesake."""
@@ -87,6 +90,8 @@ class DrafterSet(dict[str, Speculator]):
     def _add(self, name: str, drafter: Drafter | None, *, trusts_law: bool) -> None:
         if name == NO_DRAFTER and drafter:
             raise ConfigError(f"no drafter can be called {NO_DRAFTER!r}: that is the name of having none")
+        if name == TARGET:
+            raise ConfigError(f"no drafter can be called {TARGET!r}: memory is reported under that name")
         layers = drafter.spec.kv_layers if drafter else ()
         kv = KVGroup(layers, self.room.num_blocks, self._pool.block_size, self._target.dtype) if layers else None
         place = Place(name, self._next_bit)

@@ -50,7 +50,7 @@ class Engine:
     made anew for every drafter it is used with, because it learns. costs, by drafter, is what policies know of the
     machine (engine/profile.py, engine/cost_refine.py), and backlog, set by whoever feeds the engine, what waits before
     it. clock tells the seconds that steps take. untrusted names the drafters whose law nobody has proved: their drafts
-    count as point masses.
+    count as point masses. policy_drafters are the drafters that policies bring, by the policy's name.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Engine:
         tokenizer: Tokenizer | None = None,
         clock: Callable[[], float] = time.perf_counter,
         untrusted: Collection[str] = (),
+        policy_drafters: Mapping[str, str] | None = None,
     ) -> None:
         self.target, self.eos_ids, self.tokenizer, self.stats = target, eos_ids, tokenizer, EngineStats()
         self.clock, self.backlog, self.recent = clock, Backlog(), RecentSteps()
@@ -71,7 +72,7 @@ class Engine:
         memory = EngineMemory(target, drafters, shape, self.stats, untrusted)
         self.memory, self.scheduler, self.slots = memory, memory.scheduler, memory.slots
         self._plain_draws = TargetDraws(shape.max_num_seqs)
-        self.groups = Groups(memory.speculators, policies, self.stats, shape.max_num_seqs)
+        self.groups = Groups(memory.speculators, policies, self.stats, shape.max_num_seqs, policy_drafters or {})
 
     # --- Requests ----------------------------------------------------------------------------------------------
 
@@ -166,6 +167,7 @@ class Engine:
             "running": len(scheduler.running),
             "waiting": len(scheduler.waiting),
             "kv_usage": 1 - pool.num_free / pool.num_usable,
+            "kv_bytes": self.memory.kv_bytes,
             "preemptions": scheduler.num_preemptions,
             "prefix_queries": scheduler.prefix_queries,
             "prefix_hits": scheduler.prefix_hits,

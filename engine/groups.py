@@ -23,7 +23,10 @@ PLAIN: GroupKey = (NO_DRAFTER, Off.name)
 
 
 class Groups:
-    """One group per pair of drafter and policy that anybody has asked for; the first of each are the defaults."""
+    """One group per pair of drafter and policy that anybody has asked for; the first of each are the defaults.
+
+    policy_drafters  by policy, the drafter of whoever asks for the policy and names no drafter; else it is the default
+    """
 
     def __init__(
         self,
@@ -31,16 +34,18 @@ class Groups:
         policies: Mapping[str, MakePolicy],
         stats: EngineStats,
         num_slots: int,
+        policy_drafters: Mapping[str, str],
     ) -> None:
         self.by_key: dict[GroupKey, PolicyGroup] = {}
         self._speculators, self._policies = speculators, policies
-        self._stats, self._num_slots = stats, num_slots
+        self._stats, self._num_slots, self._policy_drafters = stats, num_slots, policy_drafters
         self._script: tuple[str, Policy] | None = None
 
     @property
     def default(self) -> GroupKey:
         """The drafter and the policy of a request that names neither."""
-        return self._speculators.default, next(iter(self._policies))
+        policy = next(iter(self._policies))
+        return self._drafter_of(policy), policy
 
     def join(self, request: Request) -> Sequence:
         """Return a request's sequence, in the group that will plan it; raises RequestError for an unknown name."""
@@ -73,7 +78,7 @@ class Groups:
     @contextmanager
     def scripted(self, policy: Policy, drafter: str | None) -> Iterator[None]:
         """Put every request that joins inside under `policy`, whatever it asks for."""
-        self._script = (self.default[0] if drafter is None else drafter), policy
+        self._script = (next(iter(self._speculators)) if drafter is None else drafter), policy
         key = self._script[0], policy.name
         usual = self.by_key.pop(key, None)
         try:
@@ -88,7 +93,8 @@ class Groups:
         asked = request.speculation
         if self._script:
             return self._script[0], self._script[1].name
-        drafter, policy = asked.drafter or self.default[0], asked.policy or self.default[1]
+        policy = asked.policy or self.default[1]
+        drafter = asked.drafter or self._drafter_of(policy)
         if drafter in self._speculators.absent:
             # Whoever let the request in knew of it; what it would have drafted changes no answer.
             drafter = NO_DRAFTER
@@ -97,6 +103,9 @@ class Groups:
                 hint = nearest(name, list(known))
                 raise RequestError(f"unknown {kind} {name!r}; {hint}", param="speculation")
         return PLAIN if asked.max_drafts == 0 or drafter == NO_DRAFTER else (drafter, policy)
+
+    def _drafter_of(self, policy: str) -> str:
+        return self._policy_drafters.get(policy) or self._speculators.default
 
     def _open(self, key: GroupKey) -> PolicyGroup:
         drafter, _ = key

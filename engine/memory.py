@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 from drafters.base import Drafter
 from engine.blocks import BlockPool
-from engine.drafter_set import DrafterSet, Room
+from engine.drafter_set import TARGET, DrafterSet, Room
 from engine.kv_cache import KVGroup, kv_bytes
 from engine.scheduler import Limits, Scheduler
 from engine.shape import EngineShape
@@ -47,6 +47,6 @@ class EngineMemory:
         self.speculators = DrafterSet(drafters, target, self.pool, room, stats, untrusted)
 
     @property
-    def drafter_bytes(self) -> int:
-        """Memory that all drafters' KV reserves."""
-        return sum(self.speculators.kv_bytes.values())
+    def kv_bytes(self) -> dict[str, int]:
+        """Memory that KV reserves, by drafter and, first, for the target; drafters without KV have 0."""
+        return {TARGET: self.kv.num_bytes} | self.speculators.kv_bytes

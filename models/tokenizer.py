@@ -57,6 +57,10 @@ class Tokenizer:
         text: str = self.backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
         return text
 
+    def spellings(self) -> dict[int, str]:
+        """Return every id with the token it stands for, as the vocabulary spells it."""
+        return {token_id: token for token, token_id in self.backend.get_vocab(with_added_tokens=True).items()}
+
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes that one token stands for, which may be part of a character."""
         spelt = self.backend.id_to_token(token_id) or ""

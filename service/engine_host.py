@@ -22,7 +22,7 @@ class EngineHost:
         """Read a drafter's checkpoint; raises CheckpointError and ConfigError."""
         # Threads of torch are counted per thread that asks: reading must not take the cores of the step.
         torch.set_num_threads(self._settings.num_threads)
-        drafter = make_drafter(settings, self._engine.target)
+        drafter = make_drafter(settings, self._engine.target, self._engine.tokenizer)
         if drafter is None:
             raise ConfigError(f"there is nothing to load for drafter {name!r}")
         return partial(load_into, self._engine, name, settings, drafter, self._settings)

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
-from core.config import ENV_PREFIX, Settings, model_name, shown
+from core.config import ENV_PREFIX, Settings, kind_of, model_name, shown
 from core.config_file import to_toml
 from core.errors import ConfigError, QueueError, SpecdError
 from service.process import run_process
@@ -196,6 +196,6 @@ def free_port(host: str) -> int:
 
 
 def _ready_line(settings: Settings) -> str:
-    drafter = msgspec.to_builtins(settings.drafter)["kind"]
+    drafter = settings.policy.drafter or kind_of(settings.drafter)
     policy = msgspec.to_builtins(settings.policy)["kind"]
     return f"specd is ready on {base_url(settings)} (model {model_name(settings)}, drafter {drafter}, policy {policy})"

@@ -14,7 +14,7 @@ from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from client.wire import Chunk, Final, Job
-from core.config import Settings, kind_of
+from core.config import Settings, kind_of, policy_drafters
 from core.types import FinishReason
 
 LABELS = ("model_name", "arm", "drafter", "policy")
@@ -104,6 +104,7 @@ class Metrics:
 
     def __init__(self, settings: Settings) -> None:
         self._default_drafter, self._default_policy = kind_of(settings.drafter), kind_of(settings.policy)
+        self._policy_drafters = policy_drafters(settings)
         self.registry = CollectorRegistry()
         self.prompt_tokens = self._counter("vllm:prompt_tokens", "Prompt tokens processed.")
         self.generation_tokens = self._counter("vllm:generation_tokens", "Tokens that clients were sent.")
@@ -144,7 +145,8 @@ class Metrics:
     def labels(self, job: Job) -> Labels:
         """Return what a job's numbers go by: the names that the engine takes for it."""
         asked = job.speculation
-        drafter, policy = asked.drafter or self._default_drafter, asked.policy or self._default_policy
+        policy = asked.policy or self._default_policy
+        drafter = asked.drafter or self._policy_drafters.get(policy, self._default_drafter)
         if asked.max_drafts == 0 or drafter == NO_DRAFTER:
             drafter, policy = NO_DRAFTER, NO_POLICY
         return Labels(job.model, job.arm, drafter, policy)

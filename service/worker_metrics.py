@@ -92,6 +92,7 @@ def families(workers: Workers) -> Iterator[Metric]:
         ("vllm:kv_cache_usage_perc", "Share of KV blocks in use; 1 is all.", "kv_usage"),
     ):
         yield _by_worker(GaugeMetricFamily(name, meaning, labels=WORKER), workers, field)
+    yield _kv_reserved(workers)
     yield from _engine_counters(workers)
     yield from _group_counters(workers)
     yield from _calibrations(workers)
@@ -105,6 +106,16 @@ def _by_worker(
     for worker, stats in workers.stats.items():
         family.add_metric((workers.model, worker), getattr(stats.engine, field))
     return family
+
+
+def _kv_reserved(workers: Workers) -> Metric:
+    gauge = GaugeMetricFamily(
+        "specd_kv_reserved_bytes", "Memory that KV reserves, for the target and by drafter.", labels=(*WORKER, "group")
+    )
+    for worker, stats in workers.stats.items():
+        for group, num_bytes in stats.engine.kv_bytes.items():
+            gauge.add_metric((workers.model, worker, group), num_bytes)
+    return gauge
 
 
 def _engine_counters(workers: Workers) -> Iterator[Metric]:

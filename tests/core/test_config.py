@@ -18,6 +18,7 @@ from core.config import (
     all_drafters,
     all_policies,
     model_name,
+    policy_drafters,
     without_secrets,
 )
 from core.config_file import load_settings, to_toml
@@ -264,6 +265,13 @@ def test_a_table_of_lengths_comes_from_file_environment_and_back(tmp_path):
     assert load_settings(None, environ, {})[0] == settings
 
 
+def test_a_policy_may_bring_its_drafter(tmp_path):
+    text = "[drafters.lookup]\nkind = 'suffix'\n[policies.chatty]\nkind = 'slo'\ndrafter = 'lookup'\n"
+    settings, _ = load_settings(write(tmp_path, text + "[policy]\ndrafter = 'lookup'\n"), {}, {})
+    assert policy_drafters(settings) == {"load_adaptive": "lookup", "chatty": "lookup"}
+    assert load_settings(write(tmp_path, to_toml(settings)), {}, {})[0] == settings
+
+
 def test_a_named_policy_may_give_its_kinds_name_other_fields(tmp_path):
     path = write(tmp_path, "[policies.fixed]\nkind = 'fixed'\nlength = 3\n")
     assert all_policies(load_settings(path, {}, {})[0])["fixed"] == FixedSettings(3)
@@ -285,6 +293,18 @@ def test_a_named_policy_may_give_its_kinds_name_other_fields(tmp_path):
         ("[policies.t]\nkind = 'batch_table'\nlengths = [[1, 4, 3], [4, 8, 1]]", ["policy 't'", "without overlap"]),
         ("[policies.t]\nkind = 'batch_table'\nlengths = [[1, 4, 65]]", ["policies.t.lengths", "<= 64"]),
         ("[policies.'two words']\nkind = 'fixed'", ["'two words'", "A-Z"]),
+        ("[policies.t]\nkind = 'slo'\ndrafter = 'dsparc'", ["policies.t.drafter", "'dsparc'", "'dspark'"]),
+        ("[policy]\ndrafter = 'lookup'", ["policy.drafter", "'lookup'", "known: dspark"]),
+        (
+            "[drafters.n]\nkind = 'suffix'\nmax_drafts = 2\n[policies.t]\nkind = 'fixed'\ndrafter = 'n'",
+            ["policies.t.length", "max_drafts 2", "got 7"],
+        ),
+        (
+            "[drafters.m]\nkind = 'suffix'\nmax_drafts = 1\n[arms.a]\npolicy = 'fixed'\ndrafter = 'm'",
+            ["arms.a", "max_drafts 1", "got 7"],
+        ),
+        ("[drafters.small]\nkind = 'draft_model'", ["drafters.small.path is missing"]),
+        ("[drafters.s]\nkind = 'suffix'\nmax_spec_factor = 0.0", ["drafters.s.max_spec_factor", "> 0"]),
         ("[policies]\nkind = 'fixed'", ["policies.kind must be a table"]),
         ("policies = 3", ["[policies.NAME]", "3"]),
         ("[polices.fast]\nkind = 'fixed'", ["'polices'", "'policies'"]),

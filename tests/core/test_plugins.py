@@ -4,7 +4,13 @@ import pytest
 
 from cli.main import main
 from cli.parser import make_parser, setting_flags
-from core.config import DSparkSettings, FixedSettings, LoadAdaptiveSettings, PluginSettings
+from core.config import (
+    DSparkSettings,
+    FixedSettings,
+    LoadAdaptiveSettings,
+    PluginSettings,
+    PolicyPluginSettings,
+)
 from core.config_file import load_settings, to_toml
 from core.errors import ConfigError
 from core.plugins import check_plugins, make_plugin
@@ -31,19 +37,19 @@ def from_flags(*arguments):
 
 def test_a_registered_name_is_a_kind_and_the_rest_of_the_table_its_options(tmp_path):
     settings = settings_of(tmp_path, '[policy]\nkind = "polite"\nlength = 3\nweights = [[1, 2.5]]')
-    assert settings.policy == PluginSettings("polite", {"length": 3, "weights": [[1, 2.5]]})
+    assert settings.policy == PolicyPluginSettings("polite", {"length": 3, "weights": [[1, 2.5]]})
     assert make_plugin(settings.policy, POLICIES, {}).weights == [[1, 2.5]]
 
 
 def test_named_tables_take_them_too(tmp_path):
     settings = settings_of(tmp_path, '[policies.soft]\nkind = "polite"\nlength = 1\n[drafters.again]\nkind = "echo"')
-    assert settings.policies == {"soft": PluginSettings("polite", {"length": 1})}
+    assert settings.policies == {"soft": PolicyPluginSettings("polite", {"length": 1})}
     assert settings.drafters == {"again": PluginSettings("echo")}
 
 
 def test_flags_and_environment_choose_them():
     settings = from_flags("--policy", "polite", "--drafter", "echo")
-    assert (settings.policy, settings.drafter) == (PluginSettings("polite"), PluginSettings("echo"))
+    assert (settings.policy, settings.drafter) == (PolicyPluginSettings("polite"), PluginSettings("echo"))
     settings, origin = load_settings(None, {"SPECD_POLICY__KIND": "polite", "SPECD_POLICY__LENGTH": "2"}, {})
     assert settings.policy.options == {"length": 2}
     assert origin["policy.length"] == "env"
@@ -115,3 +121,12 @@ def test_without_the_package_the_name_is_unknown(monkeypatch):
     assert from_flags().drafter == DSparkSettings()
     with pytest.raises(ConfigError, match=r"unknown policy\.kind 'polite'"):
         from_flags("--policy", "polite")
+
+
+def test_a_policy_of_a_package_may_bring_its_drafter_like_any_other(tmp_path):
+    path = tmp_path / "specd.toml"
+    path.write_text("[policies.soft]\nkind = 'polite'\nlength = 1\ndrafter = 'dspark'\n")
+    settings, _ = load_settings(path, {}, {})
+    assert settings.policies == {"soft": PolicyPluginSettings("polite", {"length": 1}, "dspark")}
+    path.write_text(to_toml(settings))
+    assert load_settings(path, {}, {})[0] == settings

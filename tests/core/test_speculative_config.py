@@ -6,12 +6,14 @@ import pytest
 
 from core.config import (
     BatchTableSettings,
+    DraftModelSettings,
     DSparkSettings,
     FixedSettings,
     LoadAdaptiveSettings,
     NgramSettings,
     NoDrafterSettings,
     OffSettings,
+    SuffixSettings,
 )
 from core.config_file import load_settings
 from core.errors import ConfigError
@@ -49,6 +51,22 @@ def test_dspark_is_a_folder_and_how_much_to_verify():
     assert settings_of(**given) == (DSparkSettings("/m/d"), FixedSettings(4))
 
 
+def test_suffix_is_what_was_said_of_it_and_keeps_no_answers_that_nobody_asked_for():
+    assert settings_of(method="suffix") == (SuffixSettings(recent_answers=0), LoadAdaptiveSettings())
+    given = {"max_spec_factor": 2.0, "min_token_prob": 0.2, "max_cached_requests": 50}
+    told = {f"suffix_decoding_{name}": value for name, value in given.items()}
+    assert settings_of(method="suffix", num_speculative_tokens=9, **told) == (
+        SuffixSettings(max_drafts=9, max_spec_factor=2.0, min_token_prob=0.2, recent_answers=50),
+        FixedSettings(9),
+    )
+
+
+def test_a_draft_model_is_a_folder_and_how_much_to_draft():
+    given = {"method": "draft_model", "model": "/m/small", "num_speculative_tokens": 4}
+    assert settings_of(**given) == (DraftModelSettings("/m/small", 4), FixedSettings(4))
+    assert settings_of(enable_adaptive_verification=True, **given)[1] == LoadAdaptiveSettings()
+
+
 def test_without_a_number_the_policy_stays_what_it_is():
     assert "policy.kind" not in speculative_flags('{"method": "dspark", "model": "/m/d"}')
 
@@ -78,13 +96,20 @@ def test_null_and_what_specd_does_anyway_ask_for_nothing():
     [
         ("{", ["not valid JSON"]),
         ("[]", ["a JSON object"]),
-        ("{}", ["needs a method", "dspark, ngram, none"]),
-        ('{"method": "eagle3"}', ["'eagle3' is not built", "dspark, ngram, none"]),
+        ("{}", ["needs a method", "dspark, ngram, suffix, draft_model, none"]),
+        ('{"method": "eagle3"}', ["'eagle3' is not built", "dspark, ngram, suffix, draft_model, none"]),
         ('{"method": "dflash", "model": "x"}', ["'dflash' is not built"]),
         ('{"method": "ngrm"}', ["unknown method", "did you mean 'ngram'"]),
         ('{"method": ["ngram"]}', ["unknown method"]),
         ('{"method": "ngram"}', ["needs num_speculative_tokens"]),
         ('{"method": "dspark"}', ["needs model"]),
+        ('{"method": "draft_model", "num_speculative_tokens": 3}', ["'draft_model' needs model"]),
+        ('{"method": "draft_model", "model": "/m"}', ["'draft_model' needs num_speculative_tokens"]),
+        ('{"method": "suffix", "suffix_decoding_max_tree_depth": 24}', ["max_tree_depth is not supported", "24"]),
+        (
+            '{"method": "ngram", "num_speculative_tokens": 3, "suffix_decoding_min_token_prob": 0.1}',
+            ["suffix_decoding_min_token_prob has no meaning", "'ngram'"],
+        ),
         ('{"method": "ngram", "num_speculative_token": 3}', ["unknown field", "'num_speculative_tokens'"]),
         ('{"method": "ngram", "num_speculative_tokens": 3, "model": "/m"}', ["model has no meaning", "'ngram'"]),
         ('{"method": "none", "num_speculative_tokens": 3}', ["num_speculative_tokens has no meaning", "'none'"]),

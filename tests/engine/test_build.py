@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.config import EngineSettings, PluginSettings, Settings
+from core.config import EngineSettings, PluginSettings, PolicyPluginSettings, Settings
 from core.errors import ConfigError
 from core.types import Sampling
 from engine.build import build_engine, make_policy
@@ -14,7 +14,7 @@ def test_an_engine_is_built_with_a_drafter_and_a_policy_of_a_package(tmp_path, m
     settings = Settings(
         engine=EngineSettings(max_num_seqs=2, kv_cache_tokens=1024, profile=False),
         drafter=PluginSettings("echo", {"max_drafts": 3}),
-        policy=PluginSettings("polite", {"length": 2}),
+        policy=PolicyPluginSettings("polite", {"length": 2}),
     )
     engine = build_engine(settings)
     assert engine.memory.speculators["echo"].drafter.target is engine.target
@@ -27,4 +27,4 @@ def test_an_engine_is_built_with_a_drafter_and_a_policy_of_a_package(tmp_path, m
 def test_what_lacks_the_methods_of_a_policy_is_refused_by_name(tmp_path, monkeypatch):
     install(tmp_path, monkeypatch)
     with pytest.raises(ConfigError, match="policy 'hollow' must have plan, observe; it has no plan and no observe"):
-        make_policy(PluginSettings("hollow", {"draft_len": 0, "rule": 0, "follow": 0}))
+        make_policy(PolicyPluginSettings("hollow", {"draft_len": 0, "rule": 0, "follow": 0}))

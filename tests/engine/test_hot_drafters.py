@@ -54,7 +54,9 @@ def test_a_drafter_that_was_loaded_drafts_beside_the_others_in_one_batch(target,
     drafted = {key[0]: counts.accepted for key, counts in engine.stats.groups.items()}
     assert drafted["later"] > 0
     assert drafted["ngram"] > 0
-    assert set(engine.memory.speculators.kv_bytes) == {"later"}
+    kept = engine.memory.kv_bytes
+    assert kept["ngram"] == 0
+    assert 0 < kept["later"] < kept["target"]
 
 
 def test_sequences_of_a_drafter_that_goes_decode_plainly_to_their_ends(target, plain):
@@ -71,7 +73,7 @@ def test_sequences_of_a_drafter_that_goes_decode_plainly_to_their_ends(target, p
     step_on(engine, texts)
     assert texts == plain
     assert engine.stats.accepted == accepted > 0
-    assert engine.memory.drafter_bytes == 0
+    assert set(engine.memory.kv_bytes) == {"target"}
     assert not engine.stats.fallbacks
 
 
@@ -122,12 +124,12 @@ def test_what_does_not_fit_the_reserve_is_refused_and_says_what_would_be_enough(
 
 def test_a_drafter_that_goes_makes_room_for_one_as_large(target):
     engine = engine_of(target, {"dspark": tiny_dspark(target)})
-    before = engine.memory.drafter_bytes
+    before = engine.memory.kv_bytes["dspark"]
     with pytest.raises(ConfigError, match=r"0\.0 MiB are left"):
         engine.load_drafter("other", tiny_dspark(target))
     engine.unload_drafter("dspark")
     engine.load_drafter("other", tiny_dspark(target, seed=4))
-    assert engine.memory.drafter_bytes == before > 0
+    assert engine.memory.kv_bytes["other"] == before > 0
 
 
 @pytest.mark.parametrize(("name", "message"), [("dspork", "did you mean 'dspark'"), ("none", "no drafter 'none'")])

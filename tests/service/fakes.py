@@ -132,6 +132,7 @@ class FakeEngine:
             "steps": self.num_steps,
             "running": len(self.running),
             "kv_usage": len(self.running) / self.num_slots,
+            "kv_bytes": {"target": 4096, "recital": 0},
             "prefix_queries": 10,
             "prefix_hits": 4,
             "seconds": {"verify": 0.5},

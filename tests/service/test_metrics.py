@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
 from client.wire import WORKERS_KEY, worker_key
-from core.config import ArmSettings, FixedSettings
+from core.config import ArmSettings, FixedSettings, NgramSettings
 from core.errors import QueueError
 from layers import ROOT
 from service.arms import Arms
@@ -166,6 +166,16 @@ async def test_each_arms_numbers_are_its_own(settings):
     assert [request.speculation.policy == "off" for request in engine.seen] == [arm == "control" for arm in arms]
 
 
+async def test_an_arm_whose_policy_brings_its_drafter_counts_under_that_drafter(settings):
+    policies = {"chatty": FixedSettings(2, drafter="lookup")}
+    arms = {"only": ArmSettings(policy="chatty")}
+    settings = msgspec.structs.replace(settings, drafters={"lookup": NgramSettings()}, policies=policies, arms=arms)
+    async with running(settings, FakeEngine()) as service:
+        await service.post(prompt="a", max_tokens=3, user="ada")
+        found = await scrape(service, settings)
+    assert found.total("vllm:request_success_total", drafter="lookup", policy="chatty", arm="only") == 1
+
+
 async def test_the_header_names_the_user_before_the_field(settings):
     settings = msgspec.structs.replace(settings, arms=ARMS)
     header = next(f"user-{i}" for i in range(100) if Arms(ARMS).pick(f"user-{i}").name == "control")
@@ -211,6 +221,8 @@ async def test_the_engines_counts_are_told_by_worker_drafter_and_policy(settings
     assert found.total("specd_redis_up") == found.total("specd_workers", model_name="fake") == 1
     assert found.total("vllm:num_requests_running") == found.total("vllm:num_requests_waiting") == 0
     assert (found.total("vllm:prefix_cache_queries_total"), found.total("vllm:prefix_cache_hits_total")) == (10, 4)
+    assert found.total("specd_kv_reserved_bytes", group="target") == 4096
+    assert found.total("specd_kv_reserved_bytes", group="recital") == 0
     assert found.total("specd_engine_step_seconds_total", part="verify") == 0.5
     assert found.total("specd_engine_fallbacks_total", part="policy") == 1
     group = {"drafter": "recital", "policy": "fixed", "model_name": "fake"}
