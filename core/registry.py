@@ -86,6 +86,15 @@ POLICIES = Registry(
     "specd.policies",
 )
 
+# The `architectures` of a checkpoint's config.json to the network of ours (a models.target.Target) that computes it.
+TARGETS = Registry(
+    "target architecture",
+    {
+        "Qwen3ForCausalLM": "models.qwen3:Qwen3",
+        "LlamaForCausalLM": "models.llama:Llama",
+    },
+)
+
 # Each takes the settings, runs until it is told to stop, and returns the exit status.
 ROLES = Registry(
     "role",

@@ -41,7 +41,7 @@ class EngineMemory:
         self.scheduler = Scheduler(limits, self.pool)
         max_blocks = self.pool.blocks_for(limits.max_model_len + width + 1)
         self.slots = SlotTable(shape.max_num_seqs, max_blocks, target.shape.vocab_size)
-        self.kv = KVGroup([layer.kv_shape for layer in target.shape.layers], num_blocks, size, target.dtype)
+        self.kv = KVGroup(target.shape.kv_layers, num_blocks, size, target.dtype)
         self.speculators: dict[str, Speculator] = {}
         for bit, (name, drafter) in enumerate(({**drafters} | {NO_DRAFTER: None}).items()):
             if name == NO_DRAFTER and drafters.get(name):

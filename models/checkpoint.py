@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from core.errors import CheckpointError
 
 FUSED = {
-    "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
+    ".qkv_proj.": (".q_proj.", ".k_proj.", ".v_proj."),
+    ".gate_up_proj.": (".gate_proj.", ".up_proj."),
 }
 
 
@@ -93,7 +93,7 @@ def split_fused(network: nn.Module) -> dict[str, Tensor]:
         names = _file_names(name)
         pieces: Iterable[Tensor] = [parameter.detach()]
         if len(names) == 3:
-            attention = network.get_submodule(name.removesuffix(".qkv_proj.weight"))
+            attention = network.get_submodule(name.partition(".qkv_proj.")[0])
             heads, kv_heads, dim = attention.num_heads, attention.num_kv_heads, attention.head_dim
             pieces = parameter.detach().split((heads * dim, kv_heads * dim, kv_heads * dim))  # type: ignore[operator]
         elif len(names) == 2:

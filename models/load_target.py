@@ -6,26 +6,39 @@ from typing import Any
 
 import torch
 
+from core.errors import CheckpointError
+from core.registry import TARGETS
 from core.types import Numerics
-from models.checkpoint import check_architecture, load_into, read_config, read_tensors, strip_prefix
+from models.checkpoint import check_architecture, load_into, read_config, read_tensors
 from models.network import for_inference
-from models.qwen3 import Qwen3, Qwen3Config
+from models.target import Target
 
-TARGET_ARCHITECTURES = ("Qwen3ForCausalLM",)
+TARGET_ARCHITECTURES = tuple(TARGETS.names())
 
 
-def load_target(folder: Path, dtype: torch.dtype, numerics: Numerics = Numerics.FAST) -> Qwen3:
-    """Load a Qwen3 checkpoint for inference, weights cast to `dtype`.
+def load_target(folder: Path, dtype: torch.dtype, numerics: Numerics = Numerics.FAST) -> Target:
+    """Load a checkpoint for inference, weights cast to `dtype`.
 
     Raises CheckpointError, and ConfigError where this machine cannot compute it in `numerics`.
     """
     config = read_config(folder)
     check_architecture(config, TARGET_ARCHITECTURES, folder)
-    network = Qwen3(Qwen3Config.from_json(config), numerics)
-    tied = network.config.tie_word_embeddings
-    tensors = strip_prefix(read_tensors(folder), "model.")
-    load_into(network, tensors, source=str(folder), skip=("lm_head.weight",) if tied else ())
+    check_unquantised(config, folder)
+    family: type[Target] = TARGETS.load(config["architectures"][0])
+    network = family.from_json(config, numerics)
+    load_into(network, network.own_tensors(read_tensors(folder)), source=str(folder))
     return for_inference(network, dtype)
+
+
+def check_unquantised(config: dict[str, Any], folder: Path) -> None:
+    """Raise CheckpointError naming the method if the weights are stored quantised."""
+    told = config.get("quantization_config") or config.get("text_config", {}).get("quantization_config")
+    if told:
+        method = told.get("quant_method", "unnamed") if isinstance(told, dict) else told
+        raise CheckpointError(
+            f"{folder}: quantised checkpoints (quantization_config, method {method!r}) are not supported; "
+            "use one in bfloat16 or float32"
+        )
 
 
 def eos_token_ids(folder: Path) -> tuple[int, ...]:

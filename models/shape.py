@@ -9,6 +9,7 @@ class AttentionShape(Struct, frozen=True, kw_only=True):
     window     positions that a row sees at most, its own included and the latest; None sees all before it
     scale      of the scores; None is 1 / sqrt(head_dim)
     is_causal  a row sees no row behind it; if not, the rows of a drafter's block see each other
+    kv_layer   the earlier layer whose keys and values it attends to; None has its own
     """
 
     num_heads: int
@@ -17,6 +18,7 @@ class AttentionShape(Struct, frozen=True, kw_only=True):
     window: int | None = None
     scale: float | None = None
     is_causal: bool = True
+    kv_layer: int | None = None
 
     @property
     def kv_shape(self) -> tuple[int, int]:
@@ -31,3 +33,8 @@ class TargetShape(Struct, frozen=True, kw_only=True):
     hidden_size: int
     max_positions: int
     layers: tuple[AttentionShape, ...]
+
+    @property
+    def kv_layers(self) -> tuple[tuple[int, int], ...]:
+        """Heads and head_dim of each cache: one per layer that has keys and values of its own, in order."""
+        return tuple(layer.kv_shape for layer in self.layers if layer.kv_layer is None)

@@ -1,5 +1,7 @@
 """A target as the engine and its drafters see it, whatever family it is of."""
 
+from typing import Any, Self
+
 from torch import Tensor
 
 from core.types import Numerics
@@ -14,6 +16,15 @@ class Target(Network):
     def __init__(self, shape: TargetShape, numerics: Numerics) -> None:
         super().__init__(numerics)
         self.shape = shape
+
+    @classmethod
+    def from_json(cls, config: dict[str, Any], numerics: Numerics) -> Self:
+        """Build the network that a config.json describes, weights not loaded; raises CheckpointError."""
+        raise NotImplementedError
+
+    def own_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a checkpoint of this family under the names of this network's parameters."""
+        raise NotImplementedError
 
     def forward(
         self, tokens: Tensor, positions: Tensor, attend: Attend, capture: tuple[int, ...] = ()
