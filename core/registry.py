@@ -91,6 +91,7 @@ TARGETS = Registry(
     "target architecture",
     {
         "Qwen3ForCausalLM": "models.qwen3:Qwen3",
+        "Qwen3MoeForCausalLM": "models.qwen3_moe:Qwen3Moe",
         "LlamaForCausalLM": "models.llama:Llama",
     },
 )

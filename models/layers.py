@@ -5,6 +5,7 @@ training (dense, causal), serving (paged, ragged) and drafting (a bidirectional 
 here knows of caches, batches or sequences: leading shapes are free, [N] for ragged rows, [B, S] for training.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -127,17 +128,25 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x))."""
+    """A gated map, down(activation(gate(x)) * up(x)); with silu it is SwiGLU."""
 
-    def __init__(self, hidden_size: int, intermediate_size: int, *, bias: bool = False) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        *,
+        bias: bool = False,
+        activation: Callable[[Tensor], Tensor] = F.silu,
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.gate_up_proj = nn.Linear(hidden_size, 2 * intermediate_size, bias=bias)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [..., H] to [..., H]."""
         gate, up = self.gate_up_proj(x).chunk(2, -1)
-        return self.down_proj(F.silu(gate) * up)
+        return self.down_proj(self.activation(gate) * up)
 
 
 class DecoderLayer(nn.Module):
