@@ -93,6 +93,9 @@ TARGETS = Registry(
         "Qwen3ForCausalLM": "models.qwen3:Qwen3",
         "Qwen3MoeForCausalLM": "models.qwen3_moe:Qwen3Moe",
         "LlamaForCausalLM": "models.llama:Llama",
+        "Gemma4ForCausalLM": "models.gemma4:Gemma4",
+        # Its text part.
+        "Gemma4ForConditionalGeneration": "models.gemma4:Gemma4",
     },
 )
 

@@ -4,7 +4,7 @@ Rows are gathered by expert, one product per expert that somebody chose, and add
 sum depends on the row alone; in batch-invariant numerics, where the experts' products are tiled, so does every bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -12,21 +12,22 @@ from torch import Tensor, nn
 from models.layers import MLP
 
 
-def mix_experts(x: Tensor, chosen: Tensor, weights: Tensor, experts: Sequence[nn.Module]) -> Tensor:
+def mix_experts(x: Tensor, chosen: Tensor, weights: Tensor, experts: Iterable[nn.Module]) -> Tensor:
     """Return sum_k weights[n, k] * experts[chosen[n, k]](x[n]), [N, H].
 
     x        [N, H]
     chosen   i64 [N, K]; no expert twice in a row
-    weights  [N, K]
+    weights  [N, K]; rows are weighted in its dtype if that is the wider
     """
     order = chosen.flatten().argsort(stable=True)
+    experts = list(experts)
     counts = torch.bincount(chosen.flatten(), minlength=len(experts)).tolist()
     rows, shares = order // chosen.shape[1], weights.flatten()[order, None]
     out, start = torch.zeros_like(x), 0
     for expert, count in zip(experts, counts, strict=True):
         if count:
             own = slice(start, start + count)
-            out.index_add_(0, rows[own], expert(x[rows[own]]) * shares[own])
+            out.index_add_(0, rows[own], (expert(x[rows[own]]) * shares[own]).to(x.dtype))
             start += count
     return out
 
@@ -51,4 +52,4 @@ class SparseMLP(nn.Module):
         weights, chosen = self.gate(rows).softmax(-1, dtype=torch.float32).topk(self.num_chosen, -1)
         if self.is_normed:
             weights = weights / weights.sum(-1, keepdim=True)
-        return mix_experts(rows, chosen, weights.to(x.dtype), list(self.experts)).view_as(x)
+        return mix_experts(rows, chosen, weights.to(x.dtype), self.experts).view_as(x)

@@ -5,13 +5,13 @@ training (dense, causal), serving (paged, ragged) and drafting (a bidirectional 
 here knows of caches, batches or sequences: leading shapes are free, [N] for ragged rows, [B, S] for training.
 """
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kernels.activations import INVARIANT, Activation
 from kernels.norms import LeanRMSNorm
 from models.rope import RopeScaling
 
@@ -136,7 +136,7 @@ class MLP(nn.Module):
         intermediate_size: int,
         *,
         bias: bool = False,
-        activation: Callable[[Tensor], Tensor] = F.silu,
+        activation: Activation = F.silu,
     ) -> None:
         super().__init__()
         self.activation = activation
@@ -188,3 +188,11 @@ def lean_norms(network: nn.Module) -> None:
         for name, child in list(module.named_children()):
             if isinstance(child, RMSNorm):
                 setattr(module, name, LeanRMSNorm(child.weight, child.eps))
+
+
+def invariant_activations(network: nn.Module) -> None:
+    """Replace every activation inside `network` by its batch-invariant equal, in place."""
+    for module in network.modules():
+        activation = getattr(module, "activation", None)
+        if activation is not None:
+            module.activation = INVARIANT[activation]  # type: ignore[assignment]

@@ -47,7 +47,7 @@ def eos_token_ids(folder: Path) -> tuple[int, ...]:
     generation = folder / "generation_config.json"
     if generation.is_file():
         config |= json.loads(generation.read_text(encoding="utf-8"))
-    eos = config.get("eos_token_id")
+    eos = config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
     if eos is None:
         return ()
     return tuple(eos) if isinstance(eos, list) else (eos,)
