@@ -99,6 +99,9 @@ TARGETS = Registry(
     },
 )
 
+# What computes checkpoints of other architectures; each is imported only for them, being an optional dependency.
+TARGET_LIBRARIES = Registry("target library", {"transformers": "models.transformers_target:load_with_transformers"})
+
 # Each takes the settings, runs until it is told to stop, and returns the exit status.
 ROLES = Registry(
     "role",

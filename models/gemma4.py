@@ -24,6 +24,8 @@ UNREAD = ("k_proj", "v_proj", "k_norm", "v_norm")
 class Gemma4(Target):
     """The Gemma 4 text decoder."""
 
+    config_type = Gemma4Config
+
     def __init__(self, config: Gemma4Config, numerics: Numerics = Numerics.FAST) -> None:
         super().__init__(config.shape, numerics)
         self.config = config

@@ -43,6 +43,8 @@ class LlamaConfig(DecoderConfig, frozen=True, kw_only=True):
 class Llama(Decoder):
     """The Llama decoder."""
 
+    config_type = LlamaConfig
+
     def __init__(self, config: LlamaConfig, numerics: Numerics = Numerics.FAST) -> None:
         super().__init__(config, numerics)
         self.config = config

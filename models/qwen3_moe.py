@@ -64,6 +64,8 @@ class Qwen3MoeConfig(DecoderConfig, frozen=True, kw_only=True):
 class Qwen3Moe(Decoder):
     """The sparse Qwen3 decoder."""
 
+    config_type = Qwen3MoeConfig
+
     def __init__(self, config: Qwen3MoeConfig, numerics: Numerics = Numerics.FAST) -> None:
         super().__init__(config, numerics)
         self.config = config
