@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 import transformers
+from transformers.models.mistral import modeling_mistral
 
 from core.errors import CheckpointError, ConfigError
 from core.types import Numerics
@@ -137,3 +138,30 @@ def test_weights_come_from_safetensors_only(mistral):
     shutil.move(mistral / "model.safetensors", mistral / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="transformers cannot load it"):
         load_target(mistral, torch.float32)
+
+
+def test_a_row_that_reads_another_but_by_attention_is_found_out(mistral, monkeypatch):
+    plain = modeling_mistral.MistralMLP.forward
+    monkeypatch.setattr(modeling_mistral.MistralMLP, "forward", lambda mlp, x: plain(mlp, x + x.roll(1, 1)))
+    with pytest.raises(CheckpointError, match="a row reads others by other ways than attention"):
+        load_target(mistral, torch.float32)
+
+
+def test_positions_that_are_not_taken_as_given_are_found_out(mistral, monkeypatch):
+    plain = modeling_mistral.MistralRotaryEmbedding.forward
+    monkeypatch.setattr(
+        modeling_mistral.MistralRotaryEmbedding,
+        "forward",
+        lambda rope, x, position_ids: plain(rope, x, position_ids.sort().values),
+    )
+    with pytest.raises(CheckpointError, match="the attention interface changes what it computes"):
+        load_target(mistral, torch.float32)
+
+
+def test_a_mask_that_is_neither_causal_nor_a_window_is_found_out(tmp_path, monkeypatch):
+    folder = save_random(tmp_path, reference_of("Mistral", {"sliding_window": None}))
+    plain = modeling_mistral.create_causal_mask
+    sinks = {"or_mask_function": lambda b, h, q, k: k < 3}
+    monkeypatch.setattr(modeling_mistral, "create_causal_mask", lambda **told: plain(**told, **sinks))
+    with pytest.raises(CheckpointError, match="its rows do not see all or a window of the rows before them"):
+        load_target(folder, torch.float32)
