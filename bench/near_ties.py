@@ -26,7 +26,7 @@ from engine.engine import Engine
 from engine.shape import EngineShape
 from models.folders import target_folder
 from models.load_target import load_target
-from models.qwen3 import Qwen3
+from models.target import Target
 from models.tokenizer import Tokenizer
 from policies.confidence import Confidence
 from policies.fixed import Fixed, Off
@@ -43,7 +43,7 @@ EPSILON = {"float32": 1e-3, "bfloat16": 0.25}
 
 
 def generate(
-    target: Qwen3, drafter: Drafter | None, policy: Callable[[], Policy], prompts: list[tuple[int, ...]], together: int
+    target: Target, drafter: Drafter | None, policy: Callable[[], Policy], prompts: list[tuple[int, ...]], together: int
 ) -> tuple[list[list[int]], Engine]:
     """Return the greedy texts of prompts, `together` of them at a time, and the engine that wrote them."""
     drafters = {drafter.spec.name: drafter} if drafter else {}
@@ -60,7 +60,7 @@ def generate(
 
 
 @torch.inference_mode()
-def margin_at(target: Qwen3, ids: list[int]) -> float:
+def margin_at(target: Target, ids: list[int]) -> float:
     """Return how far apart the target's two best logits are after `ids`, computed densely."""
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ARG001

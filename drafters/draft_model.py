@@ -63,9 +63,7 @@ class DraftModel:
         self.network, self.vocab_size = network, vocab_size
         self._attention = PagedAttention(network.shape.layers, network.numerics)
         self._written: WrittenRows | None = None
-        self.spec = DrafterSpec(
-            name=name, max_drafts=max_drafts, kv_layers=tuple(layer.kv_shape for layer in network.shape.layers)
-        )
+        self.spec = DrafterSpec(name=name, max_drafts=max_drafts, kv_layers=network.shape.kv_layers)
 
     def open(self, slot: int, tokens: Sequence[int], num_cached: int) -> None:
         """Do nothing: what a sequence has is in the KV rows the engine keeps."""

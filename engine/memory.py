@@ -40,7 +40,7 @@ class EngineMemory:
         self.scheduler = Scheduler(limits, self.pool)
         max_blocks = self.pool.blocks_for(limits.max_model_len + width + 1)
         self.slots = SlotTable(shape.max_num_seqs, max_blocks, target.shape.vocab_size)
-        self.kv = KVGroup([layer.kv_shape for layer in target.shape.layers], num_blocks, size, target.dtype)
+        self.kv = KVGroup(target.shape.kv_layers, num_blocks, size, target.dtype)
         kept = [drafter.spec.kv_layers for drafter in drafters.values() if drafter]
         first_bytes = sum(kv_bytes(layers, num_blocks, size, target.dtype) for layers in kept)
         room = Room(num_blocks, width, first_bytes + shape.spare_kv_bytes)

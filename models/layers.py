@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kernels.activations import INVARIANT, Activation
 from kernels.norms import LeanRMSNorm
+from models.rope import RopeScaling
 
 
 class Attend(Protocol):
@@ -41,10 +43,12 @@ class Rotation(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, head_dim: int, theta: float, max_positions: int) -> None:
+    def __init__(self, head_dim: int, theta: float, max_positions: int, scaling: RopeScaling | None = None) -> None:
         super().__init__()
-        exponent = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-        angles = torch.arange(max_positions, dtype=torch.float32)[:, None] / theta**exponent
+        periods = theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+        if scaling is not None:
+            periods = scaling.stretch(periods)
+        angles = torch.arange(max_positions, dtype=torch.float32)[:, None] / periods
         self.register_buffer("cos", torch.cat((angles.cos(), angles.cos()), -1), persistent=False)
         # The sign of rotate_half is folded into the sine table, which saves a negation per call.
         self.register_buffer("sin", torch.cat((-angles.sin(), angles.sin()), -1), persistent=False)
@@ -63,15 +67,25 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention of the Qwen3 kind: per-head RMSNorm of q and k before the rotation, no biases."""
+    """Grouped-query attention; has_qk_norm: per-head RMSNorm of q and k before the rotation, as Qwen3 has it."""
 
-    def __init__(self, hidden_size: int, num_heads: int, num_kv_heads: int, head_dim: int, eps: float) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        eps: float,
+        *,
+        has_qk_norm: bool = True,
+        bias: bool = False,
+    ) -> None:
         super().__init__()
         self.num_heads, self.num_kv_heads, self.head_dim, self.eps = num_heads, num_kv_heads, head_dim, eps
-        self.qkv_proj = nn.Linear(hidden_size, (num_heads + 2 * num_kv_heads) * head_dim, bias=False)
-        self.o_proj = nn.Linear(num_heads * head_dim, hidden_size, bias=False)
-        self.q_norm: RMSNorm | LeanRMSNorm = RMSNorm(head_dim, eps)
-        self.k_norm: RMSNorm | LeanRMSNorm = RMSNorm(head_dim, eps)
+        self.qkv_proj = nn.Linear(hidden_size, (num_heads + 2 * num_kv_heads) * head_dim, bias=bias)
+        self.o_proj = nn.Linear(num_heads * head_dim, hidden_size, bias=bias)
+        self.q_norm: RMSNorm | LeanRMSNorm | None = RMSNorm(head_dim, eps) if has_qk_norm else None
+        self.k_norm: RMSNorm | LeanRMSNorm | None = RMSNorm(head_dim, eps) if has_qk_norm else None
         self.heads_norm: LeanRMSNorm | None = None
 
     def forward(self, layer: int, x: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
@@ -82,20 +96,26 @@ class Attention(nn.Module):
         return self.o_proj(attend(layer, q, k, v).flatten(-2))
 
     def _norm_heads(self, heads: Tensor) -> Tensor:
-        """Normalise query and key heads [..., Hq + Hkv, D]."""
+        """Normalise query and key heads [..., Hq + Hkv, D], where they are."""
         if self.heads_norm is not None:
             return self.heads_norm(heads)
+        if self.q_norm is None or self.k_norm is None:
+            return heads
         q, k = heads.split((self.num_heads, self.num_kv_heads), -2)
         return torch.cat((self.q_norm(q), self.k_norm(k)), -2)
 
     def fuse_norms(self) -> None:
-        """Norm the heads of queries and keys in one operation; for inference."""
+        """Norm the heads of queries and keys in one operation, if at all; for inference."""
+        if self.q_norm is None or self.k_norm is None:
+            return
         q, k = self.q_norm.weight.expand(self.num_heads, -1), self.k_norm.weight.expand(self.num_kv_heads, -1)
         self.heads_norm = LeanRMSNorm(torch.cat((q, k)), self.eps)
 
     def keys_values(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Project x [..., H] to roped keys and values [..., Hkv, D], without queries (drafter context)."""
-        return self.split_keys_values(F.linear(x, self.keys_values_weight()), rotation)
+        bias = self.qkv_proj.bias
+        kv_bias = None if bias is None else bias[self.num_heads * self.head_dim :]
+        return self.split_keys_values(F.linear(x, self.keys_values_weight(), kv_bias), rotation)
 
     def keys_values_weight(self) -> Tensor:
         """Return the weight [2 * Hkv * D, H] that makes keys and values alone."""
@@ -104,25 +124,33 @@ class Attention(nn.Module):
     def split_keys_values(self, kv: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Turn a projection [..., 2 * Hkv * D] into roped keys and values [..., Hkv, D]."""
         k, v = kv.unflatten(-1, (-1, self.head_dim)).chunk(2, -2)
-        return rotate(self.k_norm(k), *rotation), v
+        return rotate(k if self.k_norm is None else self.k_norm(k), *rotation), v
 
 
 class MLP(nn.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x))."""
+    """A gated map, down(activation(gate(x)) * up(x)); with silu it is SwiGLU."""
 
-    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        *,
+        bias: bool = False,
+        activation: Activation = F.silu,
+    ) -> None:
         super().__init__()
-        self.gate_up_proj = nn.Linear(hidden_size, 2 * intermediate_size, bias=False)
-        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+        self.activation = activation
+        self.gate_up_proj = nn.Linear(hidden_size, 2 * intermediate_size, bias=bias)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [..., H] to [..., H]."""
         gate, up = self.gate_up_proj(x).chunk(2, -1)
-        return self.down_proj(F.silu(gate) * up)
+        return self.down_proj(self.activation(gate) * up)
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm attention and MLP, each added to the residual stream."""
+    """Pre-norm attention and MLP, each added to the residual stream; `mlp` is another map [..., H] in its place."""
 
     def __init__(
         self,
@@ -132,12 +160,19 @@ class DecoderLayer(nn.Module):
         num_kv_heads: int,
         head_dim: int,
         eps: float,
+        *,
+        has_qk_norm: bool = True,
+        attention_bias: bool = False,
+        mlp_bias: bool = False,
+        mlp: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(hidden_size, eps)
-        self.self_attn = Attention(hidden_size, num_heads, num_kv_heads, head_dim, eps)
+        self.self_attn = Attention(
+            hidden_size, num_heads, num_kv_heads, head_dim, eps, has_qk_norm=has_qk_norm, bias=attention_bias
+        )
         self.post_attention_layernorm = RMSNorm(hidden_size, eps)
-        self.mlp = MLP(hidden_size, intermediate_size)
+        self.mlp = MLP(hidden_size, intermediate_size, bias=mlp_bias) if mlp is None else mlp
 
     def forward(self, layer: int, x: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         """Advance the residual stream x [..., H] by one layer."""
@@ -153,3 +188,11 @@ def lean_norms(network: nn.Module) -> None:
         for name, child in list(module.named_children()):
             if isinstance(child, RMSNorm):
                 setattr(module, name, LeanRMSNorm(child.weight, child.eps))
+
+
+def invariant_activations(network: nn.Module) -> None:
+    """Replace every activation inside `network` by its batch-invariant equal, in place."""
+    for module in network.modules():
+        activation = getattr(module, "activation", None)
+        if activation is not None:
+            module.activation = INVARIANT[activation]  # type: ignore[assignment]

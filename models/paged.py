@@ -23,6 +23,10 @@ class PagedAttention:
         ]
         self._kinds = list(dict.fromkeys(kinds))
         self._kind_of = [self._kinds.index(kind) for kind in kinds]
+        # A layer that attends to another's keys and values is handed them again: writing them twice changes nothing.
+        owners = [index for index, layer in enumerate(layers) if layer.kv_layer is None]
+        sources = [index if layer.kv_layer is None else layer.kv_layer for index, layer in enumerate(layers)]
+        self._cache_of = [owners.index(source) for source in sources]
 
     def over(
         self,
@@ -48,9 +52,10 @@ class PagedAttention:
                 layout = plan(kv, cu_rows, positions, visible, group, window, skips)
             layouts.append(layout if stores is None else layout.storing(stores))
         by_layer = [layouts[kind] for kind in self._kind_of]
-        scales = self._scales
+        scales, cache_of = self._scales, self._cache_of
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return paged_attention(q, k, v, kv.keys[layer], kv.values[layer], by_layer[layer], scales[layer])
+            cache = cache_of[layer]
+            return paged_attention(q, k, v, kv.keys[cache], kv.values[cache], by_layer[layer], scales[layer])
 
         return attend

@@ -10,6 +10,7 @@ class AttentionShape(Struct, frozen=True, kw_only=True):
     scale      of the scores; None is 1 / sqrt(head_dim)
     is_causal  a row sees no row behind it; if not, the rows of a drafter's block see each other
     skips      positions at the start of a sequence that no row sees and nobody writes
+    kv_layer   the earlier layer whose keys and values it attends to; None has its own
     """
 
     num_heads: int
@@ -19,6 +20,7 @@ class AttentionShape(Struct, frozen=True, kw_only=True):
     scale: float | None = None
     is_causal: bool = True
     skips: int = 0
+    kv_layer: int | None = None
 
     @property
     def kv_shape(self) -> tuple[int, int]:
@@ -33,3 +35,8 @@ class TargetShape(Struct, frozen=True, kw_only=True):
     hidden_size: int
     max_positions: int
     layers: tuple[AttentionShape, ...]
+
+    @property
+    def kv_layers(self) -> tuple[tuple[int, int], ...]:
+        """Heads and head_dim of each cache: one per layer that has keys and values of its own, in order."""
+        return tuple(layer.kv_shape for layer in self.layers if layer.kv_layer is None)

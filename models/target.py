@@ -1,5 +1,7 @@
 """A target as the engine and its drafters see it, whatever family it is of."""
 
+from typing import Any, ClassVar, Protocol, Self
+
 from torch import Tensor
 
 from core.types import Numerics
@@ -8,12 +10,42 @@ from models.network import Network
 from models.shape import TargetShape
 
 
+class TargetConfig(Protocol):
+    """What a family reads of a config.json."""
+
+    @classmethod
+    def from_json(cls, config: dict[str, Any]) -> Self:
+        """Read it; raises CheckpointError for what the network does not compute."""
+        ...
+
+    @property
+    def shape(self) -> TargetShape:
+        """What the engine and drafters know of it."""
+        ...
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """Return (what, value) for people to read, beyond the shape."""
+        ...
+
+
 class Target(Network):
-    """Token ids to final hidden states, and these to logits."""
+    """Token ids to final hidden states, and these to logits. Families in core.registry.TARGETS have a config_type."""
+
+    config_type: ClassVar[type[TargetConfig]]
 
     def __init__(self, shape: TargetShape, numerics: Numerics) -> None:
         super().__init__(numerics)
         self.shape = shape
+
+    @classmethod
+    def from_json(cls, config: dict[str, Any], numerics: Numerics) -> Self:
+        """Build the network that a config.json describes, weights not loaded; raises CheckpointError."""
+        raise NotImplementedError
+
+    def own_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a checkpoint of this family under the names of this network's parameters."""
+        raise NotImplementedError
 
     def forward(
         self, tokens: Tensor, positions: Tensor, attend: Attend, capture: tuple[int, ...] = ()

@@ -5,7 +5,7 @@ from core.types import Policy, Request, Sampling, Speculation
 from drafters.base import Drafter
 from engine.engine import Engine
 from engine.shape import EngineShape
-from models.qwen3 import Qwen3
+from models.target import Target
 from models.tokenizer import Tokenizer
 
 __all__ = ["SHAPE", "make_engine", "request", "run", "tiny_config", "tiny_dspark", "tiny_eagle3", "tiny_target"]
@@ -15,7 +15,7 @@ SHAPE = EngineShape(max_num_seqs=16, max_num_batched_tokens=32, kv_cache_tokens=
 
 
 def make_engine(
-    target: Qwen3,
+    target: Target,
     drafter: Drafter | None,
     policy: Policy,
     shape: EngineShape = SHAPE,

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
 from tokenizers import Tokenizer
 
 from models.dflash_net import DFlashNet
-from models.load_target import load_target
 from models.qwen3 import Qwen3
 from training.acceptance import expected_survival
 from training.budget import Budget
@@ -25,7 +23,7 @@ from training.generate import frozen_copy
 from training.onpolicy import SOURCES, Texts, load_texts, save_texts, write_texts
 from training.packing import Mixture, Rows, RowStream, encode_library
 from training.record import write_json
-from training.target import DEMO_SHAPE, TargetRecipe, held_out_rows, new_target, train_target
+from training.target import DEMO_SHAPE, TargetRecipe, held_out_rows, load_trained, new_target, train_target
 from training.tokenizer import train_tokenizer
 
 DEMO_FOLDER = Path(__file__).parents[1] / "models" / "demo"
@@ -50,7 +48,7 @@ def build(plan: Plan) -> None:
     corpus = read_corpus()
     print(f"library text: {corpus.num_bytes} bytes, sha256 {corpus.sha256}", flush=True)
     folder = plan.target_folder or build_target(plan, corpus)
-    target, tokenizer = load_target(folder, torch.float32), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    target, tokenizer = load_trained(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
     build_drafter(plan, corpus, target, tokenizer)
 
 

@@ -23,8 +23,7 @@ from engine.completion import Completion
 from engine.engine import Engine
 from engine.shape import EngineShape
 from models.load_drafter import load_dspark
-from models.load_target import eos_token_ids, load_target
-from models.qwen3 import Qwen3
+from models.load_target import eos_token_ids
 from policies.fixed import Fixed
 from training.accepted_length import AcceptedLength, accepted_length
 from training.budget import Budget
@@ -33,7 +32,7 @@ from training.corpus import read_corpus
 from training.onpolicy import MAX_NEW_TOKENS, SOURCES, prompt_source
 from training.packing import encode_library
 from training.record import write_json
-from training.target import TargetRecipe, held_out_losses
+from training.target import TargetRecipe, held_out_losses, load_trained
 from training.tasks.catalog import DOMAINS, is_right, tasks
 from training.tasks.task import Task
 
@@ -76,7 +75,7 @@ class Pair:
     """A target with its drafter, loaded in float32, and the prompts to ask it."""
 
     def __init__(self, folder: Path, count: int) -> None:
-        self.target: Qwen3 = load_target(folder / "target", torch.float32)
+        self.target = load_trained(folder / "target")
         self.dspark = DSpark("dspark", load_dspark(folder / "dspark", self.target), self.target)
         self.tokenizer = Tokenizer.from_file(str(folder / "target" / "tokenizer.json"))
         self.files = encode_library(self.tokenizer, list(read_corpus().held_out.values()))

@@ -16,6 +16,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.errors import CheckpointError
+from models.load_target import load_target
 from models.qwen3 import Qwen3, Qwen3Config
 from training.attention import causal_attend, same_document_mask
 from training.budget import Budget, learning_rate_scale
@@ -70,6 +72,14 @@ def new_target(config: Qwen3Config, seed: int) -> Qwen3:
         if parameter.ndim == 2:
             is_output = name.endswith(("o_proj.weight", "down_proj.weight"))
             nn.init.normal_(parameter, std=INIT_STD / (2 * config.num_hidden_layers) ** 0.5 if is_output else INIT_STD)
+    return network
+
+
+def load_trained(folder: Path) -> Qwen3:
+    """Load a target of the family that is trained here, in float32; raises CheckpointError."""
+    network = load_target(folder, torch.float32)
+    if not isinstance(network, Qwen3):
+        raise CheckpointError(f"{folder}: drafters are trained for Qwen3ForCausalLM, not {type(network).__name__}")
     return network
 
 

@@ -32,8 +32,11 @@ def edit_tensors(folder, change):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["LlamaForCausalLM"]}, "architectures must name one of Qwen3ForCausalLM"),
-        ({"quantization_config": {"bits": 4}}, "quantised checkpoints"),
+        (
+            {"architectures": ["ElmanForCausalLM"]},
+            r"ElmanForCausalLM is none that specd computes itself \(.*Qwen3ForCausalLM",
+        ),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised checkpoints .*'gptq'"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope type"),
         ({"attention_bias": True}, "attention_bias"),
         ({"hidden_act": "gelu"}, "hidden_act must be 'silu'"),
