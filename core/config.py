@@ -20,6 +20,8 @@ Count = Annotated[int, Meta(ge=1, le=1 << 30)]
 Drafts = Annotated[int, Meta(ge=1, le=64)]
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Name = Annotated[str, Meta(min_length=1)]
+# Drafters that are networks, by the names that settings and checkpoints have for them.
+CheckpointKind = Literal["dspark", "dflash", "eagle3"]
 
 
 class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,7 +48,8 @@ class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """One model replica. target is "demo" or a checkpoint folder; max_model_len None takes the checkpoint's.
+    """One model replica. target is "demo", a checkpoint folder or an id of the Hugging Face Hub, "owner/name", at
+    target_revision (a commit, tag or branch; None is the main branch); max_model_len None takes the checkpoint's.
 
     max_num_batched_tokens bounds the prefill rows of a step; kv_cache_tokens is the room of the KV cache, for
     all sequences; num_threads are torch's on the CPU, where more threads than idle cores slow every step.
@@ -58,6 +61,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     target: Name = DEMO
+    target_revision: Name | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_num_seqs: Annotated[int, Meta(ge=1, le=4096)] = 64
@@ -75,10 +79,27 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     proof_dir: Name | None = None
 
 
-class DSparkSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="dspark"):
-    """A DSpark checkpoint: "demo" or a folder. It says itself how many tokens it drafts."""
+class CheckpointSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """What all drafters have in common that are networks; each checkpoint says itself how many tokens it drafts.
+
+    path      "demo", a folder, or an id of the Hugging Face Hub, "owner/name"
+    revision  of a Hub id: a commit, tag or branch; None is the main branch
+    """
 
     path: Name = DEMO
+    revision: Name | None = None
+
+
+class DSparkSettings(CheckpointSettings, frozen=True, tag_field="kind", tag="dspark"):
+    """A DSpark checkpoint: a block in one pass, a sequential head, a confidence head."""
+
+
+class DFlashSettings(CheckpointSettings, frozen=True, tag_field="kind", tag="dflash"):
+    """A DFlash checkpoint: a block in one pass."""
+
+
+class Eagle3Settings(CheckpointSettings, frozen=True, tag_field="kind", tag="eagle3"):
+    """An EAGLE-3 checkpoint: a chain of one layer's steps."""
 
 
 class NgramSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="ngram"):
@@ -198,7 +219,7 @@ class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_drafts: Annotated[int, Meta(ge=0, le=64)] | None = None
 
 
-DrafterSettings = DSparkSettings | NgramSettings | NoDrafterSettings | PluginSettings
+DrafterSettings = DSparkSettings | DFlashSettings | Eagle3Settings | NgramSettings | NoDrafterSettings | PluginSettings
 PolicySettings = (
     LoadAdaptiveSettings
     | OffSettings
@@ -231,7 +252,13 @@ SECTIONS: dict[str, dict[str, type[Struct]]] = {
     "server": {"": ServerSettings},
     "queue": {"": QueueSettings},
     "engine": {"": EngineSettings},
-    "drafter": {"dspark": DSparkSettings, "ngram": NgramSettings, "none": NoDrafterSettings},
+    "drafter": {
+        "dspark": DSparkSettings,
+        "dflash": DFlashSettings,
+        "eagle3": Eagle3Settings,
+        "ngram": NgramSettings,
+        "none": NoDrafterSettings,
+    },
     "policy": {
         "load_adaptive": LoadAdaptiveSettings,
         "off": OffSettings,
@@ -257,6 +284,11 @@ def kind_of(settings: DrafterSettings | PolicySettings) -> str:
     if isinstance(settings, PluginSettings):
         return settings.name
     return str(settings.__struct_config__.tag)
+
+
+def checkpoint_kind(settings: CheckpointSettings) -> CheckpointKind:
+    """Return the kind of a drafter's settings that name a checkpoint."""
+    return msgspec.convert(settings.__struct_config__.tag, CheckpointKind)
 
 
 def all_drafters(settings: Settings) -> dict[str, DrafterSettings]:

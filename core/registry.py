@@ -67,7 +67,7 @@ class Registry:
 
 DRAFTERS = Registry(
     "drafter",
-    {"dspark": "drafters.dspark:DSpark", "ngram": "drafters.ngram:NGram"},
+    {"dspark": "drafters.dspark:DSpark", "dflash": "drafters.dflash:DFlash", "ngram": "drafters.ngram:NGram"},
     "specd.drafters",
 )
 
@@ -84,6 +84,15 @@ POLICIES = Registry(
         "load_adaptive": "policies.load_adaptive:LoadAdaptive",
     },
     "specd.policies",
+)
+
+# Functions of libraries that specd runs without, until they are asked for.
+OPTIONAL = Registry(
+    "library function",
+    {
+        "snapshot_download": "huggingface_hub:snapshot_download",
+        "hf_hub_download": "huggingface_hub:hf_hub_download",
+    },
 )
 
 # Each takes the settings, runs until it is told to stop, and returns the exit status.

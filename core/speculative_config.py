@@ -13,13 +13,14 @@ from core.config import nearest
 from core.errors import ConfigError
 from core.registry import DRAFTERS
 
-METHODS = ("dspark", "ngram", "none")
+# Methods whose model is a checkpoint; its kind has the method's name.
+CHECKPOINTS = ("dspark", "dflash", "eagle3")
+DRAFTING = (*CHECKPOINTS, "ngram")
+METHODS = (*DRAFTING, "none")
 OTHER_METHODS = (
     "custom_class",
-    "dflash",
     "draft_model",
     "eagle",
-    "eagle3",
     "medusa",
     "mlp_speculator",
     "mtp",
@@ -29,12 +30,13 @@ OTHER_METHODS = (
 # Fields we honour, and for which method.
 HONOURED = {
     "method": METHODS,
-    "model": ("dspark",),
-    "num_speculative_tokens": ("dspark", "ngram"),
+    "model": CHECKPOINTS,
+    "revision": CHECKPOINTS,
+    "num_speculative_tokens": DRAFTING,
     "prompt_lookup_max": ("ngram",),
     "prompt_lookup_min": ("ngram",),
-    "num_speculative_tokens_per_batch_size": ("dspark", "ngram"),
-    "enable_adaptive_verification": ("dspark", "ngram"),
+    "num_speculative_tokens_per_batch_size": DRAFTING,
+    "enable_adaptive_verification": DRAFTING,
 }
 # Of a drafter that an installed package has registered: its name, and how much to verify.
 HONOURED_BY_PLUGINS = (
@@ -62,7 +64,6 @@ NOT_BUILT: dict[str, tuple[object, ...]] = {
     "parallel_drafting": (False,),
     "quantization": (),
     "rejection_sample_method": ("standard",),
-    "revision": (),
     "speculative_token_tree": (),
     "suffix_decoding_max_cached_requests": (),
     "suffix_decoding_max_spec_factor": (),
@@ -87,8 +88,7 @@ def speculative_flags(text: str) -> dict[str, object]:
         _check_field(name, value, method)
     if method == "none":
         return {"drafter.kind": "none", "policy.kind": "off"}
-    flags = DRAFTER_FLAGS[method](given) if method in DRAFTER_FLAGS else {"drafter.kind": method}
-    return flags | _policy(given, method)
+    return _drafter(given, method) | _policy(given, method)
 
 
 def _read(text: str) -> dict[str, Any]:
@@ -145,13 +145,15 @@ def _ngram(given: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def _dspark(given: dict[str, Any]) -> dict[str, object]:
+def _drafter(given: dict[str, Any], method: str) -> dict[str, object]:
+    if method == "ngram":
+        return _ngram(given)
+    if method not in CHECKPOINTS:
+        return {"drafter.kind": method}
     if "model" not in given:
-        raise ConfigError("--speculative-config: method 'dspark' needs model, the drafter's checkpoint folder")
-    return {"drafter.kind": "dspark", "drafter.path": given["model"]}
-
-
-DRAFTER_FLAGS = {"ngram": _ngram, "dspark": _dspark}
+        raise ConfigError(f"--speculative-config: method {method!r} needs model, the drafter's folder or Hub id")
+    revision = {"drafter.revision": given["revision"]} if "revision" in given else {}
+    return {"drafter.kind": method, "drafter.path": given["model"], **revision}
 
 
 def _capped(table: object, most: object) -> object:
@@ -179,10 +181,10 @@ def _policy(given: dict[str, Any], method: str) -> dict[str, object]:
             )
         return {"policy.kind": "batch_table", "policy.lengths": _capped(table, given.get("num_speculative_tokens"))}
     if adaptive:
-        if method == "dspark" and "num_speculative_tokens" in given:
+        if method in CHECKPOINTS and "num_speculative_tokens" in given:
             raise ConfigError(
-                "--speculative-config: with enable_adaptive_verification a dspark checkpoint says itself how much it "
-                "drafts; leave num_speculative_tokens out"
+                f"--speculative-config: with enable_adaptive_verification a {method} checkpoint says itself how much "
+                "it drafts; leave num_speculative_tokens out"
             )
         return {"policy.kind": "load_adaptive"}
     if "num_speculative_tokens" in given:

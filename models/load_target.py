@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from core.types import Numerics
-from models.checkpoint import check_architecture, load_into, read_config, read_tensors, strip_prefix
+from models.checkpoint import check_architecture, load_into, read_tensors, strip_prefix
+from models.config_json import read_config
 from models.network import for_inference
 from models.qwen3 import Qwen3, Qwen3Config
 

@@ -250,7 +250,8 @@ def run(settings: Settings) -> int:
 
 async def serve_queue(settings: Settings, stop: asyncio.Event) -> None:
     """Load the model and work off the queue until `stop` is set."""
-    await work(settings, stop, build_engine(settings), Tokenizer(target_folder(settings.engine.target)))
+    folder = target_folder(settings.engine.target, settings.engine.target_revision)
+    await work(settings, stop, build_engine(settings), Tokenizer(folder))
 
 
 async def work(settings: Settings, stop: asyncio.Event, engine: SteppedEngine, tokenizer: Tokenizer) -> None:

@@ -1,5 +1,6 @@
 """The command line: flags become settings, errors are one line and a status, help needs no torch."""
 
+import json
 import re
 import subprocess
 import sys
@@ -18,6 +19,23 @@ from layers import LAYERS
 from paths import FIXTURES
 
 NGRAM = '{"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4, "prompt_lookup_min": 1}'
+
+
+TINY = {
+    "vocab_size": 8,
+    "hidden_size": 4,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e4,
+}
+DFLASH = {"block_size": 4, "mask_token_id": 7, "target_layer_ids": [0]}
+
+
+def write_config(folder, **config):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def settings_of(*arguments: str) -> Settings:
@@ -46,17 +64,16 @@ def test_each_serve_flag_reaches_its_setting():
         ("ngram", {"drafter.kind": "ngram"}),
         ("none", {"drafter.kind": "none"}),
         ("demo", {"drafter.kind": "dspark", "drafter.path": "demo"}),
-        ("org/checkpoint", {"drafter.kind": "dspark", "drafter.path": "org/checkpoint"}),
     ],
 )
 def test_drafter_is_a_kind_or_a_folder(text, flags):
     assert drafter_flags(text) == flags
 
 
-def test_drafter_may_be_an_existing_folder_of_one_word(tmp_path, monkeypatch):
-    (tmp_path / "mine").mkdir()
+def test_a_drafters_kind_is_read_from_its_checkpoint(tmp_path, monkeypatch):
+    write_config(tmp_path / "mine", architectures=["DFlashDraftModel"], **TINY, dflash_config=DFLASH)
     monkeypatch.chdir(tmp_path)
-    assert drafter_flags("mine") == {"drafter.kind": "dspark", "drafter.path": "mine"}
+    assert drafter_flags("mine") == {"drafter.kind": "dflash", "drafter.path": "mine"}
 
 
 @pytest.mark.parametrize(
@@ -200,5 +217,5 @@ def test_a_shadowing_package_is_named_with_its_cure(tmp_path):
 def test_inspect_describes_a_drafter(capsys):
     assert main(["inspect", str(FIXTURES / "dspark_vanilla")]) == 0
     said = capsys.readouterr().out
-    for words in ("drafter (DSpark)", "reads target layers", "Markov, rank", "parameters"):
+    for words in ("drafter (DSpark)", "reads target layers", "Markov (vanilla), rank", "parameters"):
         assert words in said

@@ -6,7 +6,9 @@ import pytest
 
 from core.config import (
     BatchTableSettings,
+    DFlashSettings,
     DSparkSettings,
+    Eagle3Settings,
     FixedSettings,
     LoadAdaptiveSettings,
     NgramSettings,
@@ -49,6 +51,12 @@ def test_dspark_is_a_folder_and_how_much_to_verify():
     assert settings_of(**given) == (DSparkSettings("/m/d"), FixedSettings(4))
 
 
+@pytest.mark.parametrize(("method", "settings"), [("dflash", DFlashSettings), ("eagle3", Eagle3Settings)])
+def test_a_checkpoint_is_a_model_at_a_revision(method, settings):
+    given = {"method": method, "model": "owner/name", "revision": "v1.0", "num_speculative_tokens": 3}
+    assert settings_of(**given) == (settings("owner/name", "v1.0"), FixedSettings(3))
+
+
 def test_without_a_number_the_policy_stays_what_it_is():
     assert "policy.kind" not in speculative_flags('{"method": "dspark", "model": "/m/d"}')
 
@@ -78,9 +86,11 @@ def test_null_and_what_specd_does_anyway_ask_for_nothing():
     [
         ("{", ["not valid JSON"]),
         ("[]", ["a JSON object"]),
-        ("{}", ["needs a method", "dspark, ngram, none"]),
-        ('{"method": "eagle3"}', ["'eagle3' is not built", "dspark, ngram, none"]),
-        ('{"method": "dflash", "model": "x"}', ["'dflash' is not built"]),
+        ("{}", ["needs a method", "dspark, dflash, eagle3, ngram, none"]),
+        ('{"method": "eagle"}', ["'eagle' is not built", "dspark, dflash, eagle3, ngram, none"]),
+        ('{"method": "eagle3"}', ["'eagle3' needs model", "Hub id"]),
+        ('{"method": "eagle3", "model": "x", "code_revision": "y"}', ["code_revision is not supported"]),
+        ('{"method": "ngram", "num_speculative_tokens": 3, "revision": "y"}', ["revision has no meaning", "'ngram'"]),
         ('{"method": "ngrm"}', ["unknown method", "did you mean 'ngram'"]),
         ('{"method": ["ngram"]}', ["unknown method"]),
         ('{"method": "ngram"}', ["needs num_speculative_tokens"]),
