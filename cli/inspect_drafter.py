@@ -79,11 +79,11 @@ def _block_rows(made: dict[str, Any]) -> Rows:
     windows = (
         f"{slides} of {len(made['layer_types'])} layers see {made['sliding_window']} positions" if slides else "none"
     )
-    causal = f", {'causal' if made['sliding_is_causal'] else 'not causal'} inside the block" if slides else ""
+    causal = f", {'causal' if made['sliding_is_causal'] else 'not causal'} in the block" if slides else ""
     return [
         ("mask token", str(made["mask_token_id"])),
         ("windows", windows + causal),
-        ("full layers", "causal inside the block" if made["is_causal"] else "see their whole block"),
+        ("full layers", "causal in the block" if made["is_causal"] else "see their whole block"),
         ("sequential head", f"Markov ({made['markov_head_type']}), rank {rank}" if rank else "none"),
         ("confidence head", f"yes, from {reads}" if made["enable_confidence_head"] else "none"),
     ]

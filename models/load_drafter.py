@@ -32,8 +32,8 @@ def read_drafter(folder: Path, target: Target, kind: CheckpointKind | None = Non
     checkpoint = read_checkpoint(folder, len(target.shape.layers))
     if kind not in (None, checkpoint.kind):
         raise CheckpointError(
-            f"{folder} holds a {checkpoint.kind} drafter ({checkpoint.format}'s format), not a {kind} one; write "
-            f'kind = "{checkpoint.kind}"'
+            f"{folder} holds a drafter of kind {checkpoint.kind} ({checkpoint.format}'s format), and the configuration "
+            f'asks for {kind}; write kind = "{checkpoint.kind}"'
         )
     return checkpoint
 

@@ -1,7 +1,7 @@
 """Drafters that exist in the wild and that specd does not run, each refused by its name. No torch."""
 
 from core.errors import CheckpointError
-from models.formats.keys import Config, architectures, section
+from models.formats.keys import Config, architectures
 
 ARCHITECTURES = {
     "DFlash2DraftModel": "DFlash 2 (convolutions and a candidate selector)",
@@ -48,7 +48,8 @@ def refused_family(config: Config) -> str | None:
             return f"architecture {name!r}: Laguna's DFlash (fused projections, gates, a norm per captured layer)"
     if (kind := config.get("speculators_model_type")) in SPECULATORS:
         return f"speculators_model_type {kind!r}: {SPECULATORS[kind]}"
-    for where, table in (("", config), ("dflash_config.", section(config, "dflash_config"))):
+    inside = config.get("dflash_config")
+    for where, table in (("", config), ("dflash_config.", inside if isinstance(inside, dict) else {})):
         if table.get("projector_type") == "domino":
             return f"{where}projector_type 'domino': {ARCHITECTURES['DominoDraftModel']}"
         for key, words in KEYS.items():

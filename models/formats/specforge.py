@@ -38,8 +38,9 @@ EAGLE_INSIDE = frozenset((*LAYER_KEYS, "use_aux_hidden_state"))
 def recognise(config: Config) -> bool:
     """Tell whether config.json names an architecture of SpecForge's, or z-lab's with SpecForge's keys."""
     names = architectures(config)
-    inside = section(config, "dflash_config")
-    return DSPARK in names or EAGLE3 in names or (DFLASH in names and any(key in inside for key in OWN_KEYS))
+    inside = config.get("dflash_config")
+    has_own = isinstance(inside, dict) and any(key in inside for key in OWN_KEYS)
+    return DSPARK in names or EAGLE3 in names or (DFLASH in names and has_own)
 
 
 def translate(config: Config, num_target_layers: int | None) -> Config:

@@ -49,11 +49,23 @@ def test_serve_without_flags_is_the_defaults():
 def test_each_serve_flag_reaches_its_setting():
     settings = settings_of(
         *("--host", "0.0.0.0", "--port", "0", "--target", "/m/t", "--drafter", "ngram", "--policy", "fixed:3"),
-        *("--verifier", "coupled", "--redis-url", "redis://h", "--role", "worker", "--numerics", "batch_invariant"),
+        *(
+            "--target-revision",
+            "v1",
+            "--verifier",
+            "coupled",
+            "--redis-url",
+            "redis://h",
+            "--role",
+            "worker",
+            "--numerics",
+            "batch_invariant",
+        ),
     )
     assert (settings.engine.verifier, settings.engine.numerics) == ("coupled", "batch_invariant")
     assert (settings.server.host, settings.server.port, settings.server.role) == ("0.0.0.0", 0, "worker")
-    assert (settings.engine.target, settings.queue.redis_url) == ("/m/t", "redis://h")
+    assert (settings.engine.target, settings.engine.target_revision) == ("/m/t", "v1")
+    assert settings.queue.redis_url == "redis://h"
     assert (settings.drafter, settings.policy) == (NgramSettings(), FixedSettings(3))
 
 
@@ -104,6 +116,9 @@ def test_policy_is_a_kind_with_an_optional_value(text, flags):
         (["--policy", "batch_table:7"], "such as 1-8=7"),
         (["--policy", "confidence:2"], "policy.threshold"),
         (["--role", "gateway"], "queue.redis_url"),
+        (["--drafter-revision", "v1"], "the demo has no revisions"),
+        (["--target-revision", "v1"], "the demo has no revisions"),
+        (["--drafter", "ngram", "--drafter-revision", "v1"], "unknown setting drafter.revision"),
         (["--speculative-config", '{"method": "eagle"}'], "'eagle' is not built"),
         (["--drafter", "ngram", "--speculative-config", NGRAM], "--speculative-config and --drafter both"),
         (["--policy", "off", "--speculative-config", NGRAM], "--speculative-config and --policy both"),
