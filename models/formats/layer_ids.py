@@ -5,7 +5,7 @@ only lowers acceptance. No torch.
 """
 
 from core.errors import CheckpointError
-from models.formats.keys import Config, whole_number
+from models.formats.keys import whole_number
 
 
 def read_layer_ids(value: object, key: str, *, first: int) -> list[int]:
@@ -34,17 +34,3 @@ def spread_over_target(count: int, num_target_layers: int) -> list[int]:
 def low_middle_high(num_target_layers: int) -> list[int]:
     """Return EAGLE-3's default: the states that enter layers 2, L/2 and L-3, outputs of the layers before them."""
     return [1, num_target_layers // 2 - 1, num_target_layers - 4]
-
-
-def with_default_ids(translated: Config, num_target_layers: int | None) -> Config:
-    """Return a translated config whose missing layer ids are EAGLE-3's default, if the target's depth is known."""
-    depth = translated.get("num_target_layers") or num_target_layers
-    if "target_layer_ids" in translated or depth is None:
-        return translated
-    ids = low_middle_high(depth)
-    if ids != sorted(set(ids)) or ids[0] < 0:
-        raise CheckpointError(
-            f"config.json names no layers of the target, and a target of {depth} layers is too shallow for the "
-            f"format's default {ids}"
-        )
-    return {**translated, "target_layer_ids": ids}

@@ -44,7 +44,7 @@ def refused_family(config: Config) -> str | None:
     for name in architectures(config):
         if name in ARCHITECTURES:
             return f"architecture {name!r}: {ARCHITECTURES[name]}"
-        if name.startswith("Laguna"):
+        if "DFlash" in name and (name.startswith("Laguna") or config.get("model_type") == "laguna"):
             return f"architecture {name!r}: Laguna's DFlash (fused projections, gates, a norm per captured layer)"
     if (kind := config.get("speculators_model_type")) in SPECULATORS:
         return f"speculators_model_type {kind!r}: {SPECULATORS[kind]}"

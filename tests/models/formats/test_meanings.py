@@ -176,6 +176,27 @@ def test_rotation_is_written_one_way_whatever_the_file_writes():
     assert made["rope_parameters"] == {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}
 
 
+def test_a_gemma_keeps_its_own_keys_and_its_two_rotations():
+    full = {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6}
+    rotations = {"full_attention": full, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
+    gemma = {
+        "architectures": ["Gemma4DSparkModel"],
+        "model_type": "gemma4_text",
+        "hidden_act": None,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "attention_k_eq_v": True,
+        "global_head_dim": 48,
+        "final_logit_softcapping": 30.0,
+        "sliding_window": 512,
+        "rope_parameters": rotations,
+    }
+    made = canonical(dspark(**gemma))
+    assert (made["model_type"], made["rope_parameters"], made["sliding_window"]) == ("gemma4_text", rotations, None)
+    assert (made["attention_k_eq_v"], made["global_head_dim"], made["final_logit_softcapping"]) == (True, 48, 30.0)
+    with pytest.raises(CheckpointError, match="'global_head_dim' is not understood"):
+        canonical(dspark(global_head_dim=48))
+
+
 # --- Vocabularies -------------------------------------------------------------------------------------------------
 
 

@@ -122,6 +122,7 @@ def test_a_key_that_is_not_served_is_refused_by_name(config, words):
         (zlab({"projector_type": "domino"}), ["dflash_config.projector_type 'domino'"]),
         (speculators("dflash", projector_type="domino"), ["projector_type 'domino'"]),
         ({"architectures": ["LagunaDFlashForCausalLM"]}, ["Laguna"]),
+        (zlab(model_type="laguna"), ["Laguna"]),
         ({"architectures": ["DeepseekV4ForCausalLM"], "dspark_block_size": 5}, ["DeepSeek V4"]),
         ({"architectures": ["Another"], "dspark_target_layer_ids": [40]}, ["dspark_target_layer_ids", "DeepSeek V4"]),
         ({"architectures": ["DFlash2DraftModel"]}, ["DFlash 2"]),
