@@ -87,7 +87,7 @@ def main() -> None:
     """Read the command line, measure, print and write."""
     parser = argparse.ArgumentParser(description="Compare specd with transformers on the same weights, one thread.")
     parser.add_argument("--target", default="demo", help='"demo" or a checkpoint folder')
-    parser.add_argument("--drafter", default="dspark", help="a kind or a DSpark folder (default %(default)s)")
+    parser.add_argument("--drafter", default="dspark", help="a kind or a checkpoint (default %(default)s)")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16], help="requests at once (default 1 4 16)")
     parser.add_argument("--modes", nargs="+", default=list(SPECD_MODES), help="specd's modes")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="transformers' dtypes")

@@ -12,6 +12,8 @@ from msgspec import Struct
 from core.config import SECTIONS, EngineSettings, Settings, nearest
 from core.config_check import check_settings
 from core.errors import ConfigError
+from models.drafter_kind import drafter_kind
+from models.hub import is_hub_id
 
 # Loads no drafter and takes no features: the plainest decoding there is, and what all others are compared with.
 BASELINE = "off"
@@ -59,8 +61,9 @@ def mode_settings(name: str, drafter: str, engine: EngineSettings) -> Settings:
 def _drafter(name: str) -> dict[str, str]:
     if name in SECTIONS["drafter"]:
         return {"kind": name}
-    if not Path(name).is_dir():
+    if not Path(name).is_dir() and not is_hub_id(name):
         raise ConfigError(
-            f"drafter must be a kind or a checkpoint folder, got {name!r}; {nearest(name, list(SECTIONS['drafter']))}"
+            f"drafter must be a kind, a checkpoint folder or a Hub id, got {name!r}; "
+            f"{nearest(name, list(SECTIONS['drafter']))}"
         )
-    return {"kind": "dspark", "path": name}
+    return {"kind": drafter_kind(name), "path": name}

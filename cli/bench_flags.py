@@ -22,7 +22,7 @@ def add_bench_flags(parser: argparse.ArgumentParser) -> None:
         metavar="MODE",
         help=f"POLICY[:VALUE][@DRAFTER]; off loads no drafter (default {' '.join(DEFAULT_MODES)})",
     )
-    parser.add_argument("--drafter", default="dspark", help="a kind or a DSpark folder (default %(default)s)")
+    parser.add_argument("--drafter", default="dspark", help="a kind or a checkpoint (default %(default)s)")
     parser.add_argument("--concurrency", nargs="+", type=int, default=CONCURRENCY, metavar="N", help="requests at once")
     parser.add_argument("--temperatures", nargs="+", type=float, default=[1.0], metavar="T", help="(default 1)")
     parser.add_argument("--domains", nargs="+", default=DOMAINS, help="math, code, chat or library, asked by turns")

@@ -1,77 +1,75 @@
-"""`specd inspect PATH`: say what a checkpoint folder holds, read the same way as the server would read it."""
+"""`specd inspect PATH`: what a checkpoint holds, read as the server would read it, or why it would not."""
 
 import argparse
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
+from cli.inspect_drafter import describe_drafter
+from cli.inspect_tensors import tensor_rows
 from core.errors import CheckpointError
-from models.calibration_file import CALIBRATION_FILE, read_calibration
-from models.checkpoint import read_config, read_tensors
-from models.dflash_net import DFlashConfig
-from models.load_drafter import DRAFTER_ARCHITECTURES
-from models.load_target import TARGET_ARCHITECTURES
-from models.qwen3 import Qwen3Config
+from models.checkpoint import read_headers
+from models.config_json import read_config
+from models.folders import target_folder
+from models.formats.keys import architectures
+from models.formats.translate import is_drafter
+from models.load_target import TARGET_ARCHITECTURES, check_unquantised, read_target_config, target_architecture
+from models.shape import TargetShape
+
+Rows = list[tuple[str, str]]
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the description of one checkpoint; raises CheckpointError if it is none that specd reads."""
-    rows = describe(arguments.path)
+    folder = target_folder(arguments.path, arguments.revision)
+    beside = target_folder(arguments.target) if arguments.target else None
+    rows = describe(folder, beside)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")
     return 0
 
 
-def describe(folder: Path) -> list[tuple[str, str]]:
-    """Return (what, value) lines for the checkpoint in `folder`."""
+def describe(folder: Path, beside: Path | None = None) -> Rows:
+    """Return (what, value) lines for the checkpoint in `folder`; `beside` is the target that a drafter is to fit."""
     config = read_config(folder)
-    architectures = config.get("architectures") or ["unnamed"]
-    rows = [("architecture", ", ".join(map(str, architectures)))]
-    if set(architectures) & set(DRAFTER_ARCHITECTURES):
-        rows += _drafter_rows(DFlashConfig.from_json(config), folder)
-    elif set(architectures) & set(TARGET_ARCHITECTURES):
-        rows += [("role", "target"), *_shape_rows(Qwen3Config.from_json(config))]
-    else:
-        known = ", ".join((*TARGET_ARCHITECTURES, *DRAFTER_ARCHITECTURES))
-        raise CheckpointError(f"{folder}: architecture {architectures} is not one specd reads; known: {known}")
-    return rows + _tensor_rows(read_tensors(folder))
+    rows = [("architecture", ", ".join(architectures(config)) or "unnamed")]
+    if is_drafter(config):
+        return rows + describe_drafter(folder, config, beside)
+    if beside is not None:
+        raise CheckpointError(f"{folder} is no drafter; --target is for those")
+    return rows + describe_target(folder, config)
 
 
-def _shape_rows(config: Qwen3Config) -> list[tuple[str, str]]:
+def describe_target(folder: Path, config: dict[str, Any]) -> Rows:
+    """Return (what, value) lines for a target; raises CheckpointError for what specd would not compute."""
+    architecture = target_architecture(config, folder)
+    check_unquantised(config, folder)
+    if architecture not in TARGET_ARCHITECTURES:
+        how = "by transformers, if the trial at loading finds that it can (not specd's own network)"
+        return [("role", "target"), ("computed", how), *tensor_rows(read_headers(folder))]
+    described = read_target_config(folder)
+    tied = " (head tied to the embedding)" if config.get("tie_word_embeddings") else ""
     return [
-        ("layers", str(config.num_hidden_layers)),
-        ("hidden size", f"{config.hidden_size} (mlp {config.intermediate_size})"),
-        (
-            "attention",
-            f"{config.num_attention_heads} heads, {config.num_key_value_heads} kv heads of {config.head_dim}",
-        ),
-        ("vocabulary", f"{config.vocab_size}{' (head tied to the embedding)' if config.tie_word_embeddings else ''}"),
-        ("positions", str(config.max_position_embeddings)),
+        ("role", "target"),
+        *attention_rows(described.shape),
+        ("vocabulary", f"{described.shape.vocab_size}{tied}"),
+        ("positions", str(described.shape.max_positions)),
+        *described.facts,
+        *tensor_rows(read_headers(folder)),
     ]
 
 
-def _drafter_rows(config: DFlashConfig, folder: Path) -> list[tuple[str, str]]:
-    is_calibrated = read_calibration(folder, config.block_size) is not None
-    return [
-        ("role", "drafter (DSpark)" if config.markov_rank else "drafter (DFlash)"),
-        ("drafts per step", f"{config.block_size} (block size)"),
-        ("reads target layers", f"{', '.join(map(str, config.target_layer_ids))} of {config.num_target_layers}"),
-        ("mask token", str(config.mask_token_id)),
-        ("sequential head", f"Markov, rank {config.markov_rank}" if config.markov_rank else "none"),
-        ("confidence head", "yes" if config.enable_confidence_head else "none"),
-        ("calibration", CALIBRATION_FILE if is_calibrated else "none; `specd calibrate` makes one"),
-        *_shape_rows(config.backbone),
-    ]
-
-
-def _tensor_rows(tensors: dict[str, Any]) -> list[tuple[str, str]]:
-    parameters = sum(math.prod(tensor.shape) for tensor in tensors.values())
-    size = sum(tensor.nbytes for tensor in tensors.values())
-    dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
-    return [
-        ("parameters", f"{parameters:,} in {len(tensors)} tensors"),
-        ("stored as", ", ".join(f"{dtype} ({count})" for dtype, count in dtypes.most_common())),
-        ("size", f"{size / 1e6:.1f} MB"),
-    ]
+def attention_rows(shape: TargetShape) -> Rows:
+    """Return a line per kind of layer, in the order in which they first come."""
+    kinds = Counter(replace(layer, kv_layer=None) for layer in shape.layers)
+    rows = [("layers", str(len(shape.layers))), ("hidden size", str(shape.hidden_size))]
+    for kind, count in kinds.items():
+        window = f", window {kind.window}" if kind.window else ""
+        of = "" if len(kinds) == 1 else f" ({count} layers)"
+        told = f"{kind.num_heads} heads, {kind.num_kv_heads} kv heads of {kind.head_dim}{window}{of}"
+        rows.append(("attention", told))
+    shared = sum(layer.kv_layer is not None for layer in shape.layers)
+    return [*rows, ("shared keys", f"{shared} layers read an earlier layer's")] if shared else rows

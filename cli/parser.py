@@ -11,6 +11,7 @@ from core.config import SECTIONS, Settings, nearest
 from core.errors import ConfigError
 from core.registry import DRAFTERS
 from core.speculative_config import speculative_flags
+from models.drafter_kind import drafter_kind
 
 SERVER_URL = "http://127.0.0.1:8000"
 
@@ -20,6 +21,7 @@ SETTING_FLAGS = {
     "port": "server.port",
     "role": "server.role",
     "target": "engine.target",
+    "target_revision": "engine.target_revision",
     "verifier": "engine.verifier",
     "numerics": "engine.numerics",
     "redis_url": "queue.redis_url",
@@ -33,8 +35,8 @@ POLICY_VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
 }
 
 DRAFTER_HELP = (
-    "dspark (the default), ngram, suffix, none, the folder of a DSpark checkpoint, or a name that an installed package "
-    "has registered; more needs --config"
+    f"{', '.join(SECTIONS['drafter'])}; a checkpoint's folder or Hub id, whose kind is read from it; or a name that an "
+    "installed package has registered"
 )
 POLICY_HELP = (
     "how much to verify: load_adaptive (the default), off, fixed[:N], confidence[:P], batch_table:1-8=7,9-32=3, "
@@ -78,8 +80,10 @@ def make_parser() -> argparse.ArgumentParser:
     explain.add_argument("--url", default=SERVER_URL, help="the server (default %(default)s)")
     explain.add_argument("--steps", type=int, default=16, help="most steps to show (default %(default)s)")
 
-    inspect = commands.add_parser("inspect", help="say what a checkpoint folder holds")
-    inspect.add_argument("path", type=Path, metavar="PATH")
+    inspect = commands.add_parser("inspect", help="say what a checkpoint holds")
+    inspect.add_argument("path", metavar="PATH|HUB_ID")
+    inspect.add_argument("--revision", help="of a Hub id: commit, tag or branch")
+    inspect.add_argument("--target", metavar="PATH|HUB_ID", help="say also whether the drafter fits this target")
 
     drafters = commands.add_parser("drafters", help="list, load or unload the drafters of a running server")
     drafters.add_argument("action", choices=["list", "load", "unload"], nargs="?", default="list")
@@ -114,7 +118,9 @@ def setting_flags(arguments: argparse.Namespace) -> dict[str, object]:
     """Return what the command line says as "section.field" values, for core.config.load_settings."""
     flags: dict[str, object] = {name: getattr(arguments, flag) for flag, name in SETTING_FLAGS.items()}
     if arguments.drafter is not None:
-        flags |= drafter_flags(arguments.drafter)
+        flags |= drafter_flags(arguments.drafter, arguments.drafter_revision)
+    elif arguments.drafter_revision is not None:
+        flags["drafter.revision"] = arguments.drafter_revision
     if arguments.policy is not None:
         flags |= policy_flags(arguments.policy)
     if arguments.speculative_config is not None:
@@ -126,17 +132,23 @@ def setting_flags(arguments: argparse.Namespace) -> dict[str, object]:
     return flags
 
 
-def drafter_flags(text: str) -> dict[str, object]:
-    """Read --drafter: a kind, "demo", or the folder of a DSpark checkpoint. Raises ConfigError."""
+def drafter_flags(text: str, revision: str | None = None) -> dict[str, object]:
+    """Read --drafter and its revision: a kind, "demo", a checkpoint folder or a Hub id, whose config.json has the kind.
+
+    Raises ConfigError, and CheckpointError for a checkpoint that is no drafter of ours.
+    """
+    named: dict[str, object] = {} if revision is None else {"drafter.revision": revision}
     if text in SECTIONS["drafter"]:
-        return {"drafter.kind": text}
+        return {"drafter.kind": text, **named}
     if text != "demo" and "/" not in text:
         kinds = [*SECTIONS["drafter"], *(plugins := DRAFTERS.plugins())]
         if text in plugins:
-            return {"drafter.kind": text}
+            return {"drafter.kind": text, **named}
         if not Path(text).is_dir():
-            raise ConfigError(f"--drafter must be a kind or a checkpoint folder, got {text!r}; {nearest(text, kinds)}")
-    return {"drafter.kind": "dspark", "drafter.path": text}
+            raise ConfigError(
+                f"--drafter must be a kind, a checkpoint folder or a Hub id, got {text!r}; {nearest(text, kinds)}"
+            )
+    return {"drafter.kind": drafter_kind(text, revision), "drafter.path": text, **named}
 
 
 def policy_flags(text: str) -> dict[str, object]:
@@ -159,8 +171,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", help=f"address to listen on (default {defaults.server.host})")
     parser.add_argument("--port", type=int, help=f"0 takes a free one (default {defaults.server.port})")
     parser.add_argument("--role", help="all, gateway or worker (default all)")
-    parser.add_argument("--target", help='"demo" or a checkpoint folder')
-    parser.add_argument("--drafter", metavar="KIND|PATH|NAME", help=DRAFTER_HELP)
+    parser.add_argument("--target", help='"demo", a checkpoint folder or a Hub id, "owner/name"')
+    parser.add_argument("--target-revision", metavar="REVISION", help="of a Hub id: commit, tag or branch")
+    parser.add_argument("--drafter", metavar="KIND|PATH|HUB_ID|NAME", help=DRAFTER_HELP)
+    parser.add_argument("--drafter-revision", metavar="REVISION", help="of a Hub id: commit, tag or branch")
     parser.add_argument("--policy", metavar="POLICY", help=POLICY_HELP)
     parser.add_argument("--speculative-config", metavar="JSON", help="vLLM's, in place of --drafter and --policy")
     parser.add_argument("--verifier", help="rejection or coupled (default rejection)")
@@ -174,7 +188,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", default="demo", help='"demo" or a checkpoint folder')
     parser.add_argument(
-        "--drafter", default="dspark", metavar="dspark|ngram|PATH", help="a path is a DSpark checkpoint"
+        "--drafter", default="dspark", metavar="KIND|PATH|HUB_ID", help="a kind, or a checkpoint (default %(default)s)"
     )
     parser.add_argument("--rounds", type=int, default=30_000, help="half are fitted on (default %(default)s)")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSON of prompts by source (default: the demo's)")

@@ -20,6 +20,8 @@ Count = Annotated[int, Meta(ge=1, le=1 << 30)]
 Drafts = Annotated[int, Meta(ge=1, le=64)]
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Name = Annotated[str, Meta(min_length=1)]
+# Drafters that are networks, by the names that settings and checkpoints have for them.
+CheckpointKind = Literal["dspark", "dflash", "eagle3"]
 
 
 class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,7 +52,8 @@ class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """One model replica. target is "demo" or a checkpoint folder; max_model_len None takes the checkpoint's.
+    """One model replica. target is "demo", a checkpoint folder or an id of the Hugging Face Hub, "owner/name", at
+    target_revision (a commit, tag or branch; None is the main branch); max_model_len None takes the checkpoint's.
 
     max_num_batched_tokens bounds the prefill rows of a step; kv_cache_tokens is the room of the KV cache, for
     all sequences; num_threads are torch's on the CPU, where more threads than idle cores slow every step.
@@ -64,6 +67,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     target: Name = DEMO
+    target_revision: Name | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_num_seqs: Annotated[int, Meta(ge=1, le=4096)] = 64
@@ -83,10 +87,27 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     proof_dir: Name | None = None
 
 
-class DSparkSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="dspark"):
-    """A DSpark checkpoint: "demo" or a folder. It says itself how many tokens it drafts."""
+class CheckpointSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """What all drafters have in common that are networks; each checkpoint says itself how many tokens it drafts.
+
+    path      "demo", a folder, or an id of the Hugging Face Hub, "owner/name"
+    revision  of a Hub id: a commit, tag or branch; None is the main branch
+    """
 
     path: Name = DEMO
+    revision: Name | None = None
+
+
+class DSparkSettings(CheckpointSettings, frozen=True, tag_field="kind", tag="dspark"):
+    """A DSpark checkpoint: a block in one pass, a sequential head, a confidence head."""
+
+
+class DFlashSettings(CheckpointSettings, frozen=True, tag_field="kind", tag="dflash"):
+    """A DFlash checkpoint: a block in one pass."""
+
+
+class Eagle3Settings(CheckpointSettings, frozen=True, tag_field="kind", tag="eagle3"):
+    """An EAGLE-3 checkpoint: a chain of one layer's steps."""
 
 
 class NgramSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="ngram"):
@@ -114,10 +135,11 @@ class SuffixSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
 
 class DraftModelSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="draft_model"):
-    """A small model of the target's family and vocabulary, in a checkpoint folder; it drafts token by token."""
+    """A small model with the target's vocabulary, a folder or a Hub id at a revision; it drafts token by token."""
 
     path: Name
     max_drafts: Drafts = 5
+    revision: Name | None = None
 
 
 class NoDrafterSettings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="none"):
@@ -247,7 +269,14 @@ class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 DrafterSettings = (
-    DSparkSettings | NgramSettings | SuffixSettings | DraftModelSettings | NoDrafterSettings | PluginSettings
+    DSparkSettings
+    | DFlashSettings
+    | Eagle3Settings
+    | DraftModelSettings
+    | NgramSettings
+    | SuffixSettings
+    | NoDrafterSettings
+    | PluginSettings
 )
 PolicySettings = (
     LoadAdaptiveSettings
@@ -283,6 +312,8 @@ SECTIONS: dict[str, dict[str, type[Struct]]] = {
     "engine": {"": EngineSettings},
     "drafter": {
         "dspark": DSparkSettings,
+        "dflash": DFlashSettings,
+        "eagle3": Eagle3Settings,
         "ngram": NgramSettings,
         "suffix": SuffixSettings,
         "draft_model": DraftModelSettings,
@@ -313,6 +344,11 @@ def kind_of(settings: DrafterSettings | PolicySettings) -> str:
     if isinstance(settings, PluginSettings):
         return settings.name
     return str(settings.__struct_config__.tag)
+
+
+def checkpoint_kind(settings: CheckpointSettings) -> CheckpointKind:
+    """Return the kind of a drafter's settings that name a checkpoint."""
+    return msgspec.convert(settings.__struct_config__.tag, CheckpointKind)
 
 
 def all_drafters(settings: Settings) -> dict[str, DrafterSettings]:

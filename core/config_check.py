@@ -2,8 +2,10 @@
 
 from core.batch_lengths import check_batch_lengths
 from core.config import (
+    DEMO,
     TABLES,
     BatchTableSettings,
+    CheckpointSettings,
     DrafterSettings,
     DraftModelSettings,
     FixedSettings,
@@ -49,6 +51,8 @@ def _check_queue(settings: Settings) -> None:
 
 def _check_engine(settings: Settings) -> None:
     engine = settings.engine
+    if engine.target == DEMO and engine.target_revision is not None:
+        raise ConfigError(f"engine.target_revision is {engine.target_revision!r}, but the demo has no revisions")
     if engine.kv_cache_tokens < max(engine.max_model_len or 0, engine.block_size):
         raise ConfigError(
             f"engine.kv_cache_tokens must hold a sequence (engine.max_model_len {engine.max_model_len}) "
@@ -101,6 +105,8 @@ def _check_arms(settings: Settings) -> None:
 
 
 def _check_drafter(name: str, drafter: DrafterSettings) -> None:
+    if isinstance(drafter, CheckpointSettings) and drafter.path == DEMO and drafter.revision is not None:
+        raise ConfigError(f"drafter {name!r}: revision is {drafter.revision!r}, but the demo has no revisions")
     if isinstance(drafter, NgramSettings) and drafter.min_ngram > drafter.max_ngram:
         raise ConfigError(
             f"drafter {name!r}: min_ngram must be at most max_ngram {drafter.max_ngram}, got {drafter.min_ngram}"

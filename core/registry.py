@@ -69,6 +69,7 @@ DRAFTERS = Registry(
     "drafter",
     {
         "dspark": "drafters.dspark:DSpark",
+        "dflash": "drafters.dflash:DFlash",
         "eagle3": "drafters.eagle3:Eagle3",
         "ngram": "drafters.ngram:NGram",
         "suffix": "drafters.suffix:Suffix",
@@ -107,6 +108,15 @@ TARGETS = Registry(
 
 # What computes checkpoints of other architectures; each is imported only for them, being an optional dependency.
 TARGET_LIBRARIES = Registry("target library", {"transformers": "models.transformers_target:load_with_transformers"})
+
+# Functions of libraries that specd runs without, until they are asked for.
+OPTIONAL = Registry(
+    "library function",
+    {
+        "snapshot_download": "huggingface_hub:snapshot_download",
+        "hf_hub_download": "huggingface_hub:hf_hub_download",
+    },
+)
 
 # Each takes the settings, runs until it is told to stop, and returns the exit status.
 ROLES = Registry(

@@ -13,23 +13,26 @@ from core.config import nearest
 from core.errors import ConfigError
 from core.registry import DRAFTERS
 
-METHODS = ("dspark", "ngram", "suffix", "draft_model", "none")
+# Methods whose model is a drafter's checkpoint, which says itself how much it drafts.
+DRAFTERS_WITH_WIDTH = ("dspark", "dflash", "eagle3")
+# Methods whose model is a checkpoint; its kind has the method's name.
+CHECKPOINTS = (*DRAFTERS_WITH_WIDTH, "draft_model")
+# Methods that draft.
+DRAFTING = (*CHECKPOINTS, "ngram", "suffix")
+METHODS = (*DRAFTING, "none")
 OTHER_METHODS = (
     "custom_class",
-    "dflash",
     "eagle",
-    "eagle3",
     "medusa",
     "mlp_speculator",
     "mtp",
 )
 
-# Methods that draft.
-DRAFTING = ("dspark", "ngram", "suffix", "draft_model")
 # Fields we honour, and for which method.
 HONOURED = {
     "method": METHODS,
-    "model": ("dspark", "draft_model"),
+    "model": CHECKPOINTS,
+    "revision": CHECKPOINTS,
     "num_speculative_tokens": DRAFTING,
     "prompt_lookup_max": ("ngram",),
     "prompt_lookup_min": ("ngram",),
@@ -65,7 +68,6 @@ NOT_BUILT: dict[str, tuple[object, ...]] = {
     "parallel_drafting": (False,),
     "quantization": (),
     "rejection_sample_method": ("standard",),
-    "revision": (),
     "speculative_token_tree": (),
     "suffix_decoding_max_tree_depth": (),
     "synthetic_acceptance_length": (),
@@ -145,10 +147,12 @@ def _ngram(given: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def _dspark(given: dict[str, Any]) -> dict[str, object]:
+def _checkpoint(given: dict[str, Any]) -> dict[str, object]:
+    method = given["method"]
     if "model" not in given:
-        raise ConfigError("--speculative-config: method 'dspark' needs model, the drafter's checkpoint folder")
-    return {"drafter.kind": "dspark", "drafter.path": given["model"]}
+        raise ConfigError(f"--speculative-config: method {method!r} needs model, the drafter's folder or Hub id")
+    revision = {"drafter.revision": given["revision"]} if "revision" in given else {}
+    return {"drafter.kind": method, "drafter.path": given["model"], **revision}
 
 
 def _suffix(given: dict[str, Any]) -> dict[str, object]:
@@ -164,17 +168,14 @@ def _suffix(given: dict[str, Any]) -> dict[str, object]:
 
 
 def _draft_model(given: dict[str, Any]) -> dict[str, object]:
-    for name in ("model", "num_speculative_tokens"):
-        if name not in given:
-            raise ConfigError(f"--speculative-config: method 'draft_model' needs {name}")
-    return {
-        "drafter.kind": "draft_model",
-        "drafter.path": given["model"],
-        "drafter.max_drafts": given["num_speculative_tokens"],
-    }
+    if "num_speculative_tokens" not in given:
+        raise ConfigError("--speculative-config: method 'draft_model' needs num_speculative_tokens")
+    return {**_checkpoint(given), "drafter.max_drafts": given["num_speculative_tokens"]}
 
 
-DRAFTER_FLAGS = {"ngram": _ngram, "dspark": _dspark, "suffix": _suffix, "draft_model": _draft_model}
+DRAFTER_FLAGS = {"ngram": _ngram, "suffix": _suffix, "draft_model": _draft_model} | dict.fromkeys(
+    DRAFTERS_WITH_WIDTH, _checkpoint
+)
 
 
 def _capped(table: object, most: object) -> object:
@@ -202,10 +203,10 @@ def _policy(given: dict[str, Any], method: str) -> dict[str, object]:
             )
         return {"policy.kind": "batch_table", "policy.lengths": _capped(table, given.get("num_speculative_tokens"))}
     if adaptive:
-        if method == "dspark" and "num_speculative_tokens" in given:
+        if method in DRAFTERS_WITH_WIDTH and "num_speculative_tokens" in given:
             raise ConfigError(
-                "--speculative-config: with enable_adaptive_verification a dspark checkpoint says itself how much it "
-                "drafts; leave num_speculative_tokens out"
+                f"--speculative-config: with enable_adaptive_verification a {method} checkpoint says itself how much "
+                "it drafts; leave num_speculative_tokens out"
             )
         return {"policy.kind": "load_adaptive"}
     if "num_speculative_tokens" in given:

@@ -10,10 +10,10 @@ import torch
 
 from core.config import (
     BatchTableSettings,
+    CheckpointSettings,
     ConfidenceSettings,
     DrafterSettings,
     DraftModelSettings,
-    DSparkSettings,
     EngineSettings,
     FixedSettings,
     NgramSettings,
@@ -24,6 +24,7 @@ from core.config import (
     SuffixSettings,
     all_drafters,
     all_policies,
+    checkpoint_kind,
     kind_of,
     policy_drafters,
 )
@@ -33,7 +34,6 @@ from core.registry import DRAFTERS, POLICIES
 from core.types import Numerics, Policy
 from drafters.base import Drafter
 from drafters.draft_model import DraftModel
-from drafters.dspark import DSpark
 from drafters.ngram import NGram
 from drafters.suffix import Suffix
 from engine.cost_cache import load_or_measure, read_table
@@ -44,9 +44,9 @@ from engine.shape import EngineShape
 from kernels.heap import keep_freed_memory
 from kernels.linear import can_pack
 from models.calibration_file import read_calibration
-from models.folders import dspark_folder, target_folder
+from models.folders import drafter_folder, is_unpinned, target_folder
 from models.load_draft_model import load_draft_model
-from models.load_drafter import load_dspark
+from models.load_drafter import make_network, read_drafter
 from models.load_target import eos_token_ids, load_target
 from models.target import Target
 from models.tokenizer import Tokenizer
@@ -70,9 +70,10 @@ def build_engine(settings: Settings) -> Engine:
     wanted = settings.engine
     if wanted.device == "cuda":
         raise ConfigError("engine.device 'cuda' is not built yet; use 'cpu' or 'auto'")
+    log_unpinned(settings)
     torch.set_num_threads(wanted.num_threads)
     keep_freed_memory()
-    folder, numerics = target_folder(wanted.target), Numerics(wanted.numerics)
+    folder, numerics = target_folder(wanted.target, wanted.target_revision), Numerics(wanted.numerics)
     target = load_target(folder, pick_dtype(wanted.dtype, numerics), numerics)
     tokenizer = Tokenizer(folder)
     drafters = {name: make_drafter(drafter, target, tokenizer) for name, drafter in all_drafters(settings).items()}
@@ -139,6 +140,19 @@ def load_into(engine: Engine, name: str, told: DrafterSettings, drafter: Drafter
         log.warning("drafter_costs_unknown", drafter=name)
 
 
+def log_unpinned(settings: Settings) -> None:
+    """Warn of models of the Hub that are not named by a commit: what is served may change with the next start."""
+    named = [("target", settings.engine.target, settings.engine.target_revision)]
+    named += [
+        (name, drafter.path, drafter.revision)
+        for name, drafter in all_drafters(settings).items()
+        if isinstance(drafter, CheckpointSettings | DraftModelSettings)
+    ]
+    for role, name, revision in named:
+        if is_unpinned(name, revision):
+            log.warning("revision_unpinned", role=role, model=name, revision=revision or "main")
+
+
 def chosen_policies(settings: Settings) -> tuple[PolicySettings, ...]:
     """Return the policies that somebody named: the default and those of the file."""
     return settings.policy, *settings.policies.values()
@@ -167,16 +181,19 @@ def make_drafter(settings: DrafterSettings, target: Target, tokenizer: Tokenizer
     if isinstance(settings, PluginSettings):
         drafter: Drafter = make_plugin(settings, DRAFTERS, {"target": target})
         return checked(drafter, DRAFTER_NAMES, f"drafter {settings.name!r}")
-    if isinstance(settings, DSparkSettings):
-        folder = dspark_folder(settings.path)
-        network = load_dspark(folder, target)
-        return DSpark("dspark", network, target, read_calibration(folder, network.config.block_size))
+    if isinstance(settings, CheckpointSettings):
+        kind = checkpoint_kind(settings)
+        folder = drafter_folder(kind, settings.path, settings.revision)
+        checkpoint = read_drafter(folder, target, kind)
+        network = make_network(checkpoint, target, str(folder))
+        made: Drafter = DRAFTERS.load(kind)(kind, network, target, read_calibration(folder, checkpoint.num_drafts))
+        return made
     if isinstance(settings, NgramSettings):
         return NGram(max_drafts=settings.max_drafts, max_ngram=settings.max_ngram, min_ngram=settings.min_ngram)
     if isinstance(settings, SuffixSettings):
         return Suffix(**msgspec.structs.asdict(settings))
     if isinstance(settings, DraftModelSettings):
-        model = load_draft_model(Path(settings.path), target, tokenizer)
+        model = load_draft_model(target_folder(settings.path, settings.revision), target, tokenizer)
         return DraftModel("draft_model", model, target.shape.vocab_size, settings.max_drafts)
     return None
 

@@ -6,13 +6,14 @@ Every tensor of a file must be used and every parameter filled, else the error n
 
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.errors import CheckpointError
@@ -23,19 +24,21 @@ FUSED = {
     ".gate_up_proj.": (".gate_proj.", ".up_proj."),
 }
 
+# Types of a safetensors header that are read; what is computed in, weights are cast to.
+FLOATS = {"F64", "F32", "F16", "BF16"}
+WHOLE = {"I64", "I32", "I16", "U8", "BOOL"}
+# Tables between a drafter's vocabulary and its target's: the only tensors of whole numbers.
+TABLES = {"d2t", "t2d"}
+# Weights that can run code when they are read, or are not tensors in a form that is read.
+UNREAD = {".bin", ".pt", ".pth", ".ckpt", ".gguf", ".npz"}
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return config.json of a checkpoint folder; raises CheckpointError if it is missing or no JSON object."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {folder}: config.json is missing")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, got {type(config).__name__}")
-    return config
+
+class Header(NamedTuple):
+    """What a file says of a tensor before its numbers: which shard, its shape, and its type by safetensors' name."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: str
 
 
 def check_architecture(config: dict[str, Any], supported: tuple[str, ...], folder: Path) -> None:
@@ -46,25 +49,66 @@ def check_architecture(config: dict[str, Any], supported: tuple[str, ...], folde
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return all tensors of model.safetensors, or of the shards that model.safetensors.index.json names."""
+    """Return all tensors of model.safetensors, or of the shards that model.safetensors.index.json names.
+
+    Raises CheckpointError naming what is missing or unreadable, or a tensor of a type that is not computed with.
+    """
+    return read_some(folder, set(read_headers(folder)))
+
+
+def read_headers(folder: Path) -> dict[str, Header]:
+    """Return what each tensor is, without reading the numbers; raises CheckpointError as `read_tensors` does."""
+    headers: dict[str, Header] = {}
+    for path in _shards(folder):
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                slice_ = file.get_slice(name)
+                header = Header(path, tuple(slice_.get_shape()), slice_.get_dtype())
+                if header.dtype not in FLOATS | (WHOLE if name.rpartition(".")[2] in TABLES else set()):
+                    raise CheckpointError(
+                        f"{path}: tensor {name!r} is stored as {header.dtype}; quantised checkpoints are not "
+                        "supported, bfloat16, float16 and float32 are"
+                    )
+                headers[name] = header
+    return headers
+
+
+def read_some(folder: Path, names: Collection[str]) -> dict[str, Tensor]:
+    """Return the tensors of these names; raises CheckpointError as `read_tensors` does."""
+    tensors: dict[str, Tensor] = {}
+    for path in _shards(folder):
+        with _opened(path) as file:
+            tensors |= {name: file.get_tensor(name) for name in file.keys() if name in names}  # noqa: SIM118
+    return tensors
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError, struct.error) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def _shards(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{index} has no weight_map of tensors to files") from error
         # A shard is a plain file name: an index must not reach outside its folder.
-        if any(Path(name).name != name for name in shards):
+        if any(not isinstance(name, str) or Path(name).name != name for name in names):
             raise CheckpointError(f"{index} names a file outside its folder")
     else:
-        shards = ["model.safetensors"]
-    tensors: dict[str, Tensor] = {}
-    for name in shards:
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"no weights at {folder}: {name} is missing")
-        try:
-            tensors.update(load_file(path))
-        except (SafetensorError, OSError, struct.error) as error:
-            raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
-    return tensors
+        names = ["model.safetensors"]
+    for name in names:
+        if not (folder / name).is_file():
+            unread = sorted(path.name for path in folder.glob("*") if path.suffix in UNREAD)
+            hint = f"; {unread[0]} is not read: only safetensors are, convert it" if unread else ""
+            raise CheckpointError(f"no weights at {folder}: {name} is missing{hint}")
+    return [folder / name for name in names]
 
 
 def load_into(network: nn.Module, tensors: dict[str, Tensor], *, source: str, skip: Iterable[str] = ()) -> None:

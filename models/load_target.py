@@ -10,7 +10,8 @@ import torch
 from core.errors import CheckpointError, ConfigError
 from core.registry import TARGET_LIBRARIES, TARGETS
 from core.types import Numerics
-from models.checkpoint import check_architecture, load_into, read_config, read_tensors
+from models.checkpoint import check_architecture, load_into, read_tensors
+from models.config_json import read_config
 from models.network import for_inference
 from models.target import Target, TargetConfig
 

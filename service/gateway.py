@@ -210,7 +210,7 @@ def run(settings: Settings) -> int:
 
 async def serve_http(settings: Settings, stop: asyncio.Event) -> None:
     """Serve HTTP until `stop` is set."""
-    gateway = Gateway(settings, Tokenizer(target_folder(settings.engine.target)))
+    gateway = Gateway(settings, Tokenizer(target_folder(settings.engine.target, settings.engine.target_revision)))
     # A cancelled handler is how a client's leaving is noticed before the next write.
     runner = web.AppRunner(gateway.app(), handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()

@@ -262,8 +262,8 @@ def run(settings: Settings) -> int:
 async def serve_queue(settings: Settings, stop: asyncio.Event) -> None:
     """Load the model and work off the queue until `stop` is set."""
     engine = build_engine(settings)
-    host = EngineHost(engine, settings.engine)
-    await work(settings, stop, engine, Tokenizer(target_folder(settings.engine.target)), host)
+    folder = target_folder(settings.engine.target, settings.engine.target_revision)
+    await work(settings, stop, engine, Tokenizer(folder), EngineHost(engine, settings.engine))
 
 
 async def work(

@@ -32,8 +32,11 @@ CONFINED = {
 }
 
 # Folders and modules that must not load torch, so that the gateway needs none and the rest is testable anywhere.
-TORCH_FREE = ("core", "client", "policies", "engine.scheduler", "engine.blocks")
-MAY_USE_TORCH = ("core.tensors",)
+TORCH_FREE = (
+    *("core", "client", "policies", "engine.scheduler", "engine.blocks"),
+    *("models.formats", "models.config_json", "models.drafter_kind", "models.folders", "models.hub"),
+)
+MAY_USE_TORCH = ("core.tensors", "models.formats.checkpoint")
 
 # Reading a file must never run code from it.
 UNSAFE_CALLS = {"eval", "exec", "torch.load", "yaml.load", "pickle.load", "pickle.loads", "marshal.loads"}

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from core.config import DSparkSettings, Settings, kind_of
+from core.config import CheckpointSettings, Settings, checkpoint_kind, kind_of
 from core.reliability import Reliability, measure
 from core.statistics import Interval, bootstrap_interval
 from core.types import Calibration
 from engine.build import build_engine
 from models.calibration_file import CALIBRATION_FILE, CalibrationFile, write_calibration
-from models.folders import dspark_folder
+from models.folders import drafter_folder
 from policies.calibration_fit import (
     fit_logistic,
     fit_temperatures,
@@ -157,8 +157,8 @@ def judge(calibration: Calibration, rounds: RecordedRounds, questions: Sequence[
 def write(task: Task, report: Findings, console: Console) -> None:
     """Write the file and the report where they were asked for."""
     output, drafter = task.output, task.settings.drafter
-    if output is None and isinstance(drafter, DSparkSettings):
-        output = dspark_folder(drafter.path) / CALIBRATION_FILE
+    if output is None and isinstance(drafter, CheckpointSettings):
+        output = drafter_folder(checkpoint_kind(drafter), drafter.path, drafter.revision) / CALIBRATION_FILE
     kept = report.judged[task.fit]
     if output:
         file = CalibrationFile(

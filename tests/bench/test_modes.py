@@ -14,6 +14,7 @@ from core.config import (
     OffSettings,
 )
 from core.errors import ConfigError
+from paths import FIXTURES
 
 ENGINE = EngineSettings(max_num_seqs=3)
 
@@ -38,9 +39,10 @@ def test_a_policy_is_named_with_the_value_it_is_known_by(name, policy):
     assert (settings.policy, settings.drafter) == (policy, DSparkSettings())
 
 
-def test_a_mode_may_name_its_own_drafter(tmp_path):
+def test_a_mode_may_name_its_own_drafter():
+    folder = str(FIXTURES / "dspark_vanilla")
     assert mode_settings("confidence@ngram", "dspark", ENGINE).drafter == NgramSettings()
-    assert mode_settings(f"fixed:1@{tmp_path}", "ngram", ENGINE).drafter == DSparkSettings(str(tmp_path))
+    assert mode_settings(f"fixed:1@{folder}", "ngram", ENGINE).drafter == DSparkSettings(folder)
     assert mode_settings("off@dspark", "ngram", ENGINE).drafter == DSparkSettings()
 
 
@@ -55,7 +57,7 @@ def test_the_default_modes_are_modes():
         ("off:1", "'off' takes none"),
         ("fixed:many", "makes no settings"),
         ("fixed:0", "makes no settings"),
-        ("confidence@nowhere", "drafter must be a kind or a checkpoint folder, got 'nowhere'"),
+        ("confidence@nowhere", "drafter must be a kind, a checkpoint folder or a Hub id, got 'nowhere'"),
         ("fixed:8@ngram", "max_drafts"),
     ],
 )

@@ -1,5 +1,6 @@
 """The command line: flags become settings, errors are one line and a status, help needs no torch."""
 
+import json
 import re
 import subprocess
 import sys
@@ -20,6 +21,23 @@ from paths import FIXTURES
 NGRAM = '{"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4, "prompt_lookup_min": 1}'
 
 
+TINY = {
+    "vocab_size": 8,
+    "hidden_size": 4,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e4,
+}
+DFLASH = {"block_size": 4, "mask_token_id": 7, "target_layer_ids": [0]}
+
+
+def write_config(folder, **config):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def settings_of(*arguments: str) -> Settings:
     return load_settings(None, {}, setting_flags(make_parser().parse_args(["serve", *arguments])))[0]
 
@@ -31,11 +49,23 @@ def test_serve_without_flags_is_the_defaults():
 def test_each_serve_flag_reaches_its_setting():
     settings = settings_of(
         *("--host", "0.0.0.0", "--port", "0", "--target", "/m/t", "--drafter", "ngram", "--policy", "fixed:3"),
-        *("--verifier", "coupled", "--redis-url", "redis://h", "--role", "worker", "--numerics", "batch_invariant"),
+        *(
+            "--target-revision",
+            "v1",
+            "--verifier",
+            "coupled",
+            "--redis-url",
+            "redis://h",
+            "--role",
+            "worker",
+            "--numerics",
+            "batch_invariant",
+        ),
     )
     assert (settings.engine.verifier, settings.engine.numerics) == ("coupled", "batch_invariant")
     assert (settings.server.host, settings.server.port, settings.server.role) == ("0.0.0.0", 0, "worker")
-    assert (settings.engine.target, settings.queue.redis_url) == ("/m/t", "redis://h")
+    assert (settings.engine.target, settings.engine.target_revision) == ("/m/t", "v1")
+    assert settings.queue.redis_url == "redis://h"
     assert (settings.drafter, settings.policy) == (NgramSettings(), FixedSettings(3))
 
 
@@ -46,17 +76,16 @@ def test_each_serve_flag_reaches_its_setting():
         ("ngram", {"drafter.kind": "ngram"}),
         ("none", {"drafter.kind": "none"}),
         ("demo", {"drafter.kind": "dspark", "drafter.path": "demo"}),
-        ("org/checkpoint", {"drafter.kind": "dspark", "drafter.path": "org/checkpoint"}),
     ],
 )
 def test_drafter_is_a_kind_or_a_folder(text, flags):
     assert drafter_flags(text) == flags
 
 
-def test_drafter_may_be_an_existing_folder_of_one_word(tmp_path, monkeypatch):
-    (tmp_path / "mine").mkdir()
+def test_a_drafters_kind_is_read_from_its_checkpoint(tmp_path, monkeypatch):
+    write_config(tmp_path / "mine", architectures=["DFlashDraftModel"], **TINY, dflash_config=DFLASH)
     monkeypatch.chdir(tmp_path)
-    assert drafter_flags("mine") == {"drafter.kind": "dspark", "drafter.path": "mine"}
+    assert drafter_flags("mine") == {"drafter.kind": "dflash", "drafter.path": "mine"}
 
 
 @pytest.mark.parametrize(
@@ -87,6 +116,9 @@ def test_policy_is_a_kind_with_an_optional_value(text, flags):
         (["--policy", "batch_table:7"], "such as 1-8=7"),
         (["--policy", "confidence:2"], "policy.threshold"),
         (["--role", "gateway"], "queue.redis_url"),
+        (["--drafter-revision", "v1"], "the demo has no revisions"),
+        (["--target-revision", "v1"], "the demo has no revisions"),
+        (["--drafter", "ngram", "--drafter-revision", "v1"], "unknown setting drafter.revision"),
         (["--speculative-config", '{"method": "eagle"}'], "'eagle' is not built"),
         (["--drafter", "ngram", "--speculative-config", NGRAM], "--speculative-config and --drafter both"),
         (["--policy", "off", "--speculative-config", NGRAM], "--speculative-config and --policy both"),
@@ -200,5 +232,5 @@ def test_a_shadowing_package_is_named_with_its_cure(tmp_path):
 def test_inspect_describes_a_drafter(capsys):
     assert main(["inspect", str(FIXTURES / "dspark_vanilla")]) == 0
     said = capsys.readouterr().out
-    for words in ("drafter (DSpark)", "reads target layers", "Markov, rank", "parameters"):
+    for words in ("drafter (DSpark)", "reads target layers", "Markov (vanilla), rank", "parameters"):
         assert words in said

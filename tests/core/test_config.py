@@ -136,7 +136,7 @@ def test_environment_values_are_toml_scalars_or_plain_strings():
         ({"SPECD_SERVER__REQUEST_TIMEOUT_S": "nan"}, ["server.request_timeout_s", "nan"]),
         ({"SPECD_SERVER__REQUEST_TIMEOUT_S": "inf"}, ["server.request_timeout_s", "inf"]),
         ({"SPECD_LOG__LEVEL": "loud"}, ["log.level", "'warning'", "'loud'"]),
-        ({"SPECD_DRAFTER__KIND": "ngrm"}, ["drafter.kind", "'ngram'", "dspark, ngram, none"]),
+        ({"SPECD_DRAFTER__KIND": "ngrm"}, ["drafter.kind", "'ngram'", "dspark, eagle3, ngram, none"]),
         ({"SPECD_DRAFTER__MAX_DRAFTS": "3"}, ["drafter.max_drafts", "kind 'dspark'", "path"]),
         ({"SPECD_POLICY__LENGTH": "3"}, ["policy.length", "kind 'load_adaptive'"]),
         ({"SPECD_QUEUE__REDIS_URL": "http://h"}, ["queue.redis_url", "redis://", "http://h"]),
@@ -280,7 +280,7 @@ def test_a_named_policy_may_give_its_kinds_name_other_fields(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[drafters.small]\nmax_drafts = 3", ["drafters.small.kind is missing", "dspark, ngram, none"]),
+        ("[drafters.small]\nmax_drafts = 3", ["drafters.small.kind is missing", "dspark, eagle3, ngram, none"]),
         ("[drafters.small]\nkind = 'ngrm'", ["drafters.small.kind", "'ngram'"]),
         ("[drafters.small]\nkind = 'ngram'\nmax_draft = 3", ["drafters.small.max_draft", "'max_drafts'"]),
         ("[drafters.small]\nkind = 'ngram'\nmin_ngram = 5", ["drafter 'small'", "min_ngram", "max_ngram 3"]),

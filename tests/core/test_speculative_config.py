@@ -6,8 +6,10 @@ import pytest
 
 from core.config import (
     BatchTableSettings,
+    DFlashSettings,
     DraftModelSettings,
     DSparkSettings,
+    Eagle3Settings,
     FixedSettings,
     LoadAdaptiveSettings,
     NgramSettings,
@@ -67,6 +69,12 @@ def test_a_draft_model_is_a_folder_and_how_much_to_draft():
     assert settings_of(enable_adaptive_verification=True, **given)[1] == LoadAdaptiveSettings()
 
 
+@pytest.mark.parametrize(("method", "settings"), [("dflash", DFlashSettings), ("eagle3", Eagle3Settings)])
+def test_a_checkpoint_is_a_model_at_a_revision(method, settings):
+    given = {"method": method, "model": "owner/name", "revision": "v1.0", "num_speculative_tokens": 3}
+    assert settings_of(**given) == (settings("owner/name", "v1.0"), FixedSettings(3))
+
+
 def test_without_a_number_the_policy_stays_what_it_is():
     assert "policy.kind" not in speculative_flags('{"method": "dspark", "model": "/m/d"}')
 
@@ -96,9 +104,11 @@ def test_null_and_what_specd_does_anyway_ask_for_nothing():
     [
         ("{", ["not valid JSON"]),
         ("[]", ["a JSON object"]),
-        ("{}", ["needs a method", "dspark, ngram, suffix, draft_model, none"]),
-        ('{"method": "eagle3"}', ["'eagle3' is not built", "dspark, ngram, suffix, draft_model, none"]),
-        ('{"method": "dflash", "model": "x"}', ["'dflash' is not built"]),
+        ("{}", ["needs a method", "dspark, dflash, eagle3, draft_model, ngram, suffix, none"]),
+        ('{"method": "eagle"}', ["'eagle' is not built", "dspark, dflash, eagle3, draft_model, ngram, suffix, none"]),
+        ('{"method": "eagle3"}', ["'eagle3' needs model", "Hub id"]),
+        ('{"method": "eagle3", "model": "x", "code_revision": "y"}', ["code_revision is not supported"]),
+        ('{"method": "ngram", "num_speculative_tokens": 3, "revision": "y"}', ["revision has no meaning", "'ngram'"]),
         ('{"method": "ngrm"}', ["unknown method", "did you mean 'ngram'"]),
         ('{"method": ["ngram"]}', ["unknown method"]),
         ('{"method": "ngram"}', ["needs num_speculative_tokens"]),

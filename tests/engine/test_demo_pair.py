@@ -12,7 +12,7 @@ from drafters.dspark import DSpark
 from drafters.ngram import NGram
 from engine.shape import EngineShape
 from equality import assert_same_texts
-from models.folders import dspark_folder, target_folder
+from models.folders import drafter_folder, target_folder
 from models.load_drafter import load_dspark
 from models.load_target import load_target
 from models.tokenizer import Tokenizer
@@ -48,7 +48,9 @@ def plain(target, prompts):
 
 
 def make_drafter(name, target):
-    return DSpark("dspark", load_dspark(dspark_folder("demo"), target), target) if name == "dspark" else NGram()
+    return (
+        DSpark("dspark", load_dspark(drafter_folder("dspark", "demo"), target), target) if name == "dspark" else NGram()
+    )
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from models import checkpoint
+from models.config_json import read_config
 from models.dflash_net import DFlashConfig, DFlashNet
 from models.load_drafter import load_dspark
 from toys import tiny_config
@@ -43,7 +44,7 @@ RECIPE = DrafterRecipe(
 def reference():
     expected = load_file(FIXTURE / "expected.safetensors")
     tensors = checkpoint.read_tensors(FIXTURE)
-    network = DFlashNet(DFlashConfig.from_json(checkpoint.read_config(FIXTURE)))
+    network = DFlashNet(DFlashConfig.from_json(read_config(FIXTURE)))
     checkpoint.load_into(network, tensors, source="fixture", skip=("embed_tokens.weight", "lm_head.weight"))
     tokens = expected["train.input_ids"]
     blocks = make_blocks(
