@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from core.errors import CheckpointError
-from models.formats.keys import Config, check_neutral, flag, one_of, required, section, whole_number
+from models.formats.keys import Config, check_neutral, flag, one_of, required, section, size
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 # Layer families: what a layer has between its input and its output.
@@ -69,16 +69,16 @@ def translate_backbone(config: Config, family: str) -> Config:
         raise CheckpointError(f"config.json: model_type {family!r} is no layer family of ours; {_list(FAMILIES)} are")
     is_gemma = family == "gemma4_text"
     check_neutral(config, {key: values for key, values in NEUTRAL.items() if not (is_gemma and key == "hidden_act")})
-    made: Config = {key: whole_number(required(config, key), key) for key in SIZES if key != "num_key_value_heads"}
+    made: Config = {key: size(required(config, key), key) for key in SIZES if key != "num_key_value_heads"}
     heads = made["num_attention_heads"]
-    made["num_key_value_heads"] = whole_number(config.get("num_key_value_heads", heads), "num_key_value_heads")
+    made["num_key_value_heads"] = size(config.get("num_key_value_heads") or heads, "num_key_value_heads")
     made["model_type"] = family
-    made["head_dim"] = whole_number(config.get("head_dim") or made["hidden_size"] // heads, "head_dim")
+    made["head_dim"] = size(config.get("head_dim") or made["hidden_size"] // heads, "head_dim")
     made["rms_norm_eps"] = required(config, "rms_norm_eps")
     made["attention_bias"] = flag(config, "attention_bias", default=False)
     made["rope_parameters"] = translate_rope(config, family)
     if config.get("max_position_embeddings") is not None:
-        made["max_position_embeddings"] = whole_number(config["max_position_embeddings"], "max_position_embeddings")
+        made["max_position_embeddings"] = size(config["max_position_embeddings"], "max_position_embeddings")
     if is_gemma:
         made |= {key: config[key] for key in GEMMA if config.get(key) is not None}
     return made
@@ -117,9 +117,7 @@ def translate_windows(config: Config, extra: Config, num_layers: int) -> Config:
         if SLIDING not in types:
             types, sliding_is_causal = [SLIDING] * num_layers, False
     if SLIDING in types:
-        window = whole_number(required({"sliding_window": window}, "sliding_window"), "sliding_window")
-        if window < 1:
-            raise CheckpointError(f"config.json: sliding_window must be at least 1, got {window}")
+        window = size(required({"sliding_window": window}, "sliding_window"), "sliding_window")
     # Both keys have been written, at either place; each overrides every layer.
     places = (("config.json", config), ("dflash_config", extra))
     told = [value for key in ("is_causal", "causal") if (value := one_of(places, key)) is not None]

@@ -83,6 +83,13 @@ def whole_number(value: object, key: str) -> int:
     return value
 
 
+def size(value: object, key: str) -> int:
+    """Return `value` if it is a whole number of at least 1; raises CheckpointError naming `key`."""
+    if whole_number(value, key) < 1:
+        raise CheckpointError(f"config.json: {key} must be at least 1, got {value}")
+    return whole_number(value, key)
+
+
 def flag(config: Config, key: str, default: bool) -> bool:
     """Return the boolean under `key`, `default` if it is missing or null; raises CheckpointError for anything else."""
     value = config.get(key)

@@ -63,6 +63,7 @@ def speculators_eagle3(**changes):
         (dspark(sample_from_anchor="yes"), ["sample_from_anchor must be true or false"]),
         (dspark(layer_types=["linear_attention", "full_attention"]), ["layer_types holds 'linear_attention'"]),
         (dspark(draft_vocab_size=300), ["draft_vocab_size must be in 1..256"]),
+        (dspark(num_attention_heads=0), ["num_attention_heads must be at least 1"]),
         (dspark(hidden_size="wide"), ["hidden_size must be a whole number", "'wide'"]),
         (zlab({"causal_head": True}), ["dflash_config: key 'causal_head' is not understood"]),
         (zlab({"attention_sink_bias": True}), ["attention_sink_bias is True"]),
