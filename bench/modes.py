@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from core.config import SECTIONS, EngineSettings, Settings, nearest
+from core.config import SECTIONS, EngineSettings, PolicyChoice, Settings, nearest
 from core.config_check import check_settings
 from core.errors import ConfigError
 from models.drafter_kind import drafter_kind
@@ -42,8 +42,9 @@ def mode_settings(name: str, drafter: str, engine: EngineSettings) -> Settings:
         raise ConfigError(f"unknown mode {name!r}; {nearest(kind, list(SECTIONS['policy']))}")
     policy = {"kind": kind}
     if has_value:
-        # The field that a policy is known by comes first in its settings.
-        fields = SECTIONS["policy"][kind].__struct_fields__
+        # The field that a policy is known by comes first of those that are its own.
+        common = PolicyChoice.__struct_fields__
+        fields = [name for name in SECTIONS["policy"][kind].__struct_fields__ if name not in common]
         if not fields:
             raise ConfigError(f"mode {name!r} has a value, but {kind!r} takes none")
         policy[fields[0]] = value

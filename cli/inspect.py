@@ -18,6 +18,9 @@ from models.formats.translate import is_drafter
 from models.load_target import TARGET_ARCHITECTURES, check_unquantised, read_target_config, target_architecture
 from models.shape import TargetShape
 
+# How transformers names what may be a target.
+GENERATING = ("ForCausalLM", "ForConditionalGeneration")
+
 Rows = list[tuple[str, str]]
 
 
@@ -48,6 +51,11 @@ def describe_target(folder: Path, config: dict[str, Any]) -> Rows:
     architecture = target_architecture(config, folder)
     check_unquantised(config, folder)
     if architecture not in TARGET_ARCHITECTURES:
+        if not architecture.endswith(GENERATING):
+            raise CheckpointError(
+                f"{folder}: architecture {architecture!r} is not one that generates text, neither a target "
+                f"({', '.join(TARGET_ARCHITECTURES)}, or one that transformers computes) nor a drafter"
+            )
         how = "by transformers, if the trial at loading finds that it can (not specd's own network)"
         return [("role", "target"), ("computed", how), *tensor_rows(read_headers(folder))]
     described = read_target_config(folder)

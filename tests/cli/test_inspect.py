@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from cli.inspect import attention_rows
 from cli.main import main
+from models.load_target import read_target_config
 from paths import FIXTURES
 from tests.models.formats import foreign
 
@@ -76,8 +78,39 @@ def test_a_drafter_of_another_target_does_not_fit(tmp_path, capsys, changes, wor
 
 def test_a_target_is_described(capsys):
     status, rows, _ = inspect(capsys, TARGET)
-    assert (status, rows["role"], rows["layers"]) == (0, "target", "8 (qwen3)")
+    assert (status, rows["role"], rows["layers"]) == (0, "target", "8")
+    assert rows["attention"] == "4 heads, 2 kv heads of 24"
     assert inspect(capsys, TARGET, "--target", TARGET)[0] == 1
+
+
+def test_layers_of_different_kinds_are_told_apart(tmp_path, capsys):
+    config = {
+        "architectures": ["Gemma4ForCausalLM"],
+        "model_type": "gemma4_text",
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        "sliding_window": 5,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "global_head_dim": 16,
+        "num_global_key_value_heads": 1,
+        "hidden_size_per_layer_input": 0,
+        "num_kv_shared_layers": 0,
+    }
+    described = read_target_config(foreign.write(tmp_path, config, {"unread": torch.ones(1)}))
+    told = [value for name, value in attention_rows(described.shape) if name == "attention"]
+    assert told == ["4 heads, 2 kv heads of 8, window 5 (2 layers)", "4 heads, 2 kv heads of 16 (1 layers)"]
+
+
+def test_an_architecture_that_transformers_may_compute_is_told_as_such(tmp_path, capsys):
+    folder = foreign.write(tmp_path, {"architectures": ["MistralForCausalLM"]}, {"model.x": torch.ones(2)})
+    status, rows, _ = inspect(capsys, folder)
+    assert status == 0
+    assert "by transformers" in rows["computed"]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +120,7 @@ def test_a_target_is_described(capsys):
         ({}, {"layers.0.g_proj.weight": torch.ones(1)}, "'layers.0.g_proj.weight' is not understood"),
         ({}, {"fc.weight": torch.ones(2, dtype=torch.int8)}, "'fc.weight' is stored as I8"),
         ({"architectures": ["DominoDraftModel"]}, {}, "Domino"),
-        ({"architectures": ["BertModel"]}, {}, "architecture ['BertModel']"),
+        ({"architectures": ["BertModel"]}, {}, "architecture 'BertModel'"),
     ],
 )
 def test_what_is_not_understood_is_status_1_and_named(tmp_path, capsys, changes, extra, words):

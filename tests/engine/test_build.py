@@ -15,7 +15,7 @@ from core.config import (
 from core.errors import CheckpointError, ConfigError
 from core.types import Sampling
 from engine.build import build_engine, log_unpinned, make_policy
-from paths import FIXTURES
+from models.folders import drafter_folder
 from tests.plugins import install
 
 
@@ -58,8 +58,8 @@ def test_models_of_the_hub_that_no_commit_names_are_logged():
 
 def test_a_configured_kind_that_the_checkpoint_is_not_is_refused_saying_what_to_write():
     settings = Settings(
-        engine=EngineSettings(target=str(FIXTURES / "target_qwen3"), kv_cache_tokens=1024, profile=False),
-        drafter=DFlashSettings(str(FIXTURES / "dspark_vanilla")),
+        engine=EngineSettings(kv_cache_tokens=2048, profile=False),
+        drafter=DFlashSettings(str(drafter_folder("dspark", "demo"))),
     )
     with pytest.raises(CheckpointError, match='asks for dflash; write kind = "dspark"'):
         build_engine(settings)
