@@ -9,7 +9,8 @@ from typing import Any
 from core.errors import CheckpointError
 from models.calibration_file import CALIBRATION_FILE, read_calibration
 from models.checkpoint import read_config, read_tensors
-from models.dflash_net import DFlashConfig
+from models.decoder import DecoderConfig
+from models.dflash_config import DFlashConfig
 from models.load_drafter import DRAFTER_ARCHITECTURES
 from models.load_target import TARGET_ARCHITECTURES
 from models.qwen3 import Qwen3Config
@@ -39,7 +40,7 @@ def describe(folder: Path) -> list[tuple[str, str]]:
     return rows + _tensor_rows(read_tensors(folder))
 
 
-def _shape_rows(config: Qwen3Config) -> list[tuple[str, str]]:
+def _shape_rows(config: DecoderConfig) -> list[tuple[str, str]]:
     return [
         ("layers", str(config.num_hidden_layers)),
         ("hidden size", f"{config.hidden_size} (mlp {config.intermediate_size})"),
@@ -53,13 +54,19 @@ def _shape_rows(config: Qwen3Config) -> list[tuple[str, str]]:
 
 
 def _drafter_rows(config: DFlashConfig, folder: Path) -> list[tuple[str, str]]:
-    is_calibrated = read_calibration(folder, config.block_size) is not None
+    is_calibrated = read_calibration(folder, config.num_drafts) is not None
     return [
         ("role", "drafter (DSpark)" if config.markov_rank else "drafter (DFlash)"),
-        ("drafts per step", f"{config.block_size} (block size)"),
-        ("reads target layers", f"{', '.join(map(str, config.target_layer_ids))} of {config.num_target_layers}"),
+        ("drafts per step", f"{config.num_drafts} (blocks of {config.block_size})"),
+        (
+            "reads target layers",
+            f"{', '.join(map(str, config.target_layer_ids))} of {config.num_target_layers or 'any number'}",
+        ),
         ("mask token", str(config.mask_token_id)),
-        ("sequential head", f"Markov, rank {config.markov_rank}" if config.markov_rank else "none"),
+        (
+            "sequential head",
+            f"Markov, {config.markov_head_type}, rank {config.markov_rank}" if config.markov_rank else "none",
+        ),
         ("confidence head", "yes" if config.enable_confidence_head else "none"),
         ("calibration", CALIBRATION_FILE if is_calibrated else "none; `specd calibrate` makes one"),
         *_shape_rows(config.backbone),

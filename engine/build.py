@@ -129,7 +129,7 @@ def make_drafter(settings: DrafterSettings, target: Target) -> Drafter | None:
     if isinstance(settings, DSparkSettings):
         folder = dspark_folder(settings.path)
         network = load_dspark(folder, target)
-        return DSpark("dspark", network, target, read_calibration(folder, network.config.block_size))
+        return DSpark("dspark", network, target, read_calibration(folder, network.config.num_drafts))
     if isinstance(settings, NgramSettings):
         return NGram(max_drafts=settings.max_drafts, max_ngram=settings.max_ngram, min_ngram=settings.min_ngram)
     return None

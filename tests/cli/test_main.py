@@ -200,5 +200,5 @@ def test_a_shadowing_package_is_named_with_its_cure(tmp_path):
 def test_inspect_describes_a_drafter(capsys):
     assert main(["inspect", str(FIXTURES / "dspark_vanilla")]) == 0
     said = capsys.readouterr().out
-    for words in ("drafter (DSpark)", "reads target layers", "Markov, rank", "parameters"):
+    for words in ("drafter (DSpark)", "reads target layers", "Markov, vanilla, rank", "parameters"):
         assert words in said

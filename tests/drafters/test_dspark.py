@@ -84,7 +84,7 @@ def test_biased_logits_match_the_reference_along_its_tokens(drafter, expected):
     question = ask(kv, [int(ids[11])], [11], temperature=1.0)
     hidden = drafter._block(question)
     previous = torch.cat((ids[11:12], expected["round0.greedy_tokens"][:-1]))
-    biased = drafter.target.logits(hidden)[0] + drafter.network.markov_head(previous)
+    biased = drafter.target.logits(hidden)[0] + drafter.network.markov_head(previous, hidden[0])
     torch.testing.assert_close(biased, expected["round0.draft_logits"], atol=1e-4, rtol=1e-4)
 
 

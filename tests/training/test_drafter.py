@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from models import checkpoint
-from models.dflash_net import DFlashConfig, DFlashNet
+from models.dflash_config import DFlashConfig
+from models.dflash_net import DFlashNet
 from models.load_drafter import load_dspark
 from toys import tiny_config
 from training.acceptance import expected_survival
