@@ -7,22 +7,29 @@ import torch
 
 from core.tensors import Commit, DraftAsk, PagedKV, Processing
 from core.types import Numerics
-from drafters.dspark import DSpark
-from models.load_drafter import load_dspark
-from models.load_target import load_target
-from paths import FIXTURES
+from tests.drafters.dflash_cases import fixture_drafter, make_drafter, random_checkpoint
 
 BLOCK_SIZE, BLOCKS = 4, 40
 LENGTHS = (1, 6, 33, 140)
 
 
-@pytest.fixture(scope="module")
-def drafters():
-    made = {}
-    for numerics in Numerics:
-        target = load_target(FIXTURES / "target_qwen3", torch.float32, numerics)
-        made[numerics] = DSpark("dspark", load_dspark(FIXTURES / "dspark_vanilla", target), target)
-    return made
+WINDOWS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 9}
+MAKERS = {
+    "dspark_vanilla": lambda numerics: fixture_drafter("dspark_vanilla", numerics),
+    "dspark_gated": lambda numerics: fixture_drafter("dspark_gated", numerics),
+    "dspark_rnn": lambda numerics: fixture_drafter("dspark_rnn", numerics),
+    "dflash": lambda numerics: fixture_drafter("dflash", numerics),
+    "window": lambda numerics: fixture_drafter("dspark_rnn", numerics, **WINDOWS),
+    "causal window": lambda numerics: fixture_drafter("dflash", numerics, is_causal=True, **WINDOWS),
+    "reduced": lambda numerics: make_drafter(
+        *random_checkpoint(own_ends=True, draft_vocab_size=100, markov_rank=8), numerics
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def drafters(request):
+    return {numerics: MAKERS[request.param](numerics) for numerics in Numerics}
 
 
 def features_of(drafter):
