@@ -1,4 +1,4 @@
-"""DFlash: one parallel pass of a small network over the target's features drafts a whole block (arXiv 2602.06036).
+"""DFlash: one parallel pass of a small network over the target's features drafts a whole block.
 
 Committed rows become context keys and values once (`extend`); a proposal runs a block, the anchor and masks, through
 the draft layers. Slot j stands at anchor + j and predicts the token after it (DeepSpec's convention), or the token at

@@ -70,6 +70,12 @@ def random_checkpoint(seed=0, *, own_ends=False, **changes):
             "mlp.up_proj.weight": (inner, hidden),
             "mlp.down_proj.weight": (hidden, inner),
         }
+        has_bias = {"self_attn": config["attention_bias"], "mlp": config.get("mlp_bias")}
+        own |= {
+            f"{name.removesuffix('weight')}bias": shape[:1]
+            for name, shape in own.items()
+            if has_bias.get(name.partition(".")[0])
+        }
         if config["model_type"] == "qwen3":
             own |= {"self_attn.q_norm.weight": (size,), "self_attn.k_norm.weight": (size,)}
         shapes |= {f"layers.{layer}.{name}": shape for name, shape in own.items()}

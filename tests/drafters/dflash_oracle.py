@@ -28,8 +28,8 @@ def draft_by_hand(config, tensors, embedding, head, features, anchor):
         normed = norm(hidden, part["input_layernorm.weight"])
         hidden = hidden + attend(config, part, layer, normed, context, places)
         normed = norm(hidden, part["post_attention_layernorm.weight"])
-        gate, up = normed @ part["mlp.gate_proj.weight"].T, normed @ part["mlp.up_proj.weight"].T
-        hidden = hidden + (gate * gate.sigmoid() * up) @ part["mlp.down_proj.weight"].T
+        gate, up = linear(part, "mlp.gate_proj", normed), linear(part, "mlp.up_proj", normed)
+        hidden = hidden + linear(part, "mlp.down_proj", gate * gate.sigmoid() * up)
     hidden = norm(hidden, w["norm.weight"])
     if not config.get("sample_from_anchor", True):
         hidden = hidden[1:]
@@ -67,13 +67,13 @@ def attend(config, part, layer, normed, context, places):
     """Attend from a block's slots to context and block, under the layer's own mask."""
     heads, kv_heads, size = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
     rows, keys_at = torch.cat((context, normed)), torch.arange(len(context) + len(normed))
-    q = (normed @ part["self_attn.q_proj.weight"].T).view(-1, heads, size)
-    k = (rows @ part["self_attn.k_proj.weight"].T).view(-1, kv_heads, size)
-    v = (rows @ part["self_attn.v_proj.weight"].T).view(-1, kv_heads, size)
+    q = linear(part, "self_attn.q_proj", normed).view(-1, heads, size)
+    k = linear(part, "self_attn.k_proj", rows).view(-1, kv_heads, size)
+    v = linear(part, "self_attn.v_proj", rows).view(-1, kv_heads, size)
     if "self_attn.q_norm.weight" in part:
         q, k = norm(q, part["self_attn.q_norm.weight"]), norm(k, part["self_attn.k_norm.weight"])
-    theta = config["rope_parameters"]["rope_theta"]
-    q, k = rope(q, places, theta), rope(k, keys_at, theta)
+    theta, stretch = config["rope_parameters"]["rope_theta"], config["rope_parameters"].get("factor", 1.0)
+    q, k = rope(q, places / stretch, theta), rope(k, keys_at / stretch, theta)
     behind = places[:, None] - keys_at
     seen = torch.ones_like(behind, dtype=torch.bool)
     slides = config.get("layer_types", ["full_attention"] * 9)[layer] == "sliding_attention"
@@ -84,7 +84,7 @@ def attend(config, part, layer, normed, context, places):
     k, v = (x.repeat_interleave(heads // kv_heads, 1) for x in (k, v))
     scores = torch.einsum("qhd,khd->hqk", q, k) / size**0.5
     mixed = torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
-    return mixed.flatten(1) @ part["self_attn.o_proj.weight"].T
+    return linear(part, "self_attn.o_proj", mixed.flatten(1))
 
 
 def rope(x, positions, theta):
@@ -102,5 +102,5 @@ def norm(x, weight):
 
 
 def linear(w, name, x):
-    """A projection with a bias."""
-    return w[f"{name}.weight"] @ x + w[f"{name}.bias"]
+    """A projection, with a bias where there is one."""
+    return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0)

@@ -47,6 +47,11 @@ VARIANTS = {
     "narrower than the target": {"hidden_size": 48, "target_hidden_size": 64, "own_ends": True},
     "confidence without a sequential head": {"enable_confidence_head": True, "confidence_head_with_markov": False},
     "llama layers": {"model_type": "llama"},
+    "llama layers with biases": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
+    "llama layers, rotation stretched": {
+        "model_type": "llama",
+        "rope_parameters": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0},
+    },
     "all of it": {
         **REDUCED,
         **RNN,
