@@ -14,6 +14,8 @@ PYTHONS := python3.11 python3.12 python3.13 python3 python
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 # torch's OpenMP threads spin while they wait, which starves every other process on a small machine.
 export OMP_WAIT_POLICY := PASSIVE
+# Tests of one file share what it sets up, so a file stays with one process.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -29,10 +31,10 @@ serve: $(STAMP)
 	@$(BIN)/specd serve $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-all: lint
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(PYTEST) -m "" $(ARGS)
 	$(BIN)/specd prove --full
 
 lint: $(STAMP)

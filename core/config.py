@@ -53,8 +53,10 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     verifier is that of requests without a seed, those with one are always `coupled`; batch_invariant numerics make an
     answer independent of the batch around it, bit for bit. With profile, what steps cost is measured at start-up where
     a policy asks for it, and kept in cost_table_dir (None: nowhere); with refine_costs, the steps that are run correct
-    it. proof_dir keeps the proofs of drafters that specd does not ship (`specd prove --drafter NAME`); one without a
-    proof there runs as if it were deterministic.
+    it. spare_kv_mib and most_drafts keep room for drafters that are loaded while it runs: MiB for their KV, beside what
+    unloaded ones give back, and drafts per step, if the configured drafters make fewer. proof_dir keeps the proofs of
+    drafters that specd does not ship (`specd prove --drafter NAME`); one without a proof there runs as if it were
+    deterministic.
     """
 
     target: Name = DEMO
@@ -72,6 +74,8 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     profile: bool = True
     cost_table_dir: Name | None = None
     refine_costs: bool = True
+    spare_kv_mib: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
+    most_drafts: Annotated[int, Meta(ge=0, le=64)] = 0
     proof_dir: Name | None = None
 
 

@@ -91,9 +91,16 @@ TARGETS = Registry(
     "target architecture",
     {
         "Qwen3ForCausalLM": "models.qwen3:Qwen3",
+        "Qwen3MoeForCausalLM": "models.qwen3_moe:Qwen3Moe",
         "LlamaForCausalLM": "models.llama:Llama",
+        "Gemma4ForCausalLM": "models.gemma4:Gemma4",
+        # Its text part.
+        "Gemma4ForConditionalGeneration": "models.gemma4:Gemma4",
     },
 )
+
+# What computes checkpoints of other architectures; each is imported only for them, being an optional dependency.
+TARGET_LIBRARIES = Registry("target library", {"transformers": "models.transformers_target:load_with_transformers"})
 
 # Each takes the settings, runs until it is told to stop, and returns the exit status.
 ROLES = Registry(

@@ -102,6 +102,10 @@ class BlockPool:
         """Note that a drafter's part of a block is written; it stays so until the block is given away."""
         self._valid[block] |= 1 << drafter
 
+    def forget(self, drafter: int) -> None:
+        """Take no block's part of a drafter for written any more."""
+        self._valid = [valid & ~(1 << drafter) for valid in self._valid]
+
     def _take(self, count: int) -> list[int]:
         taken = [self._blank.pop() for _ in range(count)]
         for block in taken:

@@ -79,6 +79,8 @@ def build_engine(settings: Settings) -> Engine:
         kv_cache_tokens=wanted.kv_cache_tokens,
         block_size=wanted.block_size,
         prefix_cache=wanted.prefix_cache,
+        spare_kv_bytes=wanted.spare_kv_mib << 20,
+        most_drafts=wanted.most_drafts,
     )
     proofs = Path(wanted.proof_dir) if wanted.proof_dir else None
     untrusted = [

@@ -101,6 +101,19 @@ class Engine:
         if sequence:
             self._finish(sequence)
 
+    def load_drafter(self, name: str, drafter: Drafter, *, trusts_law: bool = True) -> None:
+        """Take in a drafter that requests may name from now on; raises ConfigError if no room was kept for it."""
+        self.memory.speculators.load(name, drafter, trusts_law=trusts_law)
+
+    def unload_drafter(self, name: str) -> None:
+        """Let a drafter and its KV go; its requests decode plainly from here on. ConfigError for an unknown name."""
+        speculator = self.memory.speculators.unload(name)
+        for sequence in self.scheduler.running:
+            if sequence.group[0] == name:
+                speculator.release(sequence.slot)
+        self.groups.leave(name, (*self.scheduler.running, *self.scheduler.waiting))
+        self.costs.pop(name, None)
+
     def generate(self, prompts: Iterable[str | tuple[int, ...]], sampling: Sampling) -> list[Completion]:
         """Run prompts, texts or token ids, to their ends and return their completions in order.
 

@@ -1,6 +1,6 @@
 """Who is planned by whom: the drafters and policies an engine was built with, and the group each request joins."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,9 +9,10 @@ import msgspec
 from core.config import nearest
 from core.errors import RequestError
 from core.types import Policy, Request
+from engine.drafter_set import DrafterSet
 from engine.group import PolicyGroup
 from engine.sequence import GroupKey, Sequence
-from engine.speculator import NO_DRAFTER, Speculator
+from engine.speculator import NO_DRAFTER
 from engine.stats import EngineStats
 from policies.fixed import Off
 
@@ -26,7 +27,7 @@ class Groups:
 
     def __init__(
         self,
-        speculators: Mapping[str, Speculator],
+        speculators: DrafterSet,
         policies: Mapping[str, MakePolicy],
         stats: EngineStats,
         num_slots: int,
@@ -39,7 +40,7 @@ class Groups:
     @property
     def default(self) -> GroupKey:
         """The drafter and the policy of a request that names neither."""
-        return next(iter(self._speculators)), next(iter(self._policies))
+        return self._speculators.default, next(iter(self._policies))
 
     def join(self, request: Request) -> Sequence:
         """Return a request's sequence, in the group that will plan it; raises RequestError for an unknown name."""
@@ -47,6 +48,15 @@ class Groups:
         group = self.by_key.get(key) or self._open(key)
         width, cap = group.speculator.spec.max_drafts, request.speculation.max_drafts
         return Sequence(request, key, width if cap is None else min(width, cap), width)
+
+    def leave(self, drafter: str, sequences: Iterable[Sequence]) -> None:
+        """Let sequences of a drafter that is gone decode plainly from here on, and forget its groups."""
+        self.by_key = {key: group for key, group in self.by_key.items() if key[0] != drafter}
+        for sequence in sequences:
+            if sequence.group[0] == drafter:
+                sequence.group, sequence.max_drafts, sequence.scratch_rows, sequence.extended = PLAIN, 0, 0, -1
+                if sequence.slot >= 0:
+                    (self.by_key.get(PLAIN) or self._open(PLAIN)).open(sequence.slot)
 
     def of(self, sequence: Sequence) -> PolicyGroup:
         """Return the group of a sequence."""
@@ -79,6 +89,9 @@ class Groups:
         if self._script:
             return self._script[0], self._script[1].name
         drafter, policy = asked.drafter or self.default[0], asked.policy or self.default[1]
+        if drafter in self._speculators.retired:
+            # It was there when the request was let in; what it would have drafted changes no answer.
+            drafter = NO_DRAFTER
         for kind, name, known in (("drafter", drafter, self._speculators), ("policy", policy, self._policies)):
             if name not in known:
                 hint = nearest(name, list(known))

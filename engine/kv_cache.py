@@ -28,3 +28,8 @@ class KVGroup:
     def view(self, block_tables: Tensor) -> PagedKV:
         """Return the group as seen through block tables i64 [B, max_blocks]."""
         return PagedKV(self.keys, self.values, block_tables, self.block_size)
+
+
+def kv_bytes(layers: Sequence[tuple[int, int]], num_blocks: int, block_size: int, dtype: torch.dtype) -> int:
+    """Return the memory that a group of such layers reserves."""
+    return 2 * num_blocks * block_size * sum(heads * head_dim for heads, head_dim in layers) * dtype.itemsize

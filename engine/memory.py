@@ -2,14 +2,13 @@
 
 from collections.abc import Collection, Mapping
 
-from core.errors import ConfigError
 from drafters.base import Drafter
 from engine.blocks import BlockPool
-from engine.kv_cache import KVGroup
+from engine.drafter_set import DrafterSet, Room
+from engine.kv_cache import KVGroup, kv_bytes
 from engine.scheduler import Limits, Scheduler
 from engine.shape import EngineShape
 from engine.slots import SlotTable
-from engine.speculator import NO_DRAFTER, Place, Speculator
 from engine.stats import EngineStats
 from models.target import Target
 
@@ -26,7 +25,7 @@ class EngineMemory:
         untrusted: Collection[str] = (),
     ) -> None:
         size, longest = shape.block_size, target.shape.max_positions
-        width = max((drafter.spec.max_drafts for drafter in drafters.values() if drafter), default=0)
+        width = max(shape.most_drafts, *(drafter.spec.max_drafts for drafter in drafters.values() if drafter), 0)
         # A sequence's draft rows reach at most this many blocks past the one of its anchor.
         num_scratch = shape.max_num_seqs * -(-width // size)
         num_blocks = shape.kv_cache_tokens // size + 1 + num_scratch
@@ -42,23 +41,12 @@ class EngineMemory:
         max_blocks = self.pool.blocks_for(limits.max_model_len + width + 1)
         self.slots = SlotTable(shape.max_num_seqs, max_blocks, target.shape.vocab_size)
         self.kv = KVGroup(target.shape.kv_layers, num_blocks, size, target.dtype)
-        self.speculators: dict[str, Speculator] = {}
-        for bit, (name, drafter) in enumerate(({**drafters} | {NO_DRAFTER: None}).items()):
-            if name == NO_DRAFTER and drafters.get(name):
-                raise ConfigError(f"no drafter can be called {NO_DRAFTER!r}: that is the name of having none")
-            layers = drafter.spec.kv_layers if drafter else ()
-            kv = KVGroup(layers, num_blocks, size, target.dtype) if layers else None
-            self.speculators[name] = Speculator(
-                Place(name, bit),
-                drafter,
-                kv,
-                self.pool,
-                stats,
-                target.shape.vocab_size,
-                trusts_law=name not in untrusted,
-            )
+        kept = [drafter.spec.kv_layers for drafter in drafters.values() if drafter]
+        first_bytes = sum(kv_bytes(layers, num_blocks, size, target.dtype) for layers in kept)
+        room = Room(num_blocks, width, first_bytes + shape.spare_kv_bytes)
+        self.speculators = DrafterSet(drafters, target, self.pool, room, stats, untrusted)
 
     @property
     def drafter_bytes(self) -> int:
         """Memory that all drafters' KV reserves."""
-        return sum(each.kv.num_bytes for each in self.speculators.values() if each.kv)
+        return sum(self.speculators.kv_bytes.values())

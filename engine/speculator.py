@@ -52,7 +52,7 @@ class Speculator:
         self.name, self.drafter, self.kv, self.vocab_size = place.name, drafter, kv, vocab_size
         self.spec = drafter.spec if drafter else DrafterSpec(name=NO_DRAFTER, max_drafts=0)
         self.trusts_law = trusts_law
-        self._bit, self._pool, self._stats = place.bit, pool, stats
+        self.bit, self._pool, self._stats = place.bit, pool, stats
 
     def open(self, sequence: Sequence) -> None:
         """Tell the drafter of an admitted sequence; one that fails here leaves the sequence undrafted."""
@@ -79,7 +79,7 @@ class Speculator:
             return
         while sequence.extended < sequence.num_computed:
             index = sequence.extended // size
-            if not self._pool.is_valid(sequence.blocks[index], self._bit):
+            if not self._pool.is_valid(sequence.blocks[index], self.bit):
                 return
             sequence.extended = min((index + 1) * size, sequence.num_computed)
 
@@ -106,7 +106,7 @@ class Speculator:
         for sequence, end in ends:
             if self.kv:
                 for index in range(sequence.extended // size, end // size):
-                    self._pool.set_valid(sequence.blocks[index], self._bit)
+                    self._pool.set_valid(sequence.blocks[index], self.bit)
             sequence.extended = end
 
     def view(self, block_tables: Tensor) -> PagedKV | None:

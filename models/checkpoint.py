@@ -19,6 +19,7 @@ from core.errors import CheckpointError
 
 FUSED = {
     ".qkv_proj.": (".q_proj.", ".k_proj.", ".v_proj."),
+    ".qk_proj.": (".q_proj.", ".k_proj."),
     ".gate_up_proj.": (".gate_proj.", ".up_proj."),
 }
 
@@ -92,12 +93,13 @@ def split_fused(network: nn.Module) -> dict[str, Tensor]:
     for name, parameter in network.named_parameters():
         names = _file_names(name)
         pieces: Iterable[Tensor] = [parameter.detach()]
-        if len(names) == 3:
-            attention = network.get_submodule(name.partition(".qkv_proj.")[0])
-            heads, kv_heads, dim = attention.num_heads, attention.num_kv_heads, attention.head_dim
-            pieces = parameter.detach().split((heads * dim, kv_heads * dim, kv_heads * dim))  # type: ignore[operator]
-        elif len(names) == 2:
+        if ".gate_up_proj." in name:
             pieces = parameter.detach().chunk(2)
+        elif len(names) > 1:
+            attention = network.get_submodule(name.partition(".qk")[0])
+            heads, kv_heads, dim = attention.num_heads, attention.num_kv_heads, attention.head_dim
+            sizes = (heads * dim, kv_heads * dim, kv_heads * dim)  # type: ignore[operator]
+            pieces = parameter.detach().split(sizes[: len(names)])
         tensors.update(zip(names, pieces, strict=True))
     return tensors
 

@@ -86,8 +86,8 @@ class DecoderConfig(msgspec.Struct, frozen=True, kw_only=True):
         """How the rotation is stretched."""
         return None
 
-    def layer(self) -> DecoderLayer:
-        """Build one decoder layer of this shape."""
+    def layer(self, mlp: nn.Module | None = None) -> DecoderLayer:
+        """Build one decoder layer of this shape, with `mlp` in the place of the ordinary one."""
         return DecoderLayer(
             self.hidden_size,
             self.intermediate_size,
@@ -95,6 +95,7 @@ class DecoderConfig(msgspec.Struct, frozen=True, kw_only=True):
             self.num_key_value_heads,
             self.head_dim,
             self.rms_norm_eps,
+            mlp=mlp,
         )
 
     def make_layers(self) -> Iterable[DecoderLayer]:

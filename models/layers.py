@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kernels.activations import INVARIANT, Activation
 from kernels.norms import LeanRMSNorm
 from models.rope import RopeScaling
 
@@ -126,17 +127,25 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x))."""
+    """A gated map, down(activation(gate(x)) * up(x)); with silu it is SwiGLU."""
 
-    def __init__(self, hidden_size: int, intermediate_size: int, *, bias: bool = False) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        *,
+        bias: bool = False,
+        activation: Activation = F.silu,
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.gate_up_proj = nn.Linear(hidden_size, 2 * intermediate_size, bias=bias)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [..., H] to [..., H]."""
         gate, up = self.gate_up_proj(x).chunk(2, -1)
-        return self.down_proj(F.silu(gate) * up)
+        return self.down_proj(self.activation(gate) * up)
 
 
 class DecoderLayer(nn.Module):
@@ -178,3 +187,11 @@ def lean_norms(network: nn.Module) -> None:
         for name, child in list(module.named_children()):
             if isinstance(child, RMSNorm):
                 setattr(module, name, LeanRMSNorm(child.weight, child.eps))
+
+
+def invariant_activations(network: nn.Module) -> None:
+    """Replace every activation inside `network` by its batch-invariant equal, in place."""
+    for module in network.modules():
+        activation = getattr(module, "activation", None)
+        if activation is not None:
+            module.activation = INVARIANT[activation]  # type: ignore[assignment]

@@ -2,6 +2,8 @@
 
 from typing import Any, ClassVar, Self
 
+from torch import nn
+
 from core.types import Numerics
 from models.decoder import Decoder, DecoderConfig
 from models.layers import DecoderLayer
@@ -22,8 +24,8 @@ class LlamaConfig(DecoderConfig, frozen=True, kw_only=True):
         """How the rotation is stretched."""
         return self.rope_scaling
 
-    def layer(self) -> DecoderLayer:
-        """Build one decoder layer of this shape."""
+    def layer(self, mlp: nn.Module | None = None) -> DecoderLayer:
+        """Build one decoder layer of this shape, with `mlp` in the place of the ordinary one."""
         return DecoderLayer(
             self.hidden_size,
             self.intermediate_size,
@@ -34,11 +36,14 @@ class LlamaConfig(DecoderConfig, frozen=True, kw_only=True):
             has_qk_norm=False,
             attention_bias=self.attention_bias,
             mlp_bias=self.mlp_bias,
+            mlp=mlp,
         )
 
 
 class Llama(Decoder):
     """The Llama decoder."""
+
+    config_type = LlamaConfig
 
     def __init__(self, config: LlamaConfig, numerics: Numerics = Numerics.FAST) -> None:
         super().__init__(config, numerics)

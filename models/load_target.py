@@ -1,33 +1,72 @@
 """From a target's checkpoint to a network that is ready to run, with every mismatch refused by name."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from core.errors import CheckpointError
-from core.registry import TARGETS
+from core.errors import CheckpointError, ConfigError
+from core.registry import TARGET_LIBRARIES, TARGETS
 from core.types import Numerics
 from models.checkpoint import check_architecture, load_into, read_config, read_tensors
 from models.network import for_inference
-from models.target import Target
+from models.target import Target, TargetConfig
 
+# Those that specd computes itself.
 TARGET_ARCHITECTURES = tuple(TARGETS.names())
 
 
 def load_target(folder: Path, dtype: torch.dtype, numerics: Numerics = Numerics.FAST) -> Target:
-    """Load a checkpoint for inference, weights cast to `dtype`.
+    """Load a checkpoint for inference, weights cast to `dtype`; what specd does not compute itself, by transformers.
 
-    Raises CheckpointError, and ConfigError where this machine cannot compute it in `numerics`.
+    Raises CheckpointError, and ConfigError where this machine or installation cannot compute it in `numerics`.
     """
     config = read_config(folder)
-    check_architecture(config, TARGET_ARCHITECTURES, folder)
+    architecture = target_architecture(config, folder)
     check_unquantised(config, folder)
-    family: type[Target] = TARGETS.load(config["architectures"][0])
+    if architecture not in TARGET_ARCHITECTURES:
+        return _load_with_transformers(architecture, folder, config, dtype, numerics)
+    family: type[Target] = TARGETS.load(architecture)
     network = family.from_json(config, numerics)
     load_into(network, network.own_tensors(read_tensors(folder)), source=str(folder))
     return for_inference(network, dtype)
+
+
+def read_target_config(folder: Path) -> TargetConfig:
+    """Return what config.json says of a target that specd computes itself, weights unread; raises CheckpointError."""
+    config = read_config(folder)
+    check_architecture(config, TARGET_ARCHITECTURES, folder)
+    family: type[Target] = TARGETS.load(target_architecture(config, folder))
+    return family.config_type.from_json(config)
+
+
+def target_architecture(config: dict[str, Any], folder: Path) -> str:
+    """Return the one that config.json names: one of ours if any is; raises CheckpointError if it names none."""
+    named = config.get("architectures") or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named) or not named:
+        raise CheckpointError(f"{folder}: config.json must name its architectures, got {named!r}")
+    return next((name for name in named if name in TARGET_ARCHITECTURES), named[0])
+
+
+def _load_with_transformers(
+    architecture: str, folder: Path, config: dict[str, Any], dtype: torch.dtype, numerics: Numerics
+) -> Target:
+    known = ", ".join(TARGET_ARCHITECTURES)
+    if find_spec("transformers") is None:
+        raise ConfigError(
+            f"{folder}: {architecture} is none that specd computes itself ({known}); transformers may, "
+            "but is not installed: pip install 'specd[hf]'"
+        )
+    try:
+        target: Target = TARGET_LIBRARIES.load("transformers")(folder, config, dtype, numerics)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{folder}: {architecture} is none that specd computes itself ({known}), "
+            f"and transformers cannot compute it for specd: {error}"
+        ) from error
+    return target
 
 
 def check_unquantised(config: dict[str, Any], folder: Path) -> None:
@@ -47,7 +86,7 @@ def eos_token_ids(folder: Path) -> tuple[int, ...]:
     generation = folder / "generation_config.json"
     if generation.is_file():
         config |= json.loads(generation.read_text(encoding="utf-8"))
-    eos = config.get("eos_token_id")
+    eos = config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
     if eos is None:
         return ()
     return tuple(eos) if isinstance(eos, list) else (eos,)

@@ -8,7 +8,7 @@ one `step` per slot; what a head remembers begins anew with every block.
 import torch
 from torch import Tensor, nn
 
-from kernels.gates import sigmoid, tanh
+from kernels.activations import invariant_sigmoid
 
 
 class MarkovHead(nn.Module):
@@ -48,7 +48,7 @@ class GatedMarkovHead(MarkovHead):
     def step(self, previous: Tensor, hidden: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Return the bias of a slot (`MarkovHead.step`)."""
         e = self.markov_w1(previous)
-        return self.markov_w2(sigmoid(self.gate_proj(torch.cat((hidden, e), -1))) * e), state
+        return self.markov_w2(invariant_sigmoid(self.gate_proj(torch.cat((hidden, e), -1))) * e), state
 
 
 class RecurrentMarkovHead(MarkovHead):
@@ -66,8 +66,8 @@ class RecurrentMarkovHead(MarkovHead):
         """Return the bias of a slot and the state after it (`MarkovHead.step`)."""
         joint = self.joint_proj(torch.cat((state, self.markov_w1(previous), hidden), -1))
         gate, candidate, output = joint.chunk(3, -1)
-        kept = sigmoid(gate)
-        return self.markov_w2(tanh(output)), kept * state + (1 - kept) * tanh(candidate)
+        kept = invariant_sigmoid(gate)
+        return self.markov_w2(torch.tanh(output)), kept * state + (1 - kept) * torch.tanh(candidate)
 
     def forward(self, previous: Tensor, hidden: Tensor) -> Tensor:
         """Return the biases of whole blocks, slot by slot (`MarkovHead.forward`)."""

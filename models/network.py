@@ -8,7 +8,7 @@ from torch import nn
 from core.types import Numerics
 from kernels.linear import pack_linears
 from kernels.tiled_linear import tile_linears
-from models.layers import lean_norms
+from models.layers import invariant_activations, lean_norms
 
 
 class Network(nn.Module):
@@ -42,6 +42,7 @@ def for_inference(network: Kind, dtype: torch.dtype) -> Kind:
     network.prepare()
     if network.numerics is Numerics.BATCH_INVARIANT:
         tile_linears(network)
+        invariant_activations(network)
     else:
         pack_linears(network)
         lean_norms(network)

@@ -21,6 +21,8 @@ class Qwen3Config(DecoderConfig, frozen=True, kw_only=True):
 class Qwen3(Decoder):
     """The dense Qwen3 decoder."""
 
+    config_type = Qwen3Config
+
     def __init__(self, config: Qwen3Config, numerics: Numerics = Numerics.FAST) -> None:
         super().__init__(config, numerics)
         self.config = config

@@ -44,13 +44,13 @@ RopeScaling = LinearScaling | Llama3Scaling
 
 
 def read_rope(config: dict[str, Any]) -> tuple[float | None, RopeScaling | None]:
-    """Return a config.json's base, None if it names none, and its scaling, None for the plain rotation.
+    """Return the base in a config.json's rope keys, None if it is not there, and its scaling, None if it has none.
 
-    The keys are those of transformers 5 (rope_parameters) or of older files (rope_theta, rope_scaling). Raises
-    CheckpointError for a type of rotation that is not computed here.
+    The keys are those of transformers 5 (rope_parameters) or of older files (rope_scaling, with the base at the top as
+    rope_theta). Raises CheckpointError for a type of rotation that is not computed here.
     """
     told = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = told.get("rope_theta", config.get("rope_theta"))
+    theta = told.get("rope_theta")
     kind = told.get("rope_type", told.get("type", "default"))
     if told.get("partial_rotary_factor", config.get("partial_rotary_factor") or 1.0) != 1.0:
         raise CheckpointError(f"rope with partial_rotary_factor is not supported here, got {told!r}")

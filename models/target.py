@@ -1,6 +1,6 @@
 """A target as the engine and its drafters see it, whatever family it is of."""
 
-from typing import Any, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor
 
@@ -10,8 +10,29 @@ from models.network import Network
 from models.shape import TargetShape
 
 
+class TargetConfig(Protocol):
+    """What a family reads of a config.json."""
+
+    @classmethod
+    def from_json(cls, config: dict[str, Any]) -> Self:
+        """Read it; raises CheckpointError for what the network does not compute."""
+        ...
+
+    @property
+    def shape(self) -> TargetShape:
+        """What the engine and drafters know of it."""
+        ...
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """Return (what, value) for people to read, beyond the shape."""
+        ...
+
+
 class Target(Network):
-    """Token ids to final hidden states, and these to logits."""
+    """Token ids to final hidden states, and these to logits. Families in core.registry.TARGETS have a config_type."""
+
+    config_type: ClassVar[type[TargetConfig]]
 
     def __init__(self, shape: TargetShape, numerics: Numerics) -> None:
         super().__init__(numerics)

@@ -1,11 +1,14 @@
-"""The engine behind its one thread: what the loop asks of it waits until a step is over."""
+"""The engine behind its one thread: what the loop asks of it waits until a step is over.
+
+The thread steps on by itself, so that the engine never waits for the event loop to hear of a step and ask for the next.
+It runs at most one step ahead of its reader.
+"""
 
 import asyncio
-import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -15,6 +18,8 @@ from core.errors import RequestError
 from core.types import Backlog, Emission, Request
 
 SNAPSHOT_S = 0.5
+# How long a step may wait for jobs that are known to be queued to take the slots that the last one freed.
+REFILL_S = 0.003
 
 
 class SteppedEngine(Protocol):
@@ -62,15 +67,25 @@ class Stepped(Struct, frozen=True):
 
 
 class EngineThread:
-    """Owns the thread. `add` and `abort` are done, in order, before the next step."""
+    """Owns the thread. `add` and `abort` are done, in order, before the next step that begins.
+
+    has_backlog is set by whoever claims jobs, while more are likely to wait: then slots that a step frees are given a
+    moment to be taken again.
+    """
 
     def __init__(self, engine: SteppedEngine) -> None:
         self._engine = engine
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._calls: deque[Callable[[], None]] = deque()
+        self._asked, self._refilled, self._resumed = threading.Event(), threading.Event(), threading.Event()
+        self._room = threading.Semaphore(1)
         self._refused: list[tuple[str, WireError]] = []
-        self._wake = asyncio.Event()
-        # Read while no step runs; who claims jobs counts from here on by the jobs it has open.
+        self._has_failed = False
+        self._is_closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._done: asyncio.Queue[Stepped | Exception] = asyncio.Queue()
+        self.has_backlog = False
+        # Read before the thread runs; who claims jobs counts from here on by the jobs it has open.
         self.num_slots = engine.num_free_slots
         self.max_model_len = engine.max_model_len
         # What the engine has counted, as of a step ago or a little longer.
@@ -78,6 +93,11 @@ class EngineThread:
         self._next_snapshot_s = 0.0
         # What waits in the queue; the engine hears of it with its next step.
         self.backlog = Backlog()
+
+    def start(self) -> None:
+        """Begin to step whenever there is work; to be called in the event loop that reads the steps."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
 
     def add(self, request: Request) -> None:
         """Have a request taken in."""
@@ -87,44 +107,83 @@ class EngineThread:
         """Have a request dropped."""
         self._call(lambda: self._engine.abort(request_id))
 
+    def refilled(self) -> None:
+        """Say that whoever claims jobs has claimed what there was."""
+        self._refilled.set()
+
     @property
     def has_work(self) -> bool:
-        """Tell whether a step would do anything; to be asked between steps."""
+        """Tell whether a step runs or would do anything."""
         return bool(self._calls) or self._engine.has_work
 
-    async def wait_for_work(self, timeout_s: float) -> None:
-        """Return when something was asked, or after `timeout_s`."""
-        self._wake.clear()
-        if self._calls:
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._wake.wait()
-
     async def step(self) -> Stepped:
-        """Do what was asked, then a step; raises what the engine raises."""
-        emissions = await asyncio.get_running_loop().run_in_executor(self._thread, self._advance)
-        refused, self._refused = self._refused, []
-        return Stepped(emissions, refused)
+        """Return what the next step brought; raises what the engine raised.
+
+        After a step that failed the thread rests until it is asked for another, with all that was called before that.
+        """
+        if self._has_failed:
+            self._has_failed = False
+            self._resumed.set()
+        done = await self._done.get()
+        if isinstance(done, Exception):
+            self._has_failed = True
+            raise done
+        self._room.release()
+        return done
 
     def close(self) -> None:
         """Wait for a running step and end the thread."""
-        self._thread.shutdown()
+        self._is_closed = True
+        for event in (self._asked, self._refilled, self._resumed):
+            event.set()
+        self._room.release()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    # --- In the thread -----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._is_closed:
+            self._asked.clear()
+            if not self.has_work and not self._is_closed:
+                self._asked.wait()
+                continue
+            self._refilled.clear()
+            done = self._advance()
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(self._done.put_nowait, done)
+            if isinstance(done, Exception):
+                self._rest()
+                continue
+            if self.has_backlog and any(emission.finish_reason for emission in done.emissions):
+                self._refilled.wait(REFILL_S)
+            self._room.acquire()
+
+    def _rest(self) -> None:
+        """Wait until the failed step is dealt with."""
+        self._resumed.wait()
+        if not self._is_closed:
+            self._resumed.clear()
+
+    def _advance(self) -> Stepped | Exception:
+        """Do what was asked, then a step; returns what the engine raises."""
+        try:
+            while self._calls:
+                self._calls.popleft()()
+            self._engine.backlog = self.backlog
+            emissions = self._engine.step() if self._engine.has_work else []
+            # Here, between steps, where nothing changes it; not in every one, and surely in the last before it idles.
+            if time.monotonic() >= self._next_snapshot_s or not self._engine.has_work:
+                self.snapshot = self._engine.snapshot()
+                self._next_snapshot_s = time.monotonic() + SNAPSHOT_S
+        except Exception as error:  # noqa: BLE001 - the border to the engine: its reader must hear of whatever it is
+            return error
+        refused, self._refused = self._refused, []
+        return Stepped(emissions, refused)
 
     def _call(self, call: Callable[[], None]) -> None:
         self._calls.append(call)
-        self._wake.set()
-
-    def _advance(self) -> list[Emission]:
-        while self._calls:
-            self._calls.popleft()()
-        self._engine.backlog = self.backlog
-        emissions = self._engine.step() if self._engine.has_work else []
-        # Here, between steps, where nothing changes it; not in every one, and surely in the last before it idles.
-        if time.monotonic() >= self._next_snapshot_s or not self._engine.has_work:
-            self.snapshot = self._engine.snapshot()
-            self._next_snapshot_s = time.monotonic() + SNAPSHOT_S
-        return emissions
+        self._asked.set()
 
     def _add(self, request: Request) -> None:
         try:

@@ -40,12 +40,11 @@ IDLE_S = 0.02
 DRAIN_S = 5.0
 WRITE_OUT_S = 1.0
 RETRY_S = 0.5
-# How long a step may wait for jobs that are known to be queued to take the slots that the last one freed.
-REFILL_S = 0.003
 # How soon a job that gets no tokens, such as one in a long prefill, is ended when its client has left.
 CANCEL_POLL_S = 0.1
 # How old what the engine knows of the queue may be; policies look at seconds of waiting.
 BACKLOG_S = 0.25
+REST_S = 1.0
 
 
 class Worker:
@@ -65,9 +64,6 @@ class Worker:
         self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold)
         self._stopping = asyncio.Event()
         self._queue_times = QueueTimes()
-        # The last read brought as many jobs as there was room for: more are likely to wait.
-        self._has_backlog = False
-        self._refilled = asyncio.Event()
         self._presence = Presence(queue, self.name, self._engine.max_model_len, self._stats)
 
     def stop(self) -> None:
@@ -77,6 +73,7 @@ class Worker:
     async def run(self) -> None:
         """Serve until `stop`; raises EngineError if the engine is past use."""
         self._heartbeat.start()
+        self._engine.start()
         try:
             async with asyncio.TaskGroup() as group:
                 intake = group.create_task(self._intake())
@@ -85,6 +82,7 @@ class Worker:
                     self._presence.keep(),
                     self._end_cancelled(),
                     self._watch_backlog(),
+                    self._rest(),
                     self._step_forever(),
                 )
                 others = [group.create_task(task) for task in work]
@@ -131,8 +129,9 @@ class Worker:
                 else:
                     entries = await self._queue.read(self.name, free, READ_BLOCK_MS)
                     await self._take(entries)
-                    self._has_backlog = len(entries) == free
-                    self._refilled.set()
+                    # As many as there was room for: more are likely to wait.
+                    self._engine.has_backlog = len(entries) == free
+                    self._engine.refilled()
             except (RedisError, OSError) as error:
                 log.warning("intake_failed", error=str(error))
                 await asyncio.sleep(RETRY_S)
@@ -206,26 +205,21 @@ class Worker:
 
     async def _step_forever(self) -> None:
         while not is_cancelled():
-            self._heartbeat.progress()
-            if not self._engine.has_work:
-                await self._engine.wait_for_work(1.0)
-                continue
             try:
                 stepped = await self._engine.step()
             except Exception as error:  # noqa: BLE001 - the border to the engine: the loop must outlive a broken step
                 await self._step_failed(error)
                 continue
+            self._heartbeat.progress()
             ends = [End(request_id, FinishReason.ERROR, error) for request_id, error in stepped.refused]
-            self._refilled.clear()
             await self._writer.put(stepped.emissions, ends)
-            if self._has_backlog and any(emission.finish_reason for emission in stepped.emissions):
-                await self._wait_for_refill()
 
-    async def _wait_for_refill(self) -> None:
-        """Give intake a moment: a job that takes a freed slot now need not wait for the step after the next."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(REFILL_S):
-                await self._refilled.wait()
+    async def _rest(self) -> None:
+        """Let the heartbeat know, while there is nothing to do, that this is why no step ends."""
+        while not is_cancelled():
+            if not self._engine.has_work:
+                self._heartbeat.progress()
+            await asyncio.sleep(REST_S)
 
     async def _step_failed(self, error: Exception) -> None:
         """End every running job, for which of them broke the step is not known; raises EngineError if none ran."""

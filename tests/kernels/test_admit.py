@@ -88,6 +88,19 @@ def test_who_is_favoured_goes_first_under_twin_and_triton(batch, width, rule, po
     assert admit_host(survival, drafted, group, rules, favour).tolist() == expected
 
 
+@pytest.mark.parametrize("body", [admit_twin, admit_host, admit_triton], ids=["twin", "host", "triton"])
+def test_weights_say_on_whom_the_budget_is_spent(body, poisoned):
+    survival, drafted, _ = random_survival(40, 4, seed=9)
+    # Others' drafts are in the batch and take none of it.
+    group = torch.arange(40) % 3
+    favour = Favour(torch.zeros(40, dtype=torch.int32), favours(40, 4).weight)
+    lists = (each.tolist() for each in (survival, drafted, group))
+    rules = (FixedLength(length=1), TopK(budget=9))
+    found = body(survival, drafted, group, rules, favour)
+    assert found.tolist() == admitted(*lists, rules, favour.floor.tolist(), favour.weight.tolist())
+    assert not torch.equal(found, body(survival, drafted, group, rules))
+
+
 def test_floors_are_paid_from_the_budget_and_verified_beyond_it():
     survival, drafted = torch.tensor([[0.9, 0.8], [0.5, 0.1]]), torch.tensor([2, 2], dtype=torch.int32)
     group = torch.zeros(2, dtype=torch.int64)

@@ -31,7 +31,10 @@ def edit_tensors(folder, change):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["ElmanForCausalLM"]}, "architectures must name one of .*Qwen3ForCausalLM"),
+        (
+            {"architectures": ["ElmanForCausalLM"]},
+            r"ElmanForCausalLM is none that specd computes itself \(.*Qwen3ForCausalLM",
+        ),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised checkpoints .*'gptq'"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope type"),
         ({"attention_bias": True}, "attention_bias"),

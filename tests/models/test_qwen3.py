@@ -1,13 +1,23 @@
+import copy
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import Qwen3Config as ReferenceConfig
 from transformers import Qwen3ForCausalLM
 
+from core.types import Numerics
 from equality import dense_causal
 from models.checkpoint import load_into, split_fused, strip_prefix
 from models.load_target import load_target
 from models.qwen3 import Qwen3, Qwen3Config
+from parity import (
+    assert_same_bits_in_any_company,
+    assert_same_function,
+    assert_same_greedy_texts,
+    assert_same_over_pages,
+    save_random,
+)
 from paths import FIXTURES
 
 FOLDER = FIXTURES / "target_qwen3"
@@ -44,6 +54,49 @@ def test_random_configs_match_transformers(heads, kv_heads, head_dim, tied):
     with torch.no_grad():
         hidden, _ = ours(ids, torch.arange(33).expand(2, 33), dense_causal)
         torch.testing.assert_close(ours.logits(hidden), reference(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def case(request, tmp_path_factory):
+    """A checkpoint folder and transformers' model of it."""
+    reference = Qwen3ForCausalLM(
+        ReferenceConfig(
+            vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=20, max_position_embeddings=256, tie_word_embeddings=request.param,
+        )
+    )  # fmt: skip
+    return save_random(tmp_path_factory.mktemp("qwen3"), reference), reference
+
+
+@pytest.mark.parametrize("numerics", Numerics)
+def test_every_layers_output_matches_transformers_over_pages_too(case, numerics):
+    folder, reference = case
+    target = load_target(folder, torch.float32, numerics)
+    assert_same_function(target, reference)
+    assert_same_over_pages(target, reference)
+
+
+def test_batch_invariant_rows_are_the_same_bits_in_any_company(case):
+    assert_same_bits_in_any_company(case[0])
+
+
+def test_the_engine_writes_the_greedy_texts_of_transformers(case):
+    folder, reference = case
+    assert_same_greedy_texts(load_target(folder, torch.float32), reference)
+
+
+@torch.inference_mode()
+def test_a_sharded_bfloat16_checkpoint_is_the_same_network(case, tmp_path):
+    folder, reference = case
+    copy.deepcopy(reference).to(torch.bfloat16).save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    ids = torch.arange(20)
+    rounded, widened, whole = (
+        load_target(path, dtype)(ids, ids, dense_causal)[0]
+        for path, dtype in ((tmp_path, torch.bfloat16), (tmp_path, torch.float32), (folder, torch.bfloat16))
+    )
+    assert torch.equal(rounded, whole)
+    torch.testing.assert_close(widened, rounded.float(), atol=0.1, rtol=0.1)
 
 
 def test_splitting_fused_matrices_gives_back_the_file():

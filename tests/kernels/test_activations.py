@@ -1,0 +1,42 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from kernels.activations import INVARIANT, gelu_tanh, invariant_sigmoid
+
+NAMES = {"silu": F.silu, "gelu_tanh": gelu_tanh, "sigmoid": torch.sigmoid}
+OURS = INVARIANT | {torch.sigmoid: invariant_sigmoid}
+WIDTHS = (1, 8, 63, 100)
+
+
+def num_moved_by_company(activation, width):
+    """Rows whose result differs when it is computed alone, of 40."""
+    x = torch.randn(40, width, generator=torch.Generator().manual_seed(width)) * 3
+    together = activation(x)
+    return sum(not torch.equal(activation(row[None])[0], together[i]) for i, row in enumerate(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_row_is_the_same_bits_in_any_company(name, width):
+    assert num_moved_by_company(OURS[NAMES[name]], width) == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_so_it_is_however_the_threads_share_the_rows(name):
+    activation, before = OURS[NAMES[name]], torch.get_num_threads()
+    x = torch.randn(11, 9728, generator=torch.Generator().manual_seed(0))
+    expected = activation(x)
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(activation(x), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_it_is_the_function_of_torch(name, dtype):
+    x = torch.cat((torch.linspace(-100, 100, 4001), torch.linspace(-2, 2, 4001))).to(dtype)
+    expected = NAMES[name](x.double()).to(dtype)
+    torch.testing.assert_close(OURS[NAMES[name]](x), expected, atol=1e-6, rtol=1e-5 if dtype.itemsize > 2 else 1e-2)
