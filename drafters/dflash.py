@@ -1,8 +1,9 @@
-"""DFlash: one parallel pass of a small network over the target's features drafts a whole block (DeepSpec convention).
+"""DFlash: one parallel pass of a small network over the target's features drafts a whole block.
 
-Committed rows become context keys and values once (`extend`); a proposal runs the anchor and G - 1 masks through the
-draft layers, bidirectional inside the block, and slot j predicts the token at anchor + j + 1. How slots become tokens
-is `_choose`, which DSpark replaces.
+Committed rows become context keys and values once (`extend`); a proposal runs a block, the anchor and masks, through
+the draft layers. Slot j stands at anchor + j and predicts the token after it (DeepSpec's convention), or the token at
+its place (z-lab's), in which slot 0 has nothing left to predict. How slots become tokens is `_choose`, which DSpark
+replaces.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from core.errors import CheckpointError
 from core.tensors import Commit, Draft, DraftAsk
 from core.types import Calibration
 from drafters.base import DrafterSpec
@@ -23,31 +23,20 @@ from models.target import Target
 
 
 class DFlash:
-    """Drafts G tokens in parallel; embeddings and output head are the target's own tensors.
+    """Drafts G tokens in parallel; the network was made for the target (models/dflash_load.py).
 
     calibration  what the evidence means, from the checkpoint; None if it does not say
     """
 
     def __init__(self, name: str, network: DFlashNet, target: Target, calibration: Calibration | None = None) -> None:
-        shape = network.config.backbone
-        beside = target.shape
-        if shape.hidden_size != beside.hidden_size or shape.vocab_size != beside.vocab_size:
-            raise CheckpointError(
-                f"drafter {name!r} was made for a target of hidden size {shape.hidden_size} and vocabulary "
-                f"{shape.vocab_size}; this target has {beside.hidden_size} and {beside.vocab_size}"
-            )
-        if network.config.num_target_layers != len(beside.layers):
-            raise CheckpointError(
-                f"drafter {name!r} was made for a target of {network.config.num_target_layers} layers; "
-                f"this one has {len(beside.layers)}"
-            )
+        config = network.config
         self.network, self.target = network, target
-        self._attention = PagedAttention(network.config.attention, network.numerics)
+        self._attention = PagedAttention(config.attention, network.numerics)
         self.spec = DrafterSpec(
             name=name,
-            max_drafts=network.config.block_size,
-            feature_layers=network.config.target_layer_ids,
-            kv_layers=tuple(layer.kv_shape for layer in network.config.attention),
+            max_drafts=config.num_drafts,
+            feature_layers=config.target_layer_ids,
+            kv_layers=tuple(layer.kv_shape for layer in config.attention),
             calibration=calibration,
         )
 
@@ -70,13 +59,17 @@ class DFlash:
     def propose(self, ask: DraftAsk) -> Draft:
         """Draft a block after each anchor; always at the trained width G, then cut to ask.lengths."""
         hidden = self._block(ask)
-        logits = self.target.logits(hidden)
-        tokens, q_logits, evidence = self._choose(hidden, logits, ask)
+        logits = self.network.vocabulary.logits(hidden, self.target)
+        tokens, evidence = self._choose(hidden, logits, ask)
         point_mass = torch.zeros(len(ask.anchors), dtype=torch.bool, device=tokens.device)
-        return Draft(tokens, ask.lengths, point_mass, q_logits, evidence)
+        return Draft(tokens, ask.lengths, point_mass, logits, evidence)
 
     def _block(self, ask: DraftAsk) -> Tensor:
-        """Return the final-normed states [B, G, H] of the block that starts at each anchor."""
+        """Return the final-normed states [B, G, H] of the slots that predict, in the block that starts at each anchor.
+
+        A block's keys and values take the rows anchor..anchor + block_size - 1, which the next commit overwrites: no
+        more than the G rows past the anchor that the engine keeps for drafts, in either convention.
+        """
         assert ask.kv is not None
         kv, config = ask.kv, self.network.config
         num_sequences, width = len(ask.anchors), config.block_size
@@ -90,13 +83,14 @@ class DFlash:
             positions,
             visible=(ask.positions + width).repeat_interleave(width),
         )
-        embedded = self.target.embed(tokens.flatten())
-        return self.network.block(embedded, positions, attend).unflatten(0, (num_sequences, width))
+        embedded = self.network.vocabulary.embed(tokens.flatten(), self.target)
+        hidden = self.network.block(embedded, positions, attend).unflatten(0, (num_sequences, width))
+        return hidden[:, width - config.num_drafts :].contiguous()
 
-    def _choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
+    def _choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Turn base logits [B, G, V], in place, into those of the law, and draw from it.
 
-        Returns tokens [B, G], the law and the evidence [B, G].
+        Returns tokens [B, G] and the evidence [B, G].
         """
         draws, evidence = SlotDraws(ask), margin_evidence(logits)
-        return torch.stack([draws.draw(k, logits[:, k]) for k in range(logits.shape[1])], 1), logits, evidence
+        return torch.stack([draws.draw(k, logits[:, k]) for k in range(logits.shape[1])], 1), evidence

@@ -1,7 +1,8 @@
 """DSpark: DFlash plus a sequential head and a confidence head (DSpark paper, section 3; arXiv 2607.05147).
 
 Differences from DFlash:
-- slot k's logits get a low-rank Markov bias from the token drawn at slot k - 1, so tokens are drawn left to right;
+- slot k's logits get a low-rank bias from the token drawn at slot k - 1 (models/markov_heads.py), so tokens are drawn
+  left to right;
 - the evidence is the confidence head's logit, from the block state and the previous token; a checkpoint without that
   head has DFlash's, the margin of the logits that a slot draws from.
 """
@@ -18,19 +19,23 @@ from drafters.margin import margin_evidence
 class DSpark(DFlash):
     """Drafts G tokens semi-autoregressively: a parallel backbone, then one light step per token."""
 
-    def _choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw slot by slot: x_k from softmax of (base logits + W2 W1[x_{k-1}]) after processing.
+    def _choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor]:
+        """Draw slot by slot: x_k from softmax of (base logits + bias given x_{k-1}) after processing.
 
-        Evidence of slot k reads h_k, or the logits of slot k, and the token before k, never token k.
+        Evidence of slot k reads h_k, or the logits of slot k, and the tokens before k, never token k.
         """
+        network, head = self.network, self.network.markov_head
         draws, tokens, margins, previous = SlotDraws(ask), [ask.anchors], [], ask.anchors
-        has_confidence = self.network.config.enable_confidence_head
+        state = head.start(hidden[:, 0]) if head else hidden
         for k in range(logits.shape[1]):
-            own = logits[:, k].add_(self.network.markov_head(previous))
-            if not has_confidence:
+            own = logits[:, k]
+            if head:
+                bias, state = head.step(previous, hidden[:, k], state)
+                network.vocabulary.add(own, bias)
+            if not network.config.enable_confidence_head:
                 margins.append(margin_evidence(own))
             previous = draws.draw(k, own)
             tokens.append(previous)
         before = torch.stack(tokens[:-1], 1)
-        evidence = self.network.confidence(hidden, before) if has_confidence else torch.stack(margins, 1)
-        return torch.stack(tokens[1:], 1), logits, evidence
+        evidence = network.confidence(hidden, before) if not margins else torch.stack(margins, 1)
+        return torch.stack(tokens[1:], 1), evidence

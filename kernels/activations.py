@@ -1,4 +1,4 @@
-"""Gated layers' activations whose every element is the same bits wherever it lies in its tensor.
+"""Activations of gated layers whose every element is the same bits wherever it lies in its tensor.
 
 torch computes silu and gelu with vector instructions, and the last elements of each thread's share one by one, by a
 function that rounds otherwise: which elements those are depends on how many rows there are. Its exp and tanh know no
@@ -31,6 +31,11 @@ def invariant_gelu_tanh(x: Tensor) -> Tensor:
     wide = x.float()
     inner = (wide * wide * wide * 0.044715 + wide) * (2 / torch.pi) ** 0.5
     return (wide * 0.5 * (torch.tanh(inner) + 1)).to(x.dtype)
+
+
+def invariant_sigmoid(x: Tensor) -> Tensor:
+    """Return 1 / (1 + exp(-x))."""
+    return (1 / (torch.exp(-x.float()) + 1)).to(x.dtype)
 
 
 INVARIANT: dict[Activation, Activation] = {F.silu: invariant_silu, gelu_tanh: invariant_gelu_tanh}

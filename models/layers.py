@@ -113,13 +113,12 @@ class Attention(nn.Module):
 
     def keys_values(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Project x [..., H] to roped keys and values [..., Hkv, D], without queries (drafter context)."""
-        bias = self.qkv_proj.bias
-        kv_bias = None if bias is None else bias[self.num_heads * self.head_dim :]
-        return self.split_keys_values(F.linear(x, self.keys_values_weight(), kv_bias), rotation)
+        return self.split_keys_values(F.linear(x, *self.keys_values_projection()), rotation)
 
-    def keys_values_weight(self) -> Tensor:
-        """Return the weight [2 * Hkv * D, H] that makes keys and values alone."""
-        return self.qkv_proj.weight[self.num_heads * self.head_dim :]
+    def keys_values_projection(self) -> tuple[Tensor, Tensor | None]:
+        """Return the weight [2 * Hkv * D, H] and the bias, if there is one, that make keys and values alone."""
+        first, bias = self.num_heads * self.head_dim, self.qkv_proj.bias
+        return self.qkv_proj.weight[first:], None if bias is None else bias[first:]
 
     def split_keys_values(self, kv: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Turn a projection [..., 2 * Hkv * D] into roped keys and values [..., Hkv, D]."""

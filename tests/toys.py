@@ -1,6 +1,6 @@
 """Engines and requests on tiny random models (bench/prove/tiny.py)."""
 
-from bench.prove.tiny import tiny_config, tiny_dspark, tiny_eagle3, tiny_target
+from bench.prove.tiny import tiny_config, tiny_dflash, tiny_dspark, tiny_eagle3, tiny_target
 from core.types import Policy, Request, Sampling, Speculation
 from drafters.base import Drafter
 from engine.engine import Engine
@@ -8,7 +8,17 @@ from engine.shape import EngineShape
 from models.target import Target
 from models.tokenizer import Tokenizer
 
-__all__ = ["SHAPE", "make_engine", "request", "run", "tiny_config", "tiny_dspark", "tiny_eagle3", "tiny_target"]
+__all__ = [
+    "SHAPE",
+    "make_engine",
+    "request",
+    "run",
+    "tiny_config",
+    "tiny_dflash",
+    "tiny_dspark",
+    "tiny_eagle3",
+    "tiny_target",
+]
 
 # Small blocks and chunks, so that every text crosses many of both.
 SHAPE = EngineShape(max_num_seqs=16, max_num_batched_tokens=32, kv_cache_tokens=4096, block_size=4)

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.dflash_net import DFlashConfig, DFlashNet
+from models.dflash_config import DFlashConfig
+from models.dflash_net import DFlashNet
 from models.qwen3 import Qwen3, Qwen3Config
 from training.attention import causal_attend, same_document_mask
 from training.blocks import make_blocks, run_blocks, sample_anchors
@@ -72,6 +73,7 @@ def new_drafter(target: Qwen3, recipe: DrafterRecipe) -> DFlashNet:
     network.norm.load_state_dict(target.norm.state_dict())
     num_taps = len(recipe.target_layer_ids)
     network.fc.weight.copy_(torch.eye(target.config.hidden_size).repeat(1, num_taps) / num_taps)
+    assert network.markov_head is not None
     nn.init.normal_(network.markov_head.markov_w1.weight, std=0.1)
     nn.init.zeros_(network.markov_head.markov_w2.weight)
     nn.init.zeros_(network.confidence_head.proj.weight)

@@ -35,8 +35,8 @@ class BlockLosses(msgspec.Struct, frozen=True):
 def draft_logits(network: DFlashNet, head: Tensor, hidden: Tensor, previous: Tensor) -> Tensor:
     """Return logits f32 [..., G, V] of drafts given the true previous tokens [..., G]; head [V, H] is the target's."""
     logits = F.linear(hidden, head)
-    if network.config.markov_rank:
-        logits = logits + network.markov_head(previous)
+    if network.markov_head is not None:
+        logits = logits + network.markov_head(previous, hidden)
     return logits.float()
 
 

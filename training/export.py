@@ -11,7 +11,8 @@ import torch
 from tokenizers import Tokenizer
 
 from models import checkpoint
-from models.dflash_net import DFlashConfig, DFlashNet
+from models.dflash_config import DFlashConfig
+from models.dflash_net import DFlashNet
 from models.qwen3 import Qwen3, Qwen3Config
 from training.chatml import END, END_OF_TEXT, token_id
 from training.tokenizer import save_tokenizer
@@ -48,6 +49,7 @@ def shape_json(config: Qwen3Config) -> dict[str, Any]:
 
 def drafter_json(config: DFlashConfig, tokenizer: Tokenizer, num_anchors: int) -> dict[str, Any]:
     """Return config.json of a DSpark drafter that shares the target's embeddings and head."""
+    assert isinstance(config.backbone, Qwen3Config)
     return {
         "architectures": ["Qwen3DSparkModel"],
         "model_type": "qwen3",
@@ -58,7 +60,7 @@ def drafter_json(config: DFlashConfig, tokenizer: Tokenizer, num_anchors: int) -
         "mask_token_id": config.mask_token_id,
         "num_anchors": num_anchors,
         "markov_rank": config.markov_rank,
-        "markov_head_type": "vanilla",
+        "markov_head_type": config.markov_head_type,
         "enable_confidence_head": config.enable_confidence_head,
         "confidence_head_with_markov": config.confidence_head_with_markov,
         "tie_word_embeddings": False,

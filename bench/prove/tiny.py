@@ -1,13 +1,19 @@
 """Tiny random models: real networks, small enough to enumerate, with laws uneven enough to be told apart."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from core.types import Numerics
+from drafters.dflash import DFlash
 from drafters.dspark import DSpark
 from drafters.eagle3 import Eagle3
-from models.dflash_net import DFlashConfig, DFlashNet
+from models.dflash_config import DFlashConfig, MarkovHeadType
+from models.dflash_net import DFlashNet
 from models.eagle3_net import Eagle3Config, Eagle3Net, PairLayer
+from models.layers import Attention
+from models.markov_heads import RecurrentMarkovHead
 from models.network import for_inference
 from models.qwen3 import Qwen3, Qwen3Config
 
@@ -61,8 +67,19 @@ def tiny_target(
     return for_inference(target, torch.float32)
 
 
-def tiny_dspark(target: Qwen3, *, seed: int = 1, block_size: int = 4, agreement: float = 4.0) -> DSpark:
-    """A drafter whose Markov head knows the target's successors and nothing of what bends them."""
+def tiny_dspark(
+    target: Qwen3,
+    *,
+    seed: int = 1,
+    block_size: int = 4,
+    agreement: float = 4.0,
+    head: MarkovHeadType = "vanilla",
+    **variant: Any,
+) -> DSpark:
+    """A drafter whose Markov head knows the target's successors and nothing of what bends them.
+
+    variant holds further fields of the DFlashConfig, such as sample_from_anchor or layer_types.
+    """
     config = DFlashConfig(
         backbone=tiny_config(target.config.vocab_size, layers=2),
         target_layer_ids=(0, 1),
@@ -70,16 +87,62 @@ def tiny_dspark(target: Qwen3, *, seed: int = 1, block_size: int = 4, agreement:
         mask_token_id=0,
         num_target_layers=target.config.num_hidden_layers,
         markov_rank=32,
+        markov_head_type=head,
         enable_confidence_head=True,
+        **variant,
     )
     network = DFlashNet(config, target.numerics)
     scramble(network, seed, 0.5)
+    markov_head = network.markov_head
+    assert markov_head is not None
     with torch.no_grad():
-        network.markov_head.markov_w1.weight.copy_(target.embed_tokens.weight / 32**0.5)
+        markov_head.markov_w1.weight.copy_(target.embed_tokens.weight / 32**0.5)
         network.confidence_head.proj.weight.mul_(3)
         network.confidence_head.proj.bias.fill_(1.0)
-        network.markov_head.markov_w2.weight.copy_(target.lm_head.weight * agreement)
+        markov_head.markov_w2.weight.copy_(target.lm_head.weight * agreement)
+        if isinstance(markov_head, RecurrentMarkovHead):
+            # What comes out is the token's embedding, bent by the state and the slot.
+            markov_head.joint_proj.weight[64:, 32:64] = torch.eye(32)
     return DSpark("dspark", for_inference(network, torch.float32), target)
+
+
+def tiny_dflash(target: Qwen3, *, seed: int = 1, block_size: int = 4, **variant: Any) -> DFlash:
+    """A drafter whose slots all see the anchor, and draft the target's successor of it: right in one slot of a block.
+
+    The first layer tells the anchor from masks and context rows by one direction of their embeddings; the context
+    comes in by the rest of the layers, and bends the drafts. variant holds further fields of the DFlashConfig.
+    """
+    config = DFlashConfig(
+        backbone=tiny_config(target.config.vocab_size, layers=2),
+        target_layer_ids=(-1, 1),
+        block_size=block_size,
+        mask_token_id=0,
+        num_target_layers=target.config.num_hidden_layers,
+        **variant,
+    )
+    network = DFlashNet(config, target.numerics)
+    scramble(network, seed, 0.5)
+    attention = next(module for module in network.modules() if isinstance(module, Attention))
+    num_heads, num_kv_heads, size = attention.num_heads, attention.num_kv_heads, attention.head_dim
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(32, 32, generator=generator)).Q[: num_kv_heads * size]
+    embedding = target.embed_tokens.weight
+    is_mask = torch.full((len(embedding), 1), -1.0)
+    is_mask[config.mask_token_id] = 1.0
+    told = torch.linalg.pinv(embedding) @ is_mask  # [H, 1]; embedding @ told is 1 for the mask, -1 for other tokens
+    # Turned least by position: the rotation's slowest pair.
+    slowest = torch.zeros(size, 1)
+    slowest[size // 2 - 1] = 1.0
+    with torch.no_grad():
+        network.fc.weight[:, :32] = -torch.eye(32)
+        sizes = [count * size for count in (num_heads, num_kv_heads, num_kv_heads)]
+        queries, keys, values = attention.qkv_proj.weight.split(sizes)
+        queries.copy_((slowest @ told.T).repeat(num_heads, 1))
+        keys.copy_((slowest @ -told.T).repeat(num_kv_heads, 1))
+        values.copy_(basis)
+        groups = basis.view(num_kv_heads, size, 32).repeat_interleave(num_heads // num_kv_heads, 0)
+        attention.o_proj.weight.copy_(groups.flatten(0, 1).T * 2)
+    return DFlash("dflash", for_inference(network, torch.float32), target)
 
 
 def tiny_eagle3(target: Qwen3, *, seed: int = 1, num_drafts: int = 4, num_never: int = 0) -> Eagle3:

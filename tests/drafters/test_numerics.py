@@ -7,22 +7,31 @@ import torch
 
 from core.tensors import Commit, DraftAsk, PagedKV, Processing
 from core.types import Numerics
-from drafters.dspark import DSpark
-from models.load_drafter import load_dspark
-from paths import FIXTURES
-from tests.drafters.eagle3_cases import fixture_target, make_drafter
+from tests.drafters import eagle3_cases
+from tests.drafters.dflash_cases import fixture_drafter, make_drafter, random_checkpoint
 
 BLOCK_SIZE, BLOCKS = 4, 40
 LENGTHS = (1, 6, 33, 140)
 
 
-def make_dspark(target):
-    return DSpark("dspark", load_dspark(FIXTURES / "dspark_vanilla", target), target)
+WINDOWS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 9}
+MAKERS = {
+    "dspark_vanilla": lambda numerics: fixture_drafter("dspark_vanilla", numerics),
+    "dspark_gated": lambda numerics: fixture_drafter("dspark_gated", numerics),
+    "dspark_rnn": lambda numerics: fixture_drafter("dspark_rnn", numerics),
+    "eagle3": lambda numerics: eagle3_cases.make_drafter(eagle3_cases.fixture_target(numerics)),
+    "dflash": lambda numerics: fixture_drafter("dflash", numerics),
+    "window": lambda numerics: fixture_drafter("dspark_rnn", numerics, **WINDOWS),
+    "causal window": lambda numerics: fixture_drafter("dflash", numerics, is_causal=True, **WINDOWS),
+    "reduced": lambda numerics: make_drafter(
+        *random_checkpoint(own_ends=True, draft_vocab_size=100, markov_rank=8), numerics
+    ),
+}
 
 
-@pytest.fixture(scope="module", params=[make_dspark, make_drafter], ids=["dspark", "eagle3"])
+@pytest.fixture(scope="module", params=MAKERS)
 def drafters(request):
-    return {numerics: request.param(fixture_target(numerics)) for numerics in Numerics}
+    return {numerics: MAKERS[request.param](numerics) for numerics in Numerics}
 
 
 def features_of(drafter):

@@ -5,7 +5,7 @@ import torch
 
 from core.errors import CheckpointError
 from models.dflash_net import DFlashNet
-from models.load_drafter import load_drafter, make_network, read_drafter
+from models.load_drafter import load_drafter, read_drafter
 from models.load_target import load_target
 from paths import FIXTURES
 from tests.models.formats import foreign
@@ -44,11 +44,3 @@ def test_a_kind_that_it_is_not_is_refused_saying_what_to_write(target, name, ask
 def test_default_layers_are_found_from_the_target(target, tmp_path):
     folder = foreign.write(tmp_path, *foreign.eagle(*foreign.plain_eagle()))
     assert read_drafter(folder, target, "eagle3").config["target_layer_ids"] == [1, 3, 4]
-
-
-@pytest.mark.parametrize("key", ["sample_from_anchor", "is_causal"])
-def test_what_the_block_network_does_not_compute_is_refused_by_name(target, key):
-    checkpoint = read_drafter(FIXTURES / "dspark_vanilla", target)
-    checkpoint.config[key] = not checkpoint.config[key]
-    with pytest.raises(CheckpointError, match=f"somewhere: {key} .* is not supported"):
-        make_network(checkpoint, target, "somewhere")

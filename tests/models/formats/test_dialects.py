@@ -116,5 +116,5 @@ def test_a_foreign_dspark_computes_what_the_reference_computed(tmp_path, write):
     anchor = expected["prompt_ids"][expected["rounds"][0]][None]
     previous = torch.cat((anchor, tokens[:-1]))
     torch.testing.assert_close(network.confidence(hidden, previous), expected["round0.confidence_logits"])
-    logits = expected["round0.base_logits"] + network.markov_head(previous)
+    logits = expected["round0.base_logits"] + network.markov_head(previous, hidden)
     torch.testing.assert_close(logits, expected["round0.draft_logits"], atol=1e-5, rtol=1e-5)

@@ -1,0 +1,49 @@
+"""How a drafter gets from token ids to states and from states to logits: by the target's weights or by its own.
+
+A drafter may know fewer tokens than its target. Its logits are then laid out over the target's vocabulary, -inf where
+it can draft nothing, so that whoever draws or verifies meets target ids alone.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.target import Target
+
+
+class DraftVocabulary(nn.Module):
+    """What a drafter has of its own; None is the target's, of which no copy is kept.
+
+    embedding   [V, H]
+    head        [Vd, H]
+    target_ids  i64 [Vd]; the target's id of every token it can draft; None: all, under the same ids
+    """
+
+    target_ids: Tensor | None
+
+    def __init__(
+        self, embedding: Tensor | None = None, head: Tensor | None = None, target_ids: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.embed_tokens = None if embedding is None else nn.Embedding.from_pretrained(embedding)
+        self.lm_head = None if head is None else nn.Linear(head.shape[1], head.shape[0], bias=False, dtype=head.dtype)
+        if self.lm_head is not None and head is not None:
+            self.lm_head.weight = nn.Parameter(head, requires_grad=False)
+        self.register_buffer("target_ids", target_ids, persistent=False)
+
+    def embed(self, tokens: Tensor, target: Target) -> Tensor:
+        """Return the states [..., H] that tokens [...] enter the first layer with."""
+        return target.embed(tokens) if self.embed_tokens is None else self.embed_tokens(tokens)
+
+    def logits(self, hidden: Tensor, target: Target) -> Tensor:
+        """Map final states [..., H] to logits f32 [..., V] by target ids."""
+        if self.lm_head is None:
+            return target.logits(hidden)
+        logits = self.lm_head(hidden).float()
+        if self.target_ids is None:
+            return logits
+        wide = logits.new_full((*logits.shape[:-1], target.shape.vocab_size), -torch.inf)
+        return wide.index_copy_(-1, self.target_ids, logits)
+
+    def add(self, logits: Tensor, bias: Tensor) -> Tensor:
+        """Add a bias [B, Vd] to logits [B, V] by target ids, in place; returns them."""
+        return logits.add_(bias) if self.target_ids is None else logits.index_add_(-1, self.target_ids, bias.float())
