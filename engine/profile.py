@@ -201,7 +201,8 @@ def spread(times: Times, lengths: tuple[int, ...], row_s: float) -> list[float]:
     seconds = []
     for length, step in zip(lengths, times.by_length, strict=True):
         is_telling = 2 * step.verified >= length
-        scale = length / step.verified if is_telling and length else 1.0
+        # A step that noise made no dearer than the first says nothing of what drafts cost: there is nothing to scale.
+        scale = length / step.verified if is_telling and length and step.rest_s > first else 1.0
         seconds.append(first + (step.rest_s - first) * scale if is_telling else first + length * row_s)
     return seconds
 

@@ -91,8 +91,8 @@ def test_a_planted_rollback_bug_is_noticed(target, plain, monkeypatch):
     """Keys and values of rejected drafts stay in the cache: a row once written is never written again."""
     honest, written = paged.plan_attention, {"up to": -1}
 
-    def keeps_rejected_rows(kv, cu_rows, positions, visible, group, window):
-        layout = honest(kv, cu_rows, positions, visible, group, window)
+    def keeps_rejected_rows(kv, cu_rows, positions, visible, *rest):
+        layout = honest(kv, cu_rows, positions, visible, *rest)
         if len(kv.keys) != len(target.shape.layers):
             return layout
         write = torch.where(positions > written["up to"], layout.write, 0)

@@ -136,6 +136,12 @@ def test_drafts_that_were_missing_are_charged_for():
     assert spread(times, (0, 1, 4, 7), 0.25) == [2.0, 3.0, 8.0, 2.0 + 7 * 0.25]
 
 
+def test_a_first_step_that_noise_made_dear_makes_no_later_one_less_than_nothing():
+    slow, quick = StepTime(0.0, 9.0, 0.0), StepTime(0.0, 1.0, 2.0)
+    times = Times(quick, (slow, quick, quick))
+    assert spread(times, (0, 2, 4), 0.25) == [9.0, 1.0, 1.0]
+
+
 def test_what_was_predicted_is_counted_beside_what_steps_took():
     target = tiny_target()
     engine = make_engine(target, tiny_dspark(target), LoadAdaptive())
