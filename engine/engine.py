@@ -72,6 +72,7 @@ class Engine:
         memory = EngineMemory(target, drafters, shape, self.stats, untrusted)
         self.memory, self.scheduler, self.slots = memory, memory.scheduler, memory.slots
         self._plain_draws = TargetDraws(shape.max_num_seqs)
+        self._last_plan: StepPlan | None = None
         self.groups = Groups(memory.speculators, policies, self.stats, shape.max_num_seqs, policy_drafters or {})
 
     # --- Requests ----------------------------------------------------------------------------------------------
@@ -218,7 +219,8 @@ class Engine:
     def _plan(self, batch: Batch) -> StepPlan:
         with self.stats.timed("plan"):
             load = Load(self.memory.pool, self.scheduler.waiting, self.backlog, self.costs)
-            return plan_step(batch, self.groups.by_key, load)
+            self._last_plan = plan_step(batch, self.groups.by_key, load, self._last_plan)
+            return self._last_plan
 
     def _draft(self, batch: Batch, plan: StepPlan) -> tuple[Draft, RoundNoise]:
         """Return what drafters propose where the plan asks for drafts, nothing elsewhere; and the round's noise."""

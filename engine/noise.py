@@ -48,16 +48,14 @@ def draw_noise(
         size = len(sequences)
         coupled = torch.zeros(size, dtype=torch.bool)
         return RoundNoise(torch.zeros(size, width), torch.zeros(size, width + 1), coupled, None)
+    is_coupled = np.array([uses_gumbel(sequence.request) for sequence in sequences])
+    if not width and not is_coupled.any():
+        verdict = torch.from_numpy(plain.of(sequences))
+        return RoundNoise(verdict[:, :0], verdict, torch.from_numpy(is_coupled), None)
     nonces = np.array([sequence.request.nonce for sequence in sequences], dtype=np.uint64)
     anchors = np.array([len(sequence.tokens) - 1 for sequence in sequences], dtype=np.int64)
     attempts = np.array([sequence.attempt for sequence in sequences], dtype=np.int64)
-    if width:
-        draft, verdict = map(torch.from_numpy, round_uniforms(nonces, anchors, attempts, width))
-    else:
-        slots = np.array([sequence.slot for sequence in sequences], dtype=np.int64)
-        verdict = torch.from_numpy(plain.of(slots, nonces, anchors, attempts))
-        draft = verdict[:, :0]
-    is_coupled = np.array([uses_gumbel(sequence.request) for sequence in sequences])
+    draft, verdict = map(torch.from_numpy, round_uniforms(nonces, anchors, attempts, width))
     coupled = torch.from_numpy(is_coupled)
     if not is_coupled.any():
         return RoundNoise(draft, verdict, coupled, None)

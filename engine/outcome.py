@@ -27,7 +27,7 @@ def outcomes(
     plan: StepPlan, draft: Draft, survival: Tensor, verdict: Round, facts: StepFacts
 ) -> Iterator[tuple[GroupPlan, StepOutcome]]:
     """Yield the part of every group that has a drafter; draft and survival [B, G] cover the whole batch."""
-    if all(part.view is None for part in plan.parts):
+    if plan.is_plain:
         return
     index = verdict.index.numpy(force=True)
     group_of = plan.group[index]

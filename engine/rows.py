@@ -70,6 +70,8 @@ def _plain_rows(batch: Batch, block_tables: Tensor) -> StepRows:
 
 def append_catch_up(rows: StepRows, catch_up: tuple[CatchUp, ...], block_tables: Tensor) -> StepRows:
     """Return the rows with those that drafters missed behind them; block_tables i64 [slots, max_blocks] are of all."""
+    if not catch_up:
+        return rows
     run = [each for each in catch_up if each.in_forward]
     firsts = dict.fromkeys(catch_up, -1)
     if not run:

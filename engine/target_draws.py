@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from core.random import round_uniforms
 from core.types import F32
+from engine.sequence import Sequence
 
 I64 = NDArray[np.int64]
 
@@ -24,9 +25,14 @@ class TargetDraws:
         self._attempt = np.full(num_slots, -1, dtype=np.int64)
         self._first = np.zeros(num_slots, dtype=np.int64)
         self._numbers = np.zeros((num_slots, AHEAD), dtype=np.float32)
+        # What is the same for as long as the batch stays.
+        self._last: tuple[tuple[Sequence, ...], I64, NDArray[np.uint64]] | None = None
 
-    def of(self, slots: I64, nonces: NDArray[np.uint64], anchors: I64, attempts: I64) -> F32:
-        """Return what `round_uniforms` gives rounds without drafts: f32 [B, 1], for arguments [B]."""
+    def of(self, sequences: tuple[Sequence, ...]) -> F32:
+        """Return what `round_uniforms` gives these sequences for a round without drafts: f32 [B, 1]."""
+        slots, nonces = self._facts(sequences)
+        facts = np.array([(len(sequence.tokens) - 1, sequence.attempt) for sequence in sequences], dtype=np.int64)
+        anchors, attempts = facts[:, 0], facts[:, 1]
         place = anchors - self._first[slots]
         missing = (place < 0) | (place >= AHEAD)
         missing |= (self._nonce[slots] != nonces) | (self._attempt[slots] != attempts)
@@ -34,6 +40,13 @@ class TargetDraws:
             self._make(slots[missing], nonces[missing], anchors[missing], attempts[missing])
             place[missing] = 0
         return self._numbers[slots, place][:, None]
+
+    def _facts(self, sequences: tuple[Sequence, ...]) -> tuple[I64, NDArray[np.uint64]]:
+        if self._last is None or self._last[0] != sequences:
+            slots = np.array([sequence.slot for sequence in sequences], dtype=np.int64)
+            nonces = np.array([sequence.request.nonce for sequence in sequences], dtype=np.uint64)
+            self._last = sequences, slots, nonces
+        return self._last[1], self._last[2]
 
     def _make(self, slots: I64, nonces: NDArray[np.uint64], anchors: I64, attempts: I64) -> None:
         ahead = (anchors[:, None] + np.arange(AHEAD)).ravel()

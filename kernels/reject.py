@@ -28,6 +28,19 @@ def reject(target_logits: Tensor, draft: Draft, lengths: Tensor, uniforms: Tenso
     return reference.reject(target_logits, draft, lengths, uniforms)
 
 
+def draw_next(target_logits: Tensor, uniforms: Tensor) -> Tensor:
+    """Return the tokens i64 [B] that `reject` would draw from processed logits f32 [B, V] of rounds without drafts.
+
+    uniforms f32 [B] in [0, 1)
+    """
+    if not target_logits.is_cuda:
+        return reference.draw(target_logits.softmax(-1), uniforms)
+    lengths = torch.zeros(len(uniforms), dtype=torch.int32, device=uniforms.device)
+    nothing = lengths.to(torch.int64)[:, None][:, :0]
+    draft = Draft(nothing, lengths, lengths.to(torch.bool), None, nothing.to(torch.float32))
+    return reject_triton(target_logits, draft, lengths, uniforms[:, None]).next_token
+
+
 def reject_triton(target_logits: Tensor, draft: Draft, lengths: Tensor, uniforms: Tensor, tile: int = TILE) -> Verdict:
     """Return what `reference.reject` returns; nothing is read back to the host.
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from core.errors import ShapeError
+from core.tensors import Draft
 from kernels import reference
-from kernels.reject import reject, reject_triton
+from kernels.reject import draw_next, reject, reject_triton
 from tests.kernels.cases import REJECT_CASES, RejectCase
 from tests.kernels.oracles import check_verdict
 
@@ -139,3 +140,14 @@ def test_wrong_shapes_are_told(place):
     }
     with pytest.raises(ShapeError):
         reference.reject(*wrong[place])
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_round_without_drafts_draws_what_the_whole_verifier_draws(batch):
+    generator = torch.Generator().manual_seed(batch)
+    logits, uniforms = torch.randn(batch, 300, generator=generator), torch.rand(batch, generator=generator)
+    nothing = torch.zeros(batch, 0)
+    lengths = torch.zeros(batch, dtype=torch.int32)
+    draft = Draft(nothing.long(), lengths, lengths.bool(), None, nothing)
+    expected = reference.reject(logits, draft, lengths, uniforms[:, None])
+    assert torch.equal(draw_next(logits, uniforms), expected.next_token)
