@@ -13,7 +13,7 @@ from tests.drafters import dflash_cases, eagle3_cases
 from tests.drafters.test_dflash_fixtures import check_rounds
 from tests.drafters.test_eagle3 import errors_of_rounds
 from tests.models.formats import foreign
-from tests.models.formats.numbers import assert_same_numbers, compare, drafter_of, numbers_of
+from tests.models.formats.computed import assert_same_numbers, compare, drafter_of, numbers_of
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 HEADED = {"markov_rank": 8, "enable_confidence_head": True, "confidence_head_with_markov": True}
