@@ -16,6 +16,7 @@ from models.formats.chain import NORMS
 from models.formats.checkpoint import settle_vocabulary
 from models.formats.tensors import canonical_names
 from models.formats.translate import Translation, translate
+from models.load_drafter import check_network
 
 Rows = list[tuple[str, str]]
 
@@ -30,6 +31,7 @@ def describe_drafter(folder: Path, config: dict[str, Any], beside: Path | None) 
     target = None if beside is None else read_config(beside)
     depth = None if target is None else target.get("num_hidden_layers")
     said = translate(config, str(folder), depth)
+    check_network(said.kind, said.config, str(folder))
     made, headers = said.config, read_headers(folder)
     names = canonical_names(headers, said.rename, said.kind, str(folder))
     settle_vocabulary(made, names, read_some(folder, {names["d2t"]} if "d2t" in names else set()), str(folder))

@@ -124,7 +124,7 @@ def setting_flags(arguments: argparse.Namespace) -> dict[str, object]:
     if arguments.policy is not None:
         flags |= policy_flags(arguments.policy)
     if arguments.speculative_config is not None:
-        told = speculative_flags(arguments.speculative_config)
+        told = speculative_flags(arguments.speculative_config, drafter_kind)
         for flag, kind in (("--drafter", "drafter.kind"), ("--policy", "policy.kind")):
             if kind in flags and kind in told:
                 raise ConfigError(f"--speculative-config and {flag} both say {kind}; give one of them")

@@ -7,6 +7,7 @@ may also be a drafter that an installed package has registered. Fields: vllm/con
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from core.config import nearest
@@ -78,12 +79,20 @@ NOT_BUILT: dict[str, tuple[object, ...]] = {
 }
 # vLLM's window where neither bound of prompt lookup is given.
 DEFAULT_LOOKUP = 5
+# The kind of drafter that a checkpoint is, by its name and revision.
+KindOf = Callable[[str, str | None], str]
 ROW_LEN = 3
 
 
-def speculative_flags(text: str) -> dict[str, object]:
-    """Return what vLLM's JSON says as "section.field" values; raises ConfigError for what cannot be honoured."""
+def speculative_flags(text: str, kind_of: KindOf | None = None) -> dict[str, object]:
+    """Return what vLLM's JSON says as "section.field" values; raises ConfigError for what cannot be honoured.
+
+    kind_of finds the method of a model where none is given, as vLLM does; without it, a method must be given.
+    """
     given = _read(text)
+    model, revision = given.get("model"), given.get("revision")
+    if kind_of is not None and "method" not in given and isinstance(model, str) and model != "ngram":
+        given["method"] = kind_of(model, revision if isinstance(revision, str) else None)
     method = _method(given)
     for name, value in given.items():
         _check_field(name, value, method)

@@ -31,6 +31,7 @@ WHOLE = {"I64", "I32", "I16", "U8", "BOOL"}
 TABLES = {"d2t", "t2d"}
 # Weights that can run code when they are read, or are not tensors in a form that is read.
 UNREAD = {".bin", ".pt", ".pth", ".ckpt", ".gguf", ".npz"}
+CONVERT = "Where you trust a file of another kind, load it and write it with safetensors.torch.save_file"
 
 
 class Header(NamedTuple):
@@ -106,8 +107,10 @@ def _shards(folder: Path) -> list[Path]:
     for name in names:
         if not (folder / name).is_file():
             unread = sorted(path.name for path in folder.glob("*") if path.suffix in UNREAD)
-            hint = f"; {unread[0]} is not read: only safetensors are, convert it" if unread else ""
-            raise CheckpointError(f"no weights at {folder}: {name} is missing{hint}")
+            # Of a model of the Hub, other files are not even fetched.
+            hint = f"{unread[0]} is not read: only safetensors are" if unread else "only safetensors are read"
+            cure = "" if index.is_file() else f". {CONVERT}"
+            raise CheckpointError(f"no weights at {folder}: {name} is missing; {hint}{cure}")
     return [folder / name for name in names]
 
 

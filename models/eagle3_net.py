@@ -15,15 +15,18 @@ from torch.nn import functional as F
 
 from core.errors import CheckpointError
 from core.types import Numerics
+from models.decoder import DecoderConfig
 from models.layers import MLP, Attend, RMSNorm, Rotation, rotate
+from models.llama import LlamaConfig
 from models.network import Network
 from models.qwen3 import Qwen3Config
 from models.shape import AttentionShape
 
-FAMILIES = ("qwen3", "llama")
+# By model_type: what the layer's sizes and its rotation are.
+FAMILIES: dict[str, type[DecoderConfig]] = {"qwen3": Qwen3Config, "llama": LlamaConfig}
 
 
-class Eagle3Config(msgspec.Struct, frozen=True, kw_only=True):
+class Eagle3Keys(msgspec.Struct, frozen=True, kw_only=True):
     """What a canonical Eagle3 config says beyond the backbone's shape; defaults are DeepSpec's.
 
     num_target_layers     None where the file does not say
@@ -38,7 +41,6 @@ class Eagle3Config(msgspec.Struct, frozen=True, kw_only=True):
     attention_bias        the four projections of attention have biases
     """
 
-    backbone: Qwen3Config
     target_layer_ids: tuple[int, ...]
     num_target_layers: int | None = None
     target_hidden_size: int | None = None
@@ -50,6 +52,12 @@ class Eagle3Config(msgspec.Struct, frozen=True, kw_only=True):
     fc_norm: bool = False
     feeds_normed: bool = False
     attention_bias: bool = False
+
+
+class Eagle3Config(Eagle3Keys, frozen=True, kw_only=True):
+    """A drafter: its keys, and the sizes and the rotation of its layer, of whichever family it is."""
+
+    backbone: DecoderConfig
 
     @classmethod
     def from_json(cls, config: dict[str, Any]) -> "Eagle3Config":
@@ -63,16 +71,14 @@ class Eagle3Config(msgspec.Struct, frozen=True, kw_only=True):
             raise CheckpointError(f"an Eagle3 drafter has 1 layer, num_hidden_layers is {config['num_hidden_layers']}")
         if config.get("mlp_bias"):
             raise CheckpointError("config.json sets mlp_bias, which is not supported for Eagle3")
-        # What Hugging Face takes a llama to have where its config does not say.
-        unsaid = {"rope_theta": 10_000.0, "max_position_embeddings": 2048} if family == "llama" else {}
-        unsaid |= {"num_hidden_layers": 1}
         fields: dict[str, Any] = {"num_drafts": config.get("ttt_length", 7), "qk_norm": family == "qwen3"}
-        fields |= {name: config[name] for name in cls.__struct_fields__ if name in config}
-        fields["backbone"] = Qwen3Config.from_json(unsaid | config | {"attention_bias": False})
+        fields |= {name: config[name] for name in Eagle3Keys.__struct_fields__ if name in config}
+        backbone = FAMILIES[family].from_json({"num_hidden_layers": 1, **config, "attention_bias": False})
         try:
-            made = msgspec.convert(fields, cls)
+            keys = msgspec.convert(fields, Eagle3Keys)
         except msgspec.ValidationError as error:
             raise CheckpointError(f"config.json does not describe an Eagle3 drafter: {error}") from error
+        made = cls(backbone=backbone, **msgspec.structs.asdict(keys))
         made.check()
         return made
 
@@ -208,7 +214,8 @@ class Eagle3Net(Network):
         self.lm_head = nn.Linear(size, config.drafted_vocab_size, bias=False) if has_head else None
         self.register_buffer("target_ids", None, persistent=False)
         # A chain may begin at the very end of the context.
-        self.rotation = Rotation(shape.head_dim, shape.rope_theta, shape.max_position_embeddings + config.num_drafts)
+        num_positions = shape.max_position_embeddings + config.num_drafts
+        self.rotation = Rotation(shape.head_dim, shape.rope_theta, num_positions, scaling=shape.scaling)
 
     def prepare(self) -> None:
         """Give keys and values a product of their own: they are all that is wanted of most rows."""

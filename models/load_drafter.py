@@ -8,9 +8,11 @@ from torch import Tensor
 
 from core.config import CheckpointKind
 from core.errors import CheckpointError
+from models.dflash_config import DFlashConfig
 from models.dflash_load import make_dflash
 from models.dflash_net import DFlashNet
 from models.eagle3_load import make_eagle3
+from models.eagle3_net import Eagle3Config
 from models.formats.checkpoint import Checkpoint, read_checkpoint
 from models.network import Network
 from models.target import Target
@@ -32,7 +34,7 @@ def read_drafter(folder: Path, target: Target, kind: CheckpointKind | None = Non
     checkpoint = read_checkpoint(folder, len(target.shape.layers))
     if kind not in (None, checkpoint.kind):
         raise CheckpointError(
-            f"{folder} holds a drafter of kind {checkpoint.kind} ({checkpoint.format}'s format), and the configuration "
+            f"{folder} holds a drafter of kind {checkpoint.kind} (format: {checkpoint.format}), and the configuration "
             f'asks for {kind}; write kind = "{checkpoint.kind}"'
         )
     return checkpoint
@@ -43,6 +45,17 @@ def make_network(checkpoint: Checkpoint, target: Target, source: str) -> Network
     return NETWORKS[checkpoint.kind](checkpoint.config, checkpoint.tensors, target, source)
 
 
+def check_network(kind: CheckpointKind, config: dict[str, Any], source: str) -> None:
+    """Raise CheckpointError if no network computes what a canonical config says; weights need not be there.
+
+    Layer ids that are to be found from a target's depth may be missing.
+    """
+    try:
+        CONFIGS[kind].from_json({"target_layer_ids": [0], **config})
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+
+
 def load_dspark(folder: Path, target: Target) -> DFlashNet:
     """Load a DSpark checkpoint (`load_drafter`)."""
     network = load_drafter(folder, target, "dspark")
@@ -50,5 +63,10 @@ def load_dspark(folder: Path, target: Target) -> DFlashNet:
     return network
 
 
-# One line per kind.
+# One line per kind, in each of both.
+CONFIGS: dict[str, type[DFlashConfig | Eagle3Config]] = {
+    "dspark": DFlashConfig,
+    "dflash": DFlashConfig,
+    "eagle3": Eagle3Config,
+}
 NETWORKS: dict[str, MakeNetwork] = {"dspark": make_dflash, "dflash": make_dflash, "eagle3": make_eagle3}

@@ -12,6 +12,7 @@ from core.registry import TARGET_LIBRARIES, TARGETS
 from core.types import Numerics
 from models.checkpoint import check_architecture, load_into, read_tensors
 from models.config_json import read_config
+from models.formats.translate import format_of
 from models.network import for_inference
 from models.target import Target, TargetConfig
 
@@ -26,6 +27,11 @@ def load_target(folder: Path, dtype: torch.dtype, numerics: Numerics = Numerics.
     """
     config = read_config(folder)
     architecture = target_architecture(config, folder)
+    if (drafter := format_of(config)) is not None:
+        raise CheckpointError(
+            f"{folder} holds a drafter (format: {drafter}), no model that generates text by itself; "
+            f"`specd inspect {folder}` says which kind it is"
+        )
     check_unquantised(config, folder)
     if architecture not in TARGET_ARCHITECTURES:
         return _load_with_transformers(architecture, folder, config, dtype, numerics)

@@ -92,6 +92,9 @@ def translate_rope(config: Config, family: str) -> Config:
         return dict(rope)
     theta = one_of((("rope_parameters", rope), ("config.json", config)), "rope_theta")
     kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "mrope":
+        # Of targets that see pictures: each axis has its own position, and in text all axes have the same.
+        kind = "default"
     if theta is None and family == "llama":
         theta = LLAMA_THETA
     if theta is None:

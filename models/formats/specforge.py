@@ -18,10 +18,12 @@ from models.formats.zlab import translate_dflash
 
 NAME = "SpecForge"
 DSPARK, EAGLE3 = "DSparkDraftModel", "LlamaForCausalLMEagle3"
-# A DFlashDraftModel with one of these in its dflash_config is SpecForge's, not z-lab's.
+# Where DFlash's keys stand, and DSpark's in some files.
+TABLES = ("dflash_config", "dspark_config")
+# A DFlashDraftModel with one of these in such a table is SpecForge's, not z-lab's.
 OWN_KEYS = ("projector_type", "attention_mode", "attention_modes", "shift_label", "confidence_head_alpha", *HEAD_KEYS)
 INSIDE = ZLAB_INSIDE | {*OWN_KEYS, "emb_dim", "gru_hidden_dim", "pure_draft_prefix_len"}
-KNOWN = ZLAB_KNOWN | set(HEAD_KEYS)
+KNOWN = ZLAB_KNOWN | {*HEAD_KEYS, "dspark_config"}
 # Of EAGLE-3: the keys that may name the layers, here all on the same base.
 LAYER_KEYS = ("target_hidden_layer_ids", "eagle_aux_hidden_state_layer_ids", "target_layer_ids")
 EAGLE_KNOWN = BACKBONE_KEYS | {
@@ -31,15 +33,28 @@ EAGLE_KNOWN = BACKBONE_KEYS | {
     "eagle_config",
     "norm_output",
     "num_aux_hidden_states",
+    # A full head that the file lacks is the target's in any case, and one that it has is a copy.
+    "reuse_target_lm_head",
 }
-EAGLE_INSIDE = frozenset((*LAYER_KEYS, "use_aux_hidden_state"))
+# What NVIDIA's Model Optimizer adds, which writes this format too (export_spec_ckpt_config): its options for layers and
+# heads that EAGLE-3 does not have, and the values that make it EAGLE-3.
+EAGLE_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "next_layer_regular": (True,),
+    "parallel_draft_step": (1,),
+    "use_aux_hidden_state": (True,),
+    "use_input_layernorm_in_first_layer": (True,),
+    "use_last_layernorm": (True,),
+    "use_mtp_layernorm": (False,),
+}
+# How many layers each head for a further token would have; there are none at a parallel_draft_step of 1.
+EAGLE_INSIDE = frozenset((*LAYER_KEYS, *EAGLE_NEUTRAL, "parallel_draft_heads_num_layers"))
 
 
 def recognise(config: Config) -> bool:
     """Tell whether config.json names an architecture of SpecForge's, or z-lab's with SpecForge's keys."""
     names = architectures(config)
-    inside = config.get("dflash_config")
-    has_own = isinstance(inside, dict) and any(key in inside for key in OWN_KEYS)
+    tables = [table for name in TABLES if isinstance(table := config.get(name), dict)]
+    has_own = any(key in table for table in tables for key in OWN_KEYS)
     return DSPARK in names or EAGLE3 in names or (DFLASH in names and has_own)
 
 
@@ -47,9 +62,9 @@ def translate(config: Config, num_target_layers: int | None) -> Config:
     """Return the canonical config (`Dialect.translate`)."""
     if EAGLE3 in architectures(config):
         return _translate_eagle3(config, num_target_layers)
-    inside = section(config, "dflash_config")
     check_keys(config, KNOWN)
-    check_keys(inside, INSIDE, "config.json: dflash_config")
+    inside = _one_table(config)
+    config = {**config, "dflash_config": inside}
     is_dspark = DSPARK in architectures(config) or inside.get("projector_type") == "dspark"
     _check_inside(inside, is_dspark=is_dspark)
     places = (("dflash_config", inside), ("config.json", config))
@@ -65,6 +80,14 @@ def translate(config: Config, num_target_layers: int | None) -> Config:
         **heads,
         "sample_from_anchor": is_dspark,
     }
+
+
+def _one_table(config: Config) -> Config:
+    """Return what the tables say together; raises CheckpointError for an unknown key, and where two disagree."""
+    tables = tuple((name, section(config, name)) for name in TABLES)
+    for name, table in tables:
+        check_keys(table, INSIDE, f"config.json: {name}")
+    return {key: one_of(tables, key) for _, table in tables for key in table}
 
 
 def _check_inside(inside: Config, *, is_dspark: bool) -> None:
@@ -83,7 +106,7 @@ def _translate_eagle3(config: Config, num_target_layers: int | None) -> Config:
     inside = section(config, "eagle_config")
     check_keys(config, EAGLE_KNOWN)
     check_keys(inside, EAGLE_INSIDE, "config.json: eagle_config")
-    check_neutral(inside, {"use_aux_hidden_state": (True,)}, "config.json: eagle_config")
+    check_neutral(inside, EAGLE_NEUTRAL, "config.json: eagle_config")
     if not flag(config, "norm_output", default=True):
         raise CheckpointError("config.json: norm_output is false, a head without its norm; that is not supported")
     if config.get("model_type") not in (None, "llama"):

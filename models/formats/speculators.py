@@ -5,10 +5,10 @@ hold are training's. `norm_output` says that the chain feeds the post-norm state
 """
 
 from core.errors import CheckpointError
-from models.formats.backbone import BACKBONE_KEYS, GEMMA, translate_backbone, translate_windows
+from models.formats.backbone import BACKBONE_KEYS, GEMMA, WINDOWS, translate_backbone, translate_windows
 from models.formats.block import HEAD_KEYS, translate_block, translate_heads
 from models.formats.chain import NORMS, translate_chain
-from models.formats.keys import Config, check_keys, check_neutral, flag, required, section, whole_number
+from models.formats.keys import Config, check_keys, check_neutral, flag, one_of, required, section, whole_number
 from models.formats.layer_ids import low_middle_high, read_layer_ids
 from models.formats.vocabulary import translate_vocabulary
 
@@ -35,6 +35,8 @@ BLOCK = COMMON | {
     "use_aux_hidden_state",
     *DOMINO,
     *HEAD_KEYS,
+    # Beside the layers' table in some files.
+    *WINDOWS,
 }
 CHAIN = COMMON | {"eagle_aux_hidden_state_layer_ids", "norm_output", "use_aux_hidden_state", *NORMS}
 LAYERS = "transformer_layer_config"
@@ -50,6 +52,9 @@ def translate(config: Config, num_target_layers: int | None) -> Config:
     kind = config["speculators_model_type"]
     layer = section({LAYERS: required(config, LAYERS)}, LAYERS)
     family = layer.get("model_type", "llama" if kind == "eagle3" else "qwen3")
+    if kind != "eagle3" and family == "llama":
+        # The target's, perhaps; the layers are Qwen3's (Qwen3DFlashDecoderLayer).
+        family = "qwen3"
     check_keys(config, CHAIN if kind == "eagle3" else BLOCK)
     check_keys(layer, BACKBONE_KEYS | (set(GEMMA) if family == "gemma4_text" else set()), f"config.json: {LAYERS}")
     check_neutral(config, {"use_aux_hidden_state": (True,)})
@@ -73,7 +78,8 @@ def _translate_block(config: Config, layer: Config, backbone: Config, *, is_dspa
     check_neutral(config, {"projector_type": ("dflash",), "shift_label": (False,)})
     places = (("config.json", config),)
     block = translate_block(places, backbone["vocab_size"])
-    windows = translate_windows(layer, {}, backbone["num_hidden_layers"])
+    told = {key: one_of(((LAYERS, layer), ("config.json", config)), key) for key in WINDOWS}
+    windows = translate_windows({**layer, **told}, {}, backbone["num_hidden_layers"])
     windows["sliding_is_causal"] = not flag(config, "sliding_window_non_causal", default=False)
     heads = (
         translate_heads(places, rank=0, has_confidence=False, with_markov=False)

@@ -14,6 +14,8 @@ from models.formats.refused import refuse, refused_family
 
 # The first that recognises a file reads it: SpecForge's DFlash bears z-lab's name and more keys.
 DIALECTS: tuple[Dialect, ...] = (speculators, deepspec, specforge, zlab, eagle)
+# How transformers names models that generate text.
+MODEL = "ForCausalLM"
 
 
 class Translation(Struct, frozen=True):
@@ -32,7 +34,12 @@ class Translation(Struct, frozen=True):
 
 def is_drafter(config: Config) -> bool:
     """Tell whether config.json is a drafter's, be it one that is refused."""
-    return refused_family(config) is not None or any(dialect.recognise(config) for dialect in DIALECTS)
+    return refused_family(config) is not None or format_of(config) is not None
+
+
+def format_of(config: Config) -> str | None:
+    """Return the name of the format that a drafter's config.json has, None if it is of none that is read."""
+    return next((dialect.NAME for dialect in DIALECTS if dialect.recognise(config)), None)
 
 
 def translate(config: Config, source: str, num_target_layers: int | None = None) -> Translation:
@@ -50,9 +57,10 @@ def translate(config: Config, source: str, num_target_layers: int | None = None)
                 raise CheckpointError(f"{source}: {error} (read as {dialect.NAME}'s format)") from error
             return Translation(kind_of(made), dialect.NAME, made, dialect.rename)
     named = ", ".join(architectures(config)) or "none"
+    hint = '; a model that generates text by itself drafts with kind = "draft_model"' if named.endswith(MODEL) else ""
     raise CheckpointError(
         f"{source}: architectures names {named}, and no drafter of a format that specd reads; "
-        f"it reads those of {', '.join(dialect.NAME for dialect in DIALECTS)}"
+        f"it reads those of {', '.join(dialect.NAME for dialect in DIALECTS)}{hint}"
     )
 
 

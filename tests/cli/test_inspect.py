@@ -1,5 +1,7 @@
 """`specd inspect` says how a checkpoint is read, whichever format it has, and why one is not."""
 
+import json
+
 import pytest
 import torch
 
@@ -52,6 +54,13 @@ def test_an_eagle3_says_what_its_layers_and_vocabulary_are(tmp_path, capsys):
     _, rows, _ = inspect(capsys, folder, "--target", TARGET)
     assert rows["reads target layers"].startswith("1, 3, 4")
     assert rows["fits the target"] == "yes; embed_tokens.weight equals the target's"
+
+
+def test_layers_that_no_network_has_are_refused_as_they_are_when_it_is_loaded(tmp_path, capsys):
+    config = json.loads((FIXTURES / "published" / "deepspec_dspark_gemma4.json").read_text())
+    status, _, said = inspect(capsys, foreign.write(tmp_path, config, foreign.deepspec("dspark_vanilla")[1]))
+    assert status == 1
+    assert "draft layers of model_type 'gemma4_text' are not supported" in said
 
 
 def test_copies_that_are_another_targets_are_told(tmp_path, capsys):

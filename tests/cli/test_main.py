@@ -11,9 +11,9 @@ from cli.configuration import with_state_dirs
 from cli.main import main
 from cli.packages import PACKAGES, check_packages
 from cli.parser import drafter_flags, make_parser, policy_flags, setting_flags
-from core.config import DSparkSettings, FixedSettings, NgramSettings, Settings
+from core.config import DSparkSettings, Eagle3Settings, FixedSettings, NgramSettings, Settings
 from core.config_file import load_settings
-from core.errors import ConfigError
+from core.errors import CheckpointError, ConfigError
 from core.registry import COMMANDS
 from layers import LAYERS
 from paths import FIXTURES
@@ -137,6 +137,15 @@ def test_a_wrong_setting_is_one_line_and_status_2(arguments, words, capsys):
 def test_vllms_speculative_config_is_taken_in_place_of_drafter_and_policy():
     settings = settings_of("--speculative-config", NGRAM)
     assert (settings.drafter, settings.policy) == (NgramSettings(5, 4, 1), FixedSettings(5))
+
+
+def test_a_speculative_config_without_a_method_takes_the_kind_of_its_model():
+    told = json.dumps({"model": str(FIXTURES / "eagle3"), "num_speculative_tokens": 3})
+    settings = settings_of("--speculative-config", told)
+    assert settings.drafter == Eagle3Settings(str(FIXTURES / "eagle3"))
+    assert settings.policy == FixedSettings(3)
+    with pytest.raises(CheckpointError, match='drafts with kind = "draft_model"'):
+        settings_of("--speculative-config", json.dumps({"model": str(FIXTURES / "target_qwen3")}))
 
 
 def test_a_speculative_config_that_leaves_the_policy_open_goes_with_a_policy():

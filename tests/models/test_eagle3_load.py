@@ -1,5 +1,7 @@
 import pytest
 import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from core.errors import CheckpointError
 from models.eagle3_load import make_eagle3
@@ -49,6 +51,20 @@ def test_a_llama_layer_norms_no_heads_and_has_llamas_rotation_where_nothing_is_s
     network = make_eagle3(config, tensors, target, "here")
     assert network.config.backbone.rope_theta == 10_000.0
     assert not any(isinstance(module, RMSNorm) and module.weight.shape == (24,) for module in network.modules())
+
+
+def test_a_llama_layers_rotation_may_be_stretched_as_transformers_does_it(target):
+    rope = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rope |= {"original_max_position_embeddings": 16}
+    network = make_eagle3(*random_checkpoint(target, model_type="llama", rope_parameters=rope), target, "here")
+    positions = torch.arange(60)
+    # A copy: what transformers reads, it completes.
+    reference = LlamaRotaryEmbedding(LlamaConfig(head_dim=24, max_position_embeddings=64, rope_parameters=dict(rope)))
+    cos, sin = reference(torch.zeros(1), positions[None])
+    torch.testing.assert_close(network.rotation.cos[:60], cos[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(network.rotation.sin[:60, 12:], sin[0, :, 12:], atol=1e-5, rtol=1e-5)
+    plain = make_eagle3(*random_checkpoint(target, model_type="llama"), target, "here")
+    assert not torch.allclose(plain.rotation.cos[:60], cos[0], atol=1e-2)
 
 
 def test_a_table_of_positions_reaches_as_far_as_the_targets_context(target):

@@ -14,6 +14,7 @@ from models.checkpoint import split_fused
 from models.load_draft_model import load_draft_model
 from models.qwen3 import Qwen3
 from models.tokenizer import Tokenizer
+from tests.models.formats import foreign
 
 WORDS = ["zero", "one", "two", "three", "four", "five"]
 
@@ -50,6 +51,13 @@ def test_a_tokenizer_may_define_fewer_or_more_tokens_than_the_targets(tmp_path, 
 
 def test_a_folder_without_a_tokenizer_is_taken_at_its_size(tmp_path, beside):
     assert load_draft_model(save(tmp_path / "small", 8), *beside)
+
+
+@pytest.mark.parametrize("write", [foreign.eagle, foreign.specforge_eagle3])
+def test_a_drafter_that_runs_on_a_targets_states_is_no_draft_model(tmp_path, beside, write):
+    folder = foreign.write(tmp_path / "drafter", *write(*foreign.plain_eagle()))
+    with pytest.raises(CheckpointError, match=r"holds a drafter \(format: .*no model that generates text by itself"):
+        load_draft_model(folder, *beside)
 
 
 @pytest.mark.parametrize(

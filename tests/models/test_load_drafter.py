@@ -30,7 +30,7 @@ def test_a_drafter_loads_by_its_own_kind(target, name, kind):
         (
             "dspark_vanilla",
             "eagle3",
-            r'a drafter of kind dspark \(DeepSpec.*asks for eagle3; .* kind = "dspark"',
+            r'a drafter of kind dspark \(format: DeepSpec.*asks for eagle3; .* kind = "dspark"',
         ),
         ("dflash", "dspark", 'kind = "dflash"'),
         ("eagle3", "dflash", 'kind = "eagle3"'),

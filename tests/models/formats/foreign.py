@@ -8,6 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from paths import FIXTURES
 
+# Fixtures with sequential heads.
+DSPARKS = ("dspark_vanilla", "dspark_gated", "dspark_rnn")
 BORROWED = ("embed_tokens.weight", "lm_head.weight")
 BACKBONE = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim"),
@@ -36,6 +38,12 @@ def backbone(config):
     return {key: config[key] for key in BACKBONE}
 
 
+def borrowing(config, tensors):
+    """Return the tensors without what is the target's: a reduced head is the drafter's own."""
+    is_reduced = config.get("draft_vocab_size", config["vocab_size"]) < config["vocab_size"]
+    return without(tensors, BORROWED[:1] if is_reduced else BORROWED)
+
+
 def without(tensors, names):
     return {name: tensor for name, tensor in tensors.items() if name not in names}
 
@@ -53,7 +61,7 @@ def zlab(config, tensors):
         "num_target_layers": config["num_target_layers"],
         "dflash_config": {key: config[key] for key in ("block_size", "mask_token_id", "target_layer_ids")},
     }
-    return made, without(tensors, BORROWED) | {"layers.0.self_attn.rotary_emb.inv_freq": torch.ones(12)}
+    return made, borrowing(config, tensors) | {"layers.0.self_attn.rotary_emb.inv_freq": torch.ones(12)}
 
 
 def specforge_dflash(config, tensors):
@@ -70,6 +78,7 @@ def specforge_dspark(config, tensors):
         f"logit_head.{name}" if name.startswith(("markov_head.", "confidence_head.")) else name: tensor
         for name, tensor in kept.items()
     }
+    made |= {"draft_vocab_size": config.get("draft_vocab_size")}
     return {**made, "architectures": ["DSparkDraftModel"], "dflash_config": {**inside, **heads}}, nested
 
 
@@ -88,7 +97,7 @@ def speculators_block(config, tensors, kind):
             "use_sliding_window": False,
             "sliding_window": None,
         },
-        "draft_vocab_size": config["vocab_size"],
+        "draft_vocab_size": config.get("draft_vocab_size", config["vocab_size"]),
         "target_hidden_size": None,
         "block_size": config["block_size"],
         "mask_token_id": config["mask_token_id"],
@@ -115,7 +124,7 @@ def speculators_config(kind, tokens):
 def with_verifier(tensors, config):
     hidden = config["hidden_size"]
     extra = {"verifier_norm.weight": torch.ones(hidden), "verifier_lm_head.weight": torch.ones(4, hidden)}
-    return tensors | extra | {"t2d": torch.ones(config["vocab_size"], dtype=torch.bool)}
+    return with_t2d(tensors | extra, config)
 
 
 def plain_eagle():
@@ -136,7 +145,7 @@ def midlayer(tensors):
 
 def with_t2d(tensors, config):
     mask = torch.zeros(config["vocab_size"], dtype=torch.bool)
-    mask[torch.arange(DRAFT_VOCABULARY) + tensors["d2t"]] = True
+    mask[torch.arange(len(tensors["d2t"])) + tensors["d2t"] if "d2t" in tensors else slice(None)] = True
     return tensors | {"t2d": mask}
 
 
@@ -157,7 +166,11 @@ def specforge_eagle3(config, tensors):
     made, kept = eagle(config, tensors)
     ids = {"eagle_aux_hidden_state_layer_ids": config["target_layer_ids"], "use_aux_hidden_state": True}
     extra = {"eagle_config": ids, "norm_output": True, "num_aux_hidden_states": 3, "tie_word_embeddings": True}
-    return {**made, "architectures": ["LlamaForCausalLMEagle3"], **extra}, kept
+    return {**made, "architectures": ["LlamaForCausalLMEagle3"], **extra, **norms(config)}, kept
+
+
+def norms(config):
+    return {name: config.get(name, False) for name in ("norm_before_residual", "norm_before_fc", "fc_norm")}
 
 
 def speculators_eagle3(config, tensors):
@@ -168,11 +181,8 @@ def speculators_eagle3(config, tensors):
         "transformer_layer_config": {**backbone(config), "model_type": config["model_type"], "mlp_bias": False},
         "draft_vocab_size": config.get("draft_vocab_size", config["vocab_size"]),
         "eagle_aux_hidden_state_layer_ids": [layer + 1 for layer in config["target_layer_ids"]],
-        "norm_before_residual": False,
-        "norm_before_fc": False,
-        "fc_norm": False,
-        "norm_output": False,
+        **norms(config),
+        "norm_output": config.get("feeds_normed", False),
         "embed_requires_grad": False,
     }
-    kept = with_verifier(tensors, config) if "d2t" not in tensors else with_t2d(tensors, config)
-    return made, kept
+    return made, with_verifier(tensors, config)

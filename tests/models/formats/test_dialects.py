@@ -10,7 +10,6 @@ from models.load_target import load_target
 from paths import FIXTURES
 from tests.models.formats import foreign
 
-DSPARKS = ("dspark_vanilla", "dspark_gated", "dspark_rnn")
 FILLED_IN = {"sample_from_anchor": False}
 # The target's depth is known when a drafter is loaded.
 DEPTH = 8
@@ -29,7 +28,7 @@ def assert_same_tensors(ours, theirs, *, borrowed=()):
         assert torch.equal(ours.tensors[name], tensor), name
 
 
-@pytest.mark.parametrize("name", DSPARKS)
+@pytest.mark.parametrize("name", foreign.DSPARKS)
 def test_a_dspark_of_speculators_is_deepspecs(tmp_path, name):
     fixture = foreign.deepspec(name)
     ours, theirs = both(tmp_path, fixture, foreign.speculators_block(*fixture, "dspark"))
@@ -38,7 +37,7 @@ def test_a_dspark_of_speculators_is_deepspecs(tmp_path, name):
     assert_same_tensors(ours, theirs)
 
 
-@pytest.mark.parametrize("name", DSPARKS)
+@pytest.mark.parametrize("name", foreign.DSPARKS)
 def test_a_dspark_of_specforge_is_deepspecs_but_for_what_it_borrows(tmp_path, name):
     fixture = foreign.deepspec(name)
     ours, theirs = both(tmp_path, fixture, foreign.specforge_dspark(*fixture))
@@ -91,7 +90,7 @@ def test_deepspecs_eagle3_with_its_norms_of_heads_is_one_of_speculators(tmp_path
 
 def test_canonical_layers_and_slots_are_what_the_fixtures_were_made_with(tmp_path):
     # Equality with DeepSpec's form would not notice a base or a slot that is wrong in both.
-    for name in DSPARKS:
+    for name in foreign.DSPARKS:
         checkpoint = read_checkpoint(FIXTURES / name)
         assert checkpoint.config["target_layer_ids"] == [1, 3, 5]
         assert checkpoint.config["sample_from_anchor"] is True

@@ -143,6 +143,11 @@ def test_a_family_that_is_not_run_is_known_for_a_drafter_and_refused_by_its_name
         assert word in str(caught.value)
 
 
+def test_a_model_that_is_none_is_told_how_such_a_one_drafts():
+    with pytest.raises(CheckpointError, match=r'by itself drafts with kind = "draft_model"'):
+        translate({"architectures": ["Qwen3ForCausalLM"]}, "some/folder")
+
+
 @pytest.mark.parametrize("config", [{}, {"architectures": None}, {"architectures": ["LlamaForCausalLM"]}])
 def test_what_is_no_drafter_of_a_known_format_is_refused_with_those_that_are(config):
     assert not is_drafter(config)
@@ -195,7 +200,7 @@ def test_floats_are_read(tmp_path, dtype):
 def test_a_folder_of_pickles_is_refused_saying_what_is_read(tmp_path):
     foreign.write(tmp_path, *foreign.deepspec("dflash"))
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"pytorch_model.bin is not read: only safetensors are"):
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin is not read: only safetensors are.*save_file"):
         read_checkpoint(tmp_path)
 
 
