@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from core.types import Numerics
 from models.dflash_config import DFlashConfig
-from models.draft_vocabulary import DraftVocabulary
-from models.layers import Attend, Attention, DecoderLayer, RMSNorm, Rotation
+from models.draft_fit import DraftNetwork
+from models.layers import Attend, Attention, DecoderLayer, RMSNorm, fixed_linear
 from models.markov_heads import MARKOV_HEADS, MarkovHead
-from models.network import Network
 
 
 class ConfidenceHead(nn.Module):
@@ -31,11 +30,10 @@ class ConfidenceHead(nn.Module):
         return self.proj(features).squeeze(-1)
 
 
-class DFlashNet(Network):
-    """Backbone, Markov head and confidence head; numerics are the target's.
+class DFlashNet(DraftNetwork):
+    """Backbone, Markov head and confidence head."""
 
-    vocabulary  its embedding and output head, where they are not the target's own tensors; set by whoever loads it
-    """
+    config: DFlashConfig
 
     def __init__(self, config: DFlashConfig, numerics: Numerics = Numerics.FAST) -> None:
         super().__init__(numerics)
@@ -45,7 +43,6 @@ class DFlashNet(Network):
         self.hidden_norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
         self.layers = nn.ModuleList(shape.make_layers())
         self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
-        self.vocabulary = DraftVocabulary()
         self.context_proj: nn.Linear | None = None
         self.markov_head: MarkovHead | None = None
         if rank:
@@ -55,7 +52,7 @@ class DFlashNet(Network):
             self.confidence_head = ConfidenceHead(shape.hidden_size + (rank if config.confidence_reads_markov else 0))
         # A block may stand at the very end of the context: its masks reach block_size positions further.
         num_positions = shape.max_position_embeddings + config.block_size
-        self.rotation = Rotation(shape.head_dim, shape.rope_theta, num_positions, scaling=shape.scaling)
+        self.rotation = shape.make_rotation(num_positions)
 
     def context(self, features: Tensor) -> Tensor:
         """Fuse target features [..., m*H] into the context state [..., H] that every layer projects."""
@@ -76,10 +73,7 @@ class DFlashNet(Network):
         """Stack all layers' key and value weights, so that context rows cost one product."""
         parts = [attention.keys_values_projection() for attention in self._attentions()]
         weight, bias = torch.cat([weight for weight, _ in parts]), [bias for _, bias in parts if bias is not None]
-        self.context_proj = nn.Linear(weight.shape[1], weight.shape[0], bias=bool(bias), dtype=weight.dtype)
-        self.context_proj.weight = nn.Parameter(weight, requires_grad=False)
-        if bias:
-            self.context_proj.bias = nn.Parameter(torch.cat(bias), requires_grad=False)
+        self.context_proj = fixed_linear(weight, torch.cat(bias) if bias else None)
         if self.config.enable_confidence_head:
             # The reference keeps this one in float32: a survival is a product of seven of its sigmoids.
             self.confidence_head.float()

@@ -6,7 +6,9 @@ it can draft nothing, so that whoever draws or verifies meets target ids alone.
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from models.layers import fixed_linear
 from models.target import Target
 
 
@@ -25,10 +27,12 @@ class DraftVocabulary(nn.Module):
     ) -> None:
         super().__init__()
         self.embed_tokens = None if embedding is None else nn.Embedding.from_pretrained(embedding)
-        self.lm_head = None if head is None else nn.Linear(head.shape[1], head.shape[0], bias=False, dtype=head.dtype)
-        if self.lm_head is not None and head is not None:
-            self.lm_head.weight = nn.Parameter(head, requires_grad=False)
+        self.lm_head = None if head is None else fixed_linear(head)
         self.register_buffer("target_ids", target_ids, persistent=False)
+
+    def look_up(self, tokens: Tensor, target: Target) -> Tensor:
+        """Return rows [..., H] of the embedding, plain: a scale that the target puts on its own is left out."""
+        return F.embedding(tokens, target.embedding if self.embed_tokens is None else self.embed_tokens.weight)
 
     def embed(self, tokens: Tensor, target: Target) -> Tensor:
         """Return the states [..., H] that tokens [...] enter the first layer with."""
