@@ -107,6 +107,16 @@ class DecoderConfig(msgspec.Struct, frozen=True, kw_only=True):
         return Rotation(self.head_dim, self.rope_theta, num_positions, scaling=self.scaling)
 
     @property
+    def embedding_scale(self) -> float:
+        """What embeddings are multiplied by."""
+        return 1.0
+
+    @property
+    def logit_cap(self) -> float | None:
+        """What logits stay within; None is no bound."""
+        return None
+
+    @property
     def facts(self) -> list[tuple[str, str]]:
         """Return (what, value) for people to read, beyond the shape."""
         return [("mlp", str(self.intermediate_size))]

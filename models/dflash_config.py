@@ -5,14 +5,14 @@ from typing import Any, Literal
 import msgspec
 
 from core.errors import CheckpointError
-from models.decoder import DecoderConfig
-from models.draft_config import DraftConfig
+from models.draft_config import Backbone, DraftConfig
+from models.gemma4_draft import Gemma4Backbone
 from models.llama import LlamaConfig
 from models.qwen3 import Qwen3Config
 from models.shape import AttentionShape
 
 # By model_type: what one draft layer is.
-FAMILIES: dict[str, type[DecoderConfig]] = {"qwen3": Qwen3Config, "llama": LlamaConfig}
+FAMILIES: dict[str, type[Backbone]] = {"qwen3": Qwen3Config, "llama": LlamaConfig, "gemma4_text": Gemma4Backbone}
 MarkovHeadType = Literal["vanilla", "gated", "rnn"]
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -46,7 +46,7 @@ class DFlashConfig(DraftConfig, frozen=True, kw_only=True):
         family = config.get("model_type") or "qwen3"
         if family not in FAMILIES:
             raise CheckpointError(
-                f"draft layers of model_type {family!r} are not supported; those of {' and '.join(FAMILIES)} are"
+                f"draft layers of model_type {family!r} are not supported; those of {', '.join(FAMILIES)} are"
             )
         fields = {name: config[name] for name in cls.__struct_fields__ if config.get(name) is not None}
         if not fields.get("markov_rank"):

@@ -5,17 +5,30 @@ predicts the next tokens at once. DSpark adds a low-rank Markov bias that makes 
 head. The network holds no cache: attention is injected, context keys and values are returned.
 """
 
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Sequence
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from core.types import Numerics
 from models.dflash_config import DFlashConfig
 from models.draft_fit import DraftNetwork
-from models.layers import Attend, Attention, DecoderLayer, RMSNorm, fixed_linear
+from models.layers import Attend, RMSNorm, fixed_linear
 from models.markov_heads import MARKOV_HEADS, MarkovHead
+
+
+class ContextAttention(Protocol):
+    """The attention of a draft layer, as far as context rows need it: their keys and values, no queries."""
+
+    def keys_values_projection(self) -> tuple[Tensor, Tensor | None]:
+        """Return the weight and the bias, if there is one, that make keys and values alone."""
+        ...
+
+    def split_keys_values(self, kv: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Turn that projection of rows [..., H] into roped keys and values [..., Hkv, D]."""
+        ...
 
 
 class ConfidenceHead(nn.Module):
@@ -65,9 +78,9 @@ class DFlashNet(DraftNetwork):
         """
         rotation = self.rotation.at(positions, context.dtype)
         if self.context_proj is None:
-            return [attention.keys_values(context, rotation) for attention in self._attentions()]
-        parts = self.context_proj(context).chunk(len(self.layers), -1)
-        return [a.split_keys_values(part, rotation) for a, part in zip(self._attentions(), parts, strict=True)]
+            products = [F.linear(context, *attention.keys_values_projection()) for attention in self._attentions()]
+            return self._split(products, rotation)
+        return self._split(self.context_proj(context).chunk(len(self.layers), -1), rotation)
 
     def prepare(self) -> None:
         """Stack all layers' key and value weights, so that context rows cost one product."""
@@ -78,8 +91,11 @@ class DFlashNet(DraftNetwork):
             # The reference keeps this one in float32: a survival is a product of seven of its sigmoids.
             self.confidence_head.float()
 
-    def _attentions(self) -> list[Attention]:
-        return [layer.self_attn for layer in cast(Iterable[DecoderLayer], self.layers)]
+    def _attentions(self) -> list[ContextAttention]:
+        return [cast(ContextAttention, layer.self_attn) for layer in self.layers]
+
+    def _split(self, products: Sequence[Tensor], rotation: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        return [a.split_keys_values(part, rotation) for a, part in zip(self._attentions(), products, strict=True)]
 
     def block(self, embedded: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Run block slots [..., H] (embedded anchor, then masks) and return the final-normed states [..., H]."""

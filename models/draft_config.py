@@ -4,7 +4,7 @@ A kind of drafter (models/dflash_config.py, models/eagle3_config.py) says which 
 """
 
 from collections.abc import Iterable
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import msgspec
 from torch import nn
@@ -17,6 +17,11 @@ from models.shape import TargetShape
 @runtime_checkable
 class Backbone(Protocol):
     """The draft layers, of whichever family they are; the configs of families are such."""
+
+    @classmethod
+    def from_json(cls, config: dict[str, Any]) -> Self:
+        """Read a canonical config; raises CheckpointError for layers that are not computed."""
+        ...
 
     @property
     def vocab_size(self) -> int:
@@ -51,6 +56,16 @@ class Backbone(Protocol):
     @property
     def shape(self) -> TargetShape:
         """The attention of each layer."""
+        ...
+
+    @property
+    def embedding_scale(self) -> float:
+        """What an embedding of the drafter's own is multiplied by; the target sees to its own."""
+        ...
+
+    @property
+    def logit_cap(self) -> float | None:
+        """What logits of a head of the drafter's own stay within; None is no bound."""
         ...
 
     def make_layers(self) -> Iterable[nn.Module]:

@@ -77,7 +77,8 @@ def take_vocabulary(left: dict[str, Tensor], config: DraftConfig, target: Target
     head = _own(left, HEAD, target.head, (config.num_draftable, hidden_size), source)
     if target_ids is not None and head is None:
         raise CheckpointError(f"{source}: d2t renames the tokens of the target's own head, which is not supported")
-    return DraftVocabulary(embedding, head, target_ids)
+    shape = config.backbone
+    return DraftVocabulary(embedding, head, target_ids, scale=shape.embedding_scale, cap=shape.logit_cap)
 
 
 def _own(left: dict[str, Tensor], name: str, theirs: Tensor, shape: tuple[int, int], source: str) -> Tensor | None:

@@ -124,10 +124,6 @@ class Attention(nn.Module):
         q, k = self.q_norm.weight.expand(self.num_heads, -1), self.k_norm.weight.expand(self.num_kv_heads, -1)
         self.heads_norm = LeanRMSNorm(torch.cat((q, k)), self.eps)
 
-    def keys_values(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Project x [..., H] to roped keys and values [..., Hkv, D], without queries (drafter context)."""
-        return self.split_keys_values(F.linear(x, *self.keys_values_projection()), rotation)
-
     def keys_values_projection(self) -> tuple[Tensor, Tensor | None]:
         """Return the weight [2 * Hkv * D, H] and the bias, if there is one, that make keys and values alone."""
         first, bias = self.num_heads * self.head_dim, self.qkv_proj.bias
@@ -190,6 +186,16 @@ class DecoderLayer(nn.Module):
         """Advance the residual stream x [..., H] by one layer."""
         x = x + self.self_attn(layer, self.input_layernorm(x), rotation, attend)
         return x + self.mlp(self.post_attention_layernorm(x))
+
+
+def scaled(x: Tensor, scale: float) -> Tensor:
+    """Multiply embeddings by a scale that is itself rounded to the dtype, as Gemma has it in training."""
+    return x * torch.tensor(scale, dtype=x.dtype)
+
+
+def soft_capped(logits: Tensor, cap: float | None) -> Tensor:
+    """Bend logits to stay within a cap, if there is one (Gemma)."""
+    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def fixed_linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:

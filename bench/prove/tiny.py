@@ -11,6 +11,7 @@ from drafters.dspark import DSpark
 from drafters.eagle3 import Eagle3
 from models.dflash_config import DFlashConfig, MarkovHeadType
 from models.dflash_net import DFlashNet
+from models.draft_config import Backbone
 from models.draft_vocabulary import DraftVocabulary
 from models.eagle3_config import Eagle3Config
 from models.eagle3_net import Eagle3Net, PairLayer
@@ -87,15 +88,17 @@ def tiny_dspark(
     block_size: int = 4,
     agreement: float = 4.0,
     head: MarkovHeadType = "vanilla",
+    backbone: Backbone | None = None,
     **variant: Any,
 ) -> DSpark:
     """A drafter whose Markov head knows the target's successors and nothing of what bends them.
 
-    variant holds further fields of the DFlashConfig, such as sample_from_anchor or layer_types.
+    backbone is what its layers are, two of Qwen3's by default; variant holds further fields of the DFlashConfig, such
+    as sample_from_anchor or layer_types.
     """
     size = target.shape.hidden_size
     config = DFlashConfig(
-        backbone=beside(target, layers=2),
+        backbone=backbone or beside(target, layers=2),
         target_layer_ids=(0, 1),
         block_size=block_size,
         mask_token_id=0,
