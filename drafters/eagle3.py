@@ -93,7 +93,8 @@ class Eagle3:
         for k in range(int(lengths.max())):
             out = self.network(state, self._embed(token), positions - 1 + k, self._attend(ask, positions + k))
             normed = self.network.norm(out)
-            evidence[:, k] = self._read(normed, logits[:, k])
+            logits[:, k] = self.network.vocabulary.logits(normed, self.target)
+            evidence[:, k] = margin_evidence(logits[:, k])
             tokens[:, k] = token = draws.draw(k, logits[:, k])
             state = normed if self.network.config.feeds_normed else out
         point_mass = torch.zeros(num_sequences, dtype=torch.bool, device=tokens.device)
@@ -116,16 +117,4 @@ class Eagle3:
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """Look tokens [...] up, plainly: a scale that the target puts on its embeddings is its own."""
-        own = self.network.embed_tokens
-        return F.embedding(tokens, self.target.embedding if own is None else own.weight)
-
-    def _read(self, normed: Tensor, logits: Tensor) -> Tensor:
-        """Write the logits of normed outputs [B, H] to `logits` f32 [B, V]; returns their evidence [B]."""
-        own = self.network.lm_head
-        read = self.target.logits(normed) if own is None else own(normed).float()
-        target_ids = self.network.target_ids
-        if target_ids is None:
-            logits.copy_(read)
-        else:
-            logits.fill_(-torch.inf).index_copy_(1, target_ids, read)
-        return margin_evidence(read)
+        return self.network.vocabulary.look_up(tokens, self.target)

@@ -102,6 +102,20 @@ class DecoderConfig(msgspec.Struct, frozen=True, kw_only=True):
         """Build all decoder layers in order."""
         return (self.layer() for _ in range(self.num_hidden_layers))
 
+    def make_rotation(self, num_positions: int) -> Rotation:
+        """Build the rotation that all layers share, for so many positions."""
+        return Rotation(self.head_dim, self.rope_theta, num_positions, scaling=self.scaling)
+
+    @property
+    def embedding_scale(self) -> float:
+        """What embeddings are multiplied by."""
+        return 1.0
+
+    @property
+    def logit_cap(self) -> float | None:
+        """What logits stay within; None is no bound."""
+        return None
+
     @property
     def facts(self) -> list[tuple[str, str]]:
         """Return (what, value) for people to read, beyond the shape."""
@@ -119,9 +133,7 @@ class Decoder(Target):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
-        self.rotation = Rotation(
-            config.head_dim, config.rope_theta, config.max_position_embeddings, scaling=config.scaling
-        )
+        self.rotation = config.make_rotation(config.max_position_embeddings)
 
     def own_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Name a file's tensors as the parameters here; a tied head's copy is left out (`Target.own_tensors`)."""

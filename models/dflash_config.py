@@ -5,25 +5,22 @@ from typing import Any, Literal
 import msgspec
 
 from core.errors import CheckpointError
-from models.decoder import DecoderConfig
+from models.draft_config import Backbone, DraftConfig
+from models.gemma4_draft import Gemma4Backbone
 from models.llama import LlamaConfig
 from models.qwen3 import Qwen3Config
 from models.shape import AttentionShape
 
 # By model_type: what one draft layer is.
-FAMILIES: dict[str, type[DecoderConfig]] = {"qwen3": Qwen3Config, "llama": LlamaConfig}
+FAMILIES: dict[str, type[Backbone]] = {"qwen3": Qwen3Config, "llama": LlamaConfig, "gemma4_text": Gemma4Backbone}
 MarkovHeadType = Literal["vanilla", "gated", "rnn"]
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
-class DFlashKeys(msgspec.Struct, frozen=True, kw_only=True):
-    """The keys beyond the shape of the draft layers; defaults are DeepSpec's.
+class DFlashConfig(DraftConfig, frozen=True, kw_only=True):
+    """A drafter: the shape of its draft layers, of whichever family they are, and its keys; defaults are DeepSpec's.
 
-    target_layer_ids    decoder layers whose output is read, ascending from 0; -1 is the embedding
     block_size          slots of a block, the anchor's included
-    num_target_layers   None where the file does not say
-    target_hidden_size  width of one captured state; None is the drafter's own
-    draft_vocab_size    tokens it can draft; None is all
     sample_from_anchor  slot j predicts the token after its own position; if not, the token at it, and slot 0 is unused
     layer_types         "full_attention" or "sliding_attention" per draft layer; () is full for all
     sliding_window      positions that a row of a sliding layer sees, its own included
@@ -31,12 +28,8 @@ class DFlashKeys(msgspec.Struct, frozen=True, kw_only=True):
     markov_rank         of the sequential head; 0 is none, plain DFlash
     """
 
-    target_layer_ids: tuple[int, ...]
     block_size: int
     mask_token_id: int
-    num_target_layers: int | None = None
-    target_hidden_size: int | None = None
-    draft_vocab_size: int | None = None
     sample_from_anchor: bool = True
     layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] = ()
     sliding_window: int | None = None
@@ -47,21 +40,15 @@ class DFlashKeys(msgspec.Struct, frozen=True, kw_only=True):
     enable_confidence_head: bool = False
     confidence_head_with_markov: bool = True
 
-
-class DFlashConfig(DFlashKeys, frozen=True, kw_only=True):
-    """A drafter: its keys, and the shape of its draft layers, of whichever family they are."""
-
-    backbone: DecoderConfig
-
     @classmethod
     def from_json(cls, config: dict[str, Any]) -> "DFlashConfig":
         """Read a canonical config; raises CheckpointError naming the key that cannot be served."""
         family = config.get("model_type") or "qwen3"
         if family not in FAMILIES:
             raise CheckpointError(
-                f"draft layers of model_type {family!r} are not supported; those of {' and '.join(FAMILIES)} are"
+                f"draft layers of model_type {family!r} are not supported; those of {', '.join(FAMILIES)} are"
             )
-        fields = {name: config[name] for name in DFlashKeys.__struct_fields__ if config.get(name) is not None}
+        fields = {name: config[name] for name in cls.__struct_fields__ if config.get(name) is not None}
         if not fields.get("markov_rank"):
             # Files without the head may still name its kind.
             fields.pop("markov_head_type", None)
@@ -69,29 +56,23 @@ class DFlashConfig(DFlashKeys, frozen=True, kw_only=True):
         if "layer_types" in fields:
             # Which layers slide is said by layer_types alone; in targets this key would say it for all.
             shape = {**config, "use_sliding_window": False}
-        backbone = FAMILIES[family].from_json(shape)
+        fields["backbone"] = FAMILIES[family].from_json(shape)
         try:
-            keys = msgspec.convert(fields, DFlashKeys)
+            made = msgspec.convert(fields, cls)
         except msgspec.ValidationError as error:
             raise CheckpointError(f"config.json does not describe a drafter: {error}") from error
-        made = cls(backbone=backbone, **msgspec.structs.asdict(keys))
         made.check()
         return made
 
     def check(self) -> None:
         """Raise CheckpointError for values that contradict each other."""
-        ids, vocab_size = self.target_layer_ids, self.backbone.vocab_size
-        if not ids or list(ids) != sorted(set(ids)) or ids[0] < -1:
-            raise CheckpointError(f"target_layer_ids must ascend from -1 or above, got {list(ids)}")
-        if self.num_target_layers is not None:
-            check_layer_ids(ids, self.num_target_layers)
+        super().check()
+        vocab_size = self.backbone.vocab_size
         if self.num_drafts < 1:
             least = 1 if self.sample_from_anchor else 2
             raise CheckpointError(f"block_size must be at least {least}, got {self.block_size}")
         if not 0 <= self.mask_token_id < vocab_size:
             raise CheckpointError(f"mask_token_id must lie in 0..{vocab_size - 1}, got {self.mask_token_id}")
-        if not 2 <= self.num_draftable <= vocab_size:
-            raise CheckpointError(f"draft_vocab_size must lie in 2..{vocab_size}, got {self.draft_vocab_size}")
         if self.markov_rank < 0:
             raise CheckpointError(f"markov_rank must be 0 or more, got {self.markov_rank}")
         if self.layer_types and len(self.layer_types) != self.backbone.num_hidden_layers:
@@ -105,16 +86,6 @@ class DFlashConfig(DFlashKeys, frozen=True, kw_only=True):
     def num_drafts(self) -> int:
         """G, the tokens that one block drafts."""
         return self.block_size if self.sample_from_anchor else self.block_size - 1
-
-    @property
-    def feature_size(self) -> int:
-        """Width of one captured state."""
-        return self.backbone.hidden_size if self.target_hidden_size is None else self.target_hidden_size
-
-    @property
-    def num_draftable(self) -> int:
-        """Tokens that it can draft, Vd."""
-        return self.backbone.vocab_size if self.draft_vocab_size is None else self.draft_vocab_size
 
     @property
     def confidence_reads_markov(self) -> bool:
@@ -132,11 +103,3 @@ class DFlashConfig(DFlashKeys, frozen=True, kw_only=True):
         if kind == SLIDING:
             return msgspec.structs.replace(layer, window=self.sliding_window, is_causal=self.sliding_is_causal)
         return msgspec.structs.replace(layer, is_causal=self.is_causal)
-
-
-def check_layer_ids(ids: tuple[int, ...], num_layers: int) -> None:
-    """Raise CheckpointError if a target of so many layers has no raw state of one of them."""
-    if ids[-1] >= num_layers - 1:
-        raise CheckpointError(
-            f"target_layer_ids must lie within -1..{num_layers - 2} (the last layer has no raw state), got {list(ids)}"
-        )

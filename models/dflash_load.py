@@ -2,99 +2,23 @@
 
 from typing import Any
 
-import torch
-from msgspec.structs import replace
 from torch import Tensor
 
 from core.errors import CheckpointError
-from models.checkpoint import load_into
-from models.dflash_config import DFlashConfig, check_layer_ids
+from models.dflash_config import DFlashConfig
 from models.dflash_net import DFlashNet
-from models.draft_vocabulary import DraftVocabulary
-from models.network import for_inference
+from models.draft_fit import fitted, load_beside
 from models.target import Target
-
-EMBEDDING, HEAD, DIFFERENCES = "embed_tokens.weight", "lm_head.weight", "d2t"
 
 
 def make_dflash(config: dict[str, Any], tensors: dict[str, Tensor], target: Target, source: str) -> DFlashNet:
     """Build a DFlash or DSpark network for inference beside `target`, in the target's dtype and numerics.
 
-    config and tensors are canonical: DeepSpec's keys and names. An embedding or a head that is missing, or equal to the
-    target's, is the target's own and no copy is kept. Raises CheckpointError, naming `source`, for a tensor that is
-    missing, left over or of another shape, and for what does not fit the target.
+    config and tensors are canonical: DeepSpec's keys and names (`load_beside`). Raises CheckpointError, naming
+    `source`, also for what does not fit the target.
     """
     try:
-        made = DFlashConfig.from_json(config)
-        check_fits(made, target)
+        made = fitted(DFlashConfig.from_json(config), target)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
-    # Blocks may start at any position that the target has.
-    longest = max(made.backbone.max_position_embeddings, target.shape.max_positions)
-    made = replace(made, backbone=replace(made.backbone, max_position_embeddings=longest))
-    network, left = DFlashNet(made, target.numerics), dict(tensors)
-    vocabulary = take_vocabulary(left, made, target, source)
-    load_into(network, left, source=source)
-    network.vocabulary = vocabulary
-    return for_inference(network, target.dtype)
-
-
-def check_fits(config: DFlashConfig, target: Target) -> None:
-    """Raise CheckpointError unless the drafter was made for a target of this shape."""
-    beside, vocab_size, num_layers = target.shape, config.backbone.vocab_size, len(target.shape.layers)
-    if config.feature_size != beside.hidden_size or vocab_size != beside.vocab_size:
-        raise CheckpointError(
-            f"the drafter was made for a target of hidden size {config.feature_size} and vocabulary {vocab_size}; "
-            f"this target has {beside.hidden_size} and {beside.vocab_size}"
-        )
-    if config.num_target_layers not in (None, num_layers):
-        raise CheckpointError(
-            f"the drafter was made for a target of {config.num_target_layers} layers; this one has {num_layers}"
-        )
-    check_layer_ids(config.target_layer_ids, num_layers)
-
-
-def take_vocabulary(left: dict[str, Tensor], config: DFlashConfig, target: Target, source: str) -> DraftVocabulary:
-    """Take what a drafter has of its own out of the tensors `left`; for the rest the target's serve."""
-    vocab_size, hidden_size = config.backbone.vocab_size, config.backbone.hidden_size
-    target_ids = None
-    if config.num_draftable < vocab_size or DIFFERENCES in left:
-        target_ids = read_target_ids(left.pop(DIFFERENCES, None), config.num_draftable, vocab_size, source)
-    embedding = _own(left, EMBEDDING, target.embedding, (vocab_size, hidden_size), source)
-    head = _own(left, HEAD, target.head, (config.num_draftable, hidden_size), source)
-    if target_ids is not None and head is None:
-        raise CheckpointError(f"{source}: d2t renames the tokens of the target's own head, which is not supported")
-    return DraftVocabulary(embedding, head, target_ids)
-
-
-def _own(left: dict[str, Tensor], name: str, theirs: Tensor, shape: tuple[int, int], source: str) -> Tensor | None:
-    """Take a weight out of `left`; None if it is missing there or equal to the target's, which then serves."""
-    weight = left.pop(name, None)
-    if weight is None:
-        if theirs.shape != shape:
-            raise CheckpointError(
-                f"{source}: tensor {name!r} is missing; the drafter needs {list(shape)}, the target's is "
-                f"{list(theirs.shape)}"
-            )
-        return None
-    if weight.shape != shape:
-        raise CheckpointError(f"{source}: {name} is {list(weight.shape)}, config.json asks for {list(shape)}")
-    is_theirs = theirs.shape == shape and torch.equal(weight.to(theirs.dtype), theirs)
-    return None if is_theirs else weight
-
-
-def read_target_ids(differences: Tensor | None, num_draftable: int, vocab_size: int, source: str) -> Tensor:
-    """Return the target's id i + d2t[i] of every draft token i, i64 [Vd]."""
-    if differences is None:
-        raise CheckpointError(f"{source}: tensor 'd2t' is missing; draft_vocab_size is below vocab_size")
-    if differences.shape != (num_draftable,) or differences.dtype not in (torch.int32, torch.int64):
-        raise CheckpointError(
-            f"{source}: d2t must hold {num_draftable} integers, got {differences.dtype} {list(differences.shape)}"
-        )
-    ids = torch.arange(num_draftable) + differences
-    low, high = ids.aminmax()
-    if int(low) < 0 or int(high) >= vocab_size or len(ids.unique()) < num_draftable:
-        raise CheckpointError(
-            f"{source}: i + d2t[i] must be different tokens within 0..{vocab_size - 1}, got {int(low)}..{int(high)}"
-        )
-    return ids
+    return load_beside(DFlashNet(made, target.numerics), tensors, target, source)

@@ -5,18 +5,30 @@ predicts the next tokens at once. DSpark adds a low-rank Markov bias that makes 
 head. The network holds no cache: attention is injected, context keys and values are returned.
 """
 
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Sequence
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from core.types import Numerics
 from models.dflash_config import DFlashConfig
-from models.draft_vocabulary import DraftVocabulary
-from models.layers import Attend, Attention, DecoderLayer, RMSNorm, Rotation
+from models.draft_fit import DraftNetwork
+from models.layers import Attend, RMSNorm, fixed_linear
 from models.markov_heads import MARKOV_HEADS, MarkovHead
-from models.network import Network
+
+
+class ContextAttention(Protocol):
+    """The attention of a draft layer, as far as context rows need it: their keys and values, no queries."""
+
+    def keys_values_projection(self) -> tuple[Tensor, Tensor | None]:
+        """Return the weight and the bias, if there is one, that make keys and values alone."""
+        ...
+
+    def split_keys_values(self, kv: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Turn that projection of rows [..., H] into roped keys and values [..., Hkv, D]."""
+        ...
 
 
 class ConfidenceHead(nn.Module):
@@ -31,11 +43,10 @@ class ConfidenceHead(nn.Module):
         return self.proj(features).squeeze(-1)
 
 
-class DFlashNet(Network):
-    """Backbone, Markov head and confidence head; numerics are the target's.
+class DFlashNet(DraftNetwork):
+    """Backbone, Markov head and confidence head."""
 
-    vocabulary  its embedding and output head, where they are not the target's own tensors; set by whoever loads it
-    """
+    config: DFlashConfig
 
     def __init__(self, config: DFlashConfig, numerics: Numerics = Numerics.FAST) -> None:
         super().__init__(numerics)
@@ -45,7 +56,6 @@ class DFlashNet(Network):
         self.hidden_norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
         self.layers = nn.ModuleList(shape.make_layers())
         self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
-        self.vocabulary = DraftVocabulary()
         self.context_proj: nn.Linear | None = None
         self.markov_head: MarkovHead | None = None
         if rank:
@@ -55,7 +65,7 @@ class DFlashNet(Network):
             self.confidence_head = ConfidenceHead(shape.hidden_size + (rank if config.confidence_reads_markov else 0))
         # A block may stand at the very end of the context: its masks reach block_size positions further.
         num_positions = shape.max_position_embeddings + config.block_size
-        self.rotation = Rotation(shape.head_dim, shape.rope_theta, num_positions, scaling=shape.scaling)
+        self.rotation = shape.make_rotation(num_positions)
 
     def context(self, features: Tensor) -> Tensor:
         """Fuse target features [..., m*H] into the context state [..., H] that every layer projects."""
@@ -68,24 +78,24 @@ class DFlashNet(Network):
         """
         rotation = self.rotation.at(positions, context.dtype)
         if self.context_proj is None:
-            return [attention.keys_values(context, rotation) for attention in self._attentions()]
-        parts = self.context_proj(context).chunk(len(self.layers), -1)
-        return [a.split_keys_values(part, rotation) for a, part in zip(self._attentions(), parts, strict=True)]
+            products = [F.linear(context, *attention.keys_values_projection()) for attention in self._attentions()]
+            return self._split(products, rotation)
+        return self._split(self.context_proj(context).chunk(len(self.layers), -1), rotation)
 
     def prepare(self) -> None:
         """Stack all layers' key and value weights, so that context rows cost one product."""
         parts = [attention.keys_values_projection() for attention in self._attentions()]
         weight, bias = torch.cat([weight for weight, _ in parts]), [bias for _, bias in parts if bias is not None]
-        self.context_proj = nn.Linear(weight.shape[1], weight.shape[0], bias=bool(bias), dtype=weight.dtype)
-        self.context_proj.weight = nn.Parameter(weight, requires_grad=False)
-        if bias:
-            self.context_proj.bias = nn.Parameter(torch.cat(bias), requires_grad=False)
+        self.context_proj = fixed_linear(weight, torch.cat(bias) if bias else None)
         if self.config.enable_confidence_head:
             # The reference keeps this one in float32: a survival is a product of seven of its sigmoids.
             self.confidence_head.float()
 
-    def _attentions(self) -> list[Attention]:
-        return [layer.self_attn for layer in cast(Iterable[DecoderLayer], self.layers)]
+    def _attentions(self) -> list[ContextAttention]:
+        return [cast(ContextAttention, layer.self_attn) for layer in self.layers]
+
+    def _split(self, products: Sequence[Tensor], rotation: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        return [a.split_keys_values(part, rotation) for a, part in zip(self._attentions(), products, strict=True)]
 
     def block(self, embedded: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Run block slots [..., H] (embedded anchor, then masks) and return the final-normed states [..., H]."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from core.types import Numerics
 from models.gemma4_config import Gemma4Config
 from models.gemma4_layers import ComputedRotation, Gemma4Layer, KeysValues
-from models.layers import Attend, RMSNorm
+from models.layers import Attend, RMSNorm, scaled, soft_capped
 from models.target import Target
 
 # Parts of multimodal checkpoints that read images and sound.
@@ -91,12 +91,11 @@ class Gemma4(Target):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Look the tokens up; embeddings enter the network sqrt(H) times as long."""
-        return _scaled(self.embed_tokens(tokens), self.config.hidden_size**0.5)
+        return scaled(self.embed_tokens(tokens), self.config.hidden_size**0.5)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map final hidden states [..., H] to logits [..., V] in float32, bent to stay within the soft cap."""
-        logits, cap = self.lm_head(hidden).float(), self.config.final_logit_softcapping
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        return soft_capped(self.lm_head(hidden).float(), self.config.final_logit_softcapping)
 
     @property
     def embedding(self) -> Tensor:
@@ -114,14 +113,9 @@ class Gemma4(Target):
         if not width:
             return None
         shape = (self.config.num_hidden_layers, width)
-        told = _scaled(self.embed_tokens_per_layer(tokens), width**0.5).unflatten(-1, shape)
+        told = scaled(self.embed_tokens_per_layer(tokens), width**0.5).unflatten(-1, shape)
         mapped = (self.per_layer_model_projection(x) * x.shape[-1] ** -0.5).unflatten(-1, shape)
         return ((self.per_layer_projection_norm(mapped) + told) * 2**-0.5).unbind(-2)
-
-
-def _scaled(x: Tensor, scale: float) -> Tensor:
-    """Multiply by a scale that is itself rounded to the dtype, as in training."""
-    return x * torch.tensor(scale, dtype=x.dtype)
 
 
 def _one_by_one(name: str, tensor: Tensor) -> dict[str, Tensor]:

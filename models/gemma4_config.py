@@ -1,6 +1,6 @@
 """What a config.json says of Gemma 4's text decoder (transformers `Gemma4TextConfig`), with the same defaults."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import msgspec
 import torch
@@ -68,7 +68,7 @@ class Gemma4Config(msgspec.Struct, frozen=True, kw_only=True):
     moe_intermediate_size: int = 0
 
     @classmethod
-    def from_json(cls, config: dict[str, Any]) -> "Gemma4Config":
+    def from_json(cls, config: dict[str, Any]) -> Self:
         """Read a config.json, or its text_config; raises CheckpointError for what the network does not compute."""
         told = {"tie_word_embeddings": config.get("tie_word_embeddings"), **config.get("text_config", config)}
         for key, computed in (
@@ -101,6 +101,8 @@ class Gemma4Config(msgspec.Struct, frozen=True, kw_only=True):
                 f"vocab_size_per_layer_input must be vocab_size {self.vocab_size} at least, "
                 f"got {self.vocab_size_per_layer_input}"
             )
+        if self.final_logit_softcapping is not None and self.final_logit_softcapping <= 0:
+            raise ValueError(f"final_logit_softcapping must be above 0, got {self.final_logit_softcapping}")
         if self.enable_moe_block and not 1 <= self.top_k_experts <= self.num_experts:
             raise ValueError(f"top_k_experts must be in 1..{self.num_experts}, got {self.top_k_experts}")
         for index in range(self.num_hidden_layers):

@@ -83,6 +83,20 @@ class Gemma4Attention(nn.Module):
         mixed = attend(layer, rotate(self.q_norm(q), *rotation), kv.keys, kv.values)
         return self.o_proj(mixed.flatten(-2)), kv
 
+    def keys_values_projection(self) -> tuple[Tensor, None]:
+        """Return the weight [n * Hkv * D, H] that makes keys and values alone, n being 1 where they are one; no bias.
+
+        For a layer that makes its own.
+        """
+        projection = self.qk_proj if self.is_k_eq_v else self.qkv_proj
+        return projection.weight[self.num_heads * self.head_dim :], None
+
+    def split_keys_values(self, kv: Tensor, rotation: tuple[Tensor, Tensor]) -> KeysValues:
+        """Turn a projection [..., n * Hkv * D] into roped keys and normed values [..., Hkv, D]."""
+        heads = self._heads(kv)
+        k, v = (heads, heads) if self.is_k_eq_v else heads.chunk(2, -2)
+        return self._keys_values(k, v, rotation)
+
     def _heads(self, projected: Tensor) -> Tensor:
         return projected.unflatten(-1, (-1, self.head_dim))
 

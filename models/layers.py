@@ -24,6 +24,14 @@ class Attend(Protocol):
         ...
 
 
+class Rotary(Protocol):
+    """Where a network looks up how the heads of its queries and keys turn by position."""
+
+    def at(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return cos and signed sin [..., 1, D] for positions [...] (`rotate`)."""
+        ...
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last axis; the weight is plain, not 1 + w."""
 
@@ -67,7 +75,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention; has_qk_norm: per-head RMSNorm of q and k before the rotation, as Qwen3 has it."""
+    """Grouped-query attention; has_qk_norm: per-head RMSNorm of q and k before the rotation, as Qwen3 has it.
+
+    input_size is the width of its rows; None is that of the residual stream, hidden_size.
+    """
 
     def __init__(
         self,
@@ -79,10 +90,12 @@ class Attention(nn.Module):
         *,
         has_qk_norm: bool = True,
         bias: bool = False,
+        input_size: int | None = None,
     ) -> None:
         super().__init__()
+        width = hidden_size if input_size is None else input_size
         self.num_heads, self.num_kv_heads, self.head_dim, self.eps = num_heads, num_kv_heads, head_dim, eps
-        self.qkv_proj = nn.Linear(hidden_size, (num_heads + 2 * num_kv_heads) * head_dim, bias=bias)
+        self.qkv_proj = nn.Linear(width, (num_heads + 2 * num_kv_heads) * head_dim, bias=bias)
         self.o_proj = nn.Linear(num_heads * head_dim, hidden_size, bias=bias)
         self.q_norm: RMSNorm | LeanRMSNorm | None = RMSNorm(head_dim, eps) if has_qk_norm else None
         self.k_norm: RMSNorm | LeanRMSNorm | None = RMSNorm(head_dim, eps) if has_qk_norm else None
@@ -110,10 +123,6 @@ class Attention(nn.Module):
             return
         q, k = self.q_norm.weight.expand(self.num_heads, -1), self.k_norm.weight.expand(self.num_kv_heads, -1)
         self.heads_norm = LeanRMSNorm(torch.cat((q, k)), self.eps)
-
-    def keys_values(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Project x [..., H] to roped keys and values [..., Hkv, D], without queries (drafter context)."""
-        return self.split_keys_values(F.linear(x, *self.keys_values_projection()), rotation)
 
     def keys_values_projection(self) -> tuple[Tensor, Tensor | None]:
         """Return the weight [2 * Hkv * D, H] and the bias, if there is one, that make keys and values alone."""
@@ -177,6 +186,25 @@ class DecoderLayer(nn.Module):
         """Advance the residual stream x [..., H] by one layer."""
         x = x + self.self_attn(layer, self.input_layernorm(x), rotation, attend)
         return x + self.mlp(self.post_attention_layernorm(x))
+
+
+def scaled(x: Tensor, scale: float) -> Tensor:
+    """Multiply embeddings by a scale that is itself rounded to the dtype, as Gemma has it in training."""
+    return x * torch.tensor(scale, dtype=x.dtype)
+
+
+def soft_capped(logits: Tensor, cap: float | None) -> Tensor:
+    """Bend logits to stay within a cap, if there is one (Gemma)."""
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def fixed_linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """Return a map of these very tensors, weight [N, K] and bias [N], not copies; for inference."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias, requires_grad=False)
+    return linear
 
 
 def lean_norms(network: nn.Module) -> None:

@@ -11,8 +11,8 @@ from core.errors import CheckpointError
 from models.dflash_config import DFlashConfig
 from models.dflash_load import make_dflash
 from models.dflash_net import DFlashNet
+from models.eagle3_config import Eagle3Config
 from models.eagle3_load import make_eagle3
-from models.eagle3_net import Eagle3Config
 from models.formats.checkpoint import Checkpoint, read_checkpoint
 from models.network import Network
 from models.target import Target

@@ -5,7 +5,7 @@ hold are training's. `norm_output` says that the chain feeds the post-norm state
 """
 
 from core.errors import CheckpointError
-from models.formats.backbone import BACKBONE_KEYS, GEMMA, WINDOWS, translate_backbone, translate_windows
+from models.formats.backbone import BACKBONE_KEYS, WINDOWS, translate_backbone, translate_windows
 from models.formats.block import HEAD_KEYS, translate_block, translate_heads
 from models.formats.chain import NORMS, translate_chain
 from models.formats.keys import Config, check_keys, check_neutral, flag, one_of, required, section, whole_number
@@ -55,8 +55,10 @@ def translate(config: Config, num_target_layers: int | None) -> Config:
     if kind != "eagle3" and family == "llama":
         # The target's, perhaps; the layers are Qwen3's (Qwen3DFlashDecoderLayer).
         family = "qwen3"
+    if family == "gemma4_text":
+        raise CheckpointError(f"config.json: model_type {family!r} in {LAYERS} is supported in DeepSpec's format alone")
     check_keys(config, CHAIN if kind == "eagle3" else BLOCK)
-    check_keys(layer, BACKBONE_KEYS | (set(GEMMA) if family == "gemma4_text" else set()), f"config.json: {LAYERS}")
+    check_keys(layer, BACKBONE_KEYS, f"config.json: {LAYERS}")
     check_neutral(config, {"use_aux_hidden_state": (True,)})
     backbone = translate_backbone(layer, family)
     made = backbone | translate_vocabulary(config, backbone)

@@ -1,6 +1,7 @@
 """Checkpoints, caches and questions for Eagle3, and what its drafts should be, computed by hand in float64."""
 
 import json
+import math
 
 import torch
 from safetensors.torch import load_file
@@ -161,8 +162,13 @@ class ByHand:
         if f"layers.0.self_attn.{kind}_norm.weight" in self.tensors:
             heads = torch.stack([self.norm(head, f"layers.0.self_attn.{kind}_norm") for head in heads])
         half = self.config["head_dim"] // 2
-        theta = self.config["rope_parameters"]["rope_theta"]
-        turns = torch.polar(torch.ones(half).double(), position * theta ** (-torch.arange(half).double() / half))
+        rope = self.config["rope_parameters"]
+        frequencies = [rope["rope_theta"] ** (-i / half) for i in range(half)]
+        if rope["rope_type"] == "linear":
+            frequencies = [frequency / rope["factor"] for frequency in frequencies]
+        if rope["rope_type"] == "llama3":
+            frequencies = [stretched(frequency, rope) for frequency in frequencies]
+        turns = torch.polar(torch.ones(half).double(), position * torch.tensor(frequencies).double())
         turned = torch.complex(heads[:, :half], heads[:, half:]) * turns
         return torch.cat((turned.real, turned.imag), 1)
 
@@ -181,3 +187,15 @@ class ByHand:
         for i, difference in enumerate(self.tensors["d2t"].long().tolist()):
             wide[i + difference] = logits[i]
         return wide
+
+
+def stretched(frequency, rope):
+    """Llama 3.1's frequency of one pair of channels: long waves stretched, short ones kept, a ramp between."""
+    length, wave = rope["original_max_position_embeddings"], 2 * math.pi / frequency
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    if wave > length / low:
+        return frequency / rope["factor"]
+    if wave < length / high:
+        return frequency
+    ramp = (length / wave - low) / (high - low)
+    return (1 - ramp) * frequency / rope["factor"] + ramp * frequency

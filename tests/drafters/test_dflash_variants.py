@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-import models.dflash_load
+import models.draft_fit
 from core.types import Numerics
 from tests.drafters.dflash_cases import (
     ask,
@@ -127,7 +127,7 @@ def test_differences_taken_with_the_wrong_sign_do_not_pass(monkeypatch):
     # Within the vocabulary whichever sign is taken: 40 tokens in their places, 60 moved by 20.
     tensors["d2t"] = torch.where(torch.arange(100) < 40, 0, 20)
     check_blocks(make_drafter(config, tensors), config, tensors)
-    monkeypatch.setattr(models.dflash_load, "read_target_ids", lambda differences, *_: torch.arange(100) - differences)
+    monkeypatch.setattr(models.draft_fit, "read_target_ids", lambda differences, *_: torch.arange(100) - differences)
     drafter = make_drafter(config, tensors)
     with pytest.raises(AssertionError, match=r"not close|=="):
         check_blocks(drafter, config, tensors)

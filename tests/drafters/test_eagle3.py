@@ -300,11 +300,23 @@ def test_evidence_never_sees_the_token_it_judges(drafter, expected, temperature)
 
 # --- Kinds of checkpoints, against float64 by hand ------------------------------------------------------------------
 
+LINEAR = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
 KINDS = {
     "deepspec": {},
     "one-feature": {"target_layer_ids": [3]},
     "embedding-tap": {"target_layer_ids": [-1, 2, 6]},
     "llama": {"model_type": "llama"},
+    "llama-linear": {"model_type": "llama", "rope_parameters": LINEAR},
+    "llama-llama3": {"model_type": "llama", "rope_parameters": LLAMA3},
     "norm_before_residual": {"norm_before_residual": True},
     "norm_before_fc": {"norm_before_fc": True},
     "fc_norm": {"fc_norm": True, "target_layer_ids": [0, 3, 5]},
@@ -361,10 +373,16 @@ def test_an_option_that_was_not_heeded_would_be_noticed(target, expected, option
     assert error_against_by_hand(drafter, config, tensors, target, expected) > 1e-2
 
 
+def test_a_stretch_of_the_rotation_that_was_not_heeded_would_be_noticed(target, expected):
+    config, tensors = random_checkpoint(target, **KINDS["llama-llama3"])
+    drafter = make_drafter(target, config | {"rope_parameters": LINEAR | {"factor": 1.0}}, tensors)
+    assert error_against_by_hand(drafter, config, tensors, target, expected) > 1e-2
+
+
 def test_differences_of_a_reduced_vocabulary_taken_with_the_wrong_sign_are_noticed(target, expected):
     config, tensors = random_checkpoint(target, draft_vocab_size=100)
     drafter = make_drafter(target, config, tensors)
-    drafter.network.target_ids = (torch.arange(100) - tensors["d2t"]) % config["vocab_size"]
+    drafter.network.vocabulary.target_ids = (torch.arange(100) - tensors["d2t"]) % config["vocab_size"]
     assert error_against_by_hand(drafter, config, tensors, target, expected) == torch.inf
 
 

@@ -63,7 +63,7 @@ def test_the_keys_of_a_head_that_is_not_there_are_ignored():
 
 
 BROKEN_CONFIGS = [
-    ({"model_type": "gemma4_text"}, "draft layers of model_type 'gemma4_text' are not supported"),
+    ({"model_type": "mamba"}, "draft layers of model_type 'mamba' are not supported"),
     ({"markov_rank": 8, "markov_head_type": "gru"}, "markov_head_type"),
     ({"layer_types": ["full_attention", "chunked_attention"]}, "layer_types"),
     ({"layer_types": ["full_attention"]}, "layer_types must name 2 layers, it names 1"),

@@ -20,22 +20,27 @@ def test_the_targets_embedding_and_head_serve_where_the_file_holds_copies_or_not
     bare = fixture_tensors()
     del bare["embed_tokens.weight"], bare["lm_head.weight"]
     for network in (copies, make_eagle3(fixture_config(), bare, target, "here")):
-        assert network.embed_tokens is None
-        assert network.lm_head is None
+        assert network.vocabulary.embed_tokens is network.vocabulary.lm_head is None
 
 
 def test_an_embedding_or_head_of_its_own_is_kept(target):
     tensors = fixture_tensors()
     tensors["embed_tokens.weight"] += 1
     tensors["lm_head.weight"] += 1
-    network = make_eagle3(fixture_config(), tensors, target, "here")
-    assert torch.equal(network.embed_tokens.weight, tensors["embed_tokens.weight"])
-    assert torch.equal(network.lm_head.weight, tensors["lm_head.weight"])
+    vocabulary = make_eagle3(fixture_config(), tensors, target, "here").vocabulary
+    assert torch.equal(vocabulary.embed_tokens.weight, tensors["embed_tokens.weight"])
+    assert torch.equal(vocabulary.lm_head.weight, tensors["lm_head.weight"])
 
 
 def test_differences_of_a_full_vocabulary_are_read_too(target):
     tensors = fixture_tensors() | {"d2t": torch.zeros(256, dtype=torch.int64)}
-    assert make_eagle3(fixture_config(), tensors, target, "here").target_ids.tolist() == list(range(256))
+    assert make_eagle3(fixture_config(), tensors, target, "here").vocabulary.target_ids is None
+    tensors["d2t"][:2] = torch.tensor([1, -1])
+    with pytest.raises(CheckpointError, match="d2t renames the tokens of the target's own head"):
+        make_eagle3(fixture_config(), tensors, target, "here")
+    tensors["lm_head.weight"] += 1
+    network = make_eagle3(fixture_config(), tensors, target, "here")
+    assert network.vocabulary.target_ids.tolist() == [1, 0, *range(2, 256)]
 
 
 def test_the_trained_steps_are_the_drafts_unless_the_config_says_otherwise(target):
@@ -93,7 +98,7 @@ def test_a_table_of_positions_reaches_as_far_as_the_targets_context(target):
         ({"num_drafts": 0}, "num_drafts must be at least 1"),
         ({"norm_before_fc": True, "fc_norm": True}, "which norm comes first is not known"),
         ({"draft_vocab_size": 257}, "draft_vocab_size must lie in 2..256, got 257"),
-        ({"draft_vocab_size": 100}, "tensor 'lm_head.weight' is missing; a reduced vocabulary needs its own head"),
+        ({"draft_vocab_size": 100}, "tensor 'd2t' is missing; draft_vocab_size is below vocab_size"),
         ({"attention_bias": True}, "'layers.0.self_attn.q_proj.bias' is missing"),
         ({"qk_norm": False}, "'layers.0.self_attn.k_norm.weight' is not understood"),
         ({"intermediate_size": 100}, r"gate_proj.weight makes \[256, 64\], config.json asks for \[200, 64\]"),
@@ -125,6 +130,12 @@ def reduced(target, **tensors):
 def test_a_map_to_tokens_that_the_target_has_not_is_refused(target, differences, message):
     config, tensors = reduced(target, d2t=differences)
     with pytest.raises(CheckpointError, match=message):
+        make_eagle3(config, tensors, target, "here")
+
+
+def test_a_reduced_vocabulary_needs_a_head_of_its_own(target):
+    config, tensors = reduced(target, **{"lm_head.weight": None})
+    with pytest.raises(CheckpointError, match=r"'lm_head.weight' is missing; a reduced vocabulary needs its own head"):
         make_eagle3(config, tensors, target, "here")
 
 

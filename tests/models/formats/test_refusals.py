@@ -27,6 +27,9 @@ def specforge(inside=None, **changes):
     return {**config, "dflash_config": {**config["dflash_config"], **(inside or {})}, **changes}
 
 
+GEMMA_LAYER = {"model_type": "gemma4_text", "global_head_dim": 48}
+
+
 def specforge_eagle3(**changes):
     return foreign.specforge_eagle3(*foreign.plain_eagle())[0] | changes
 
@@ -65,6 +68,7 @@ def speculators_eagle3(**changes):
         (dspark(draft_vocab_size=300), ["draft_vocab_size must be in 1..256"]),
         (dspark(num_attention_heads=0), ["num_attention_heads must be at least 1"]),
         (dspark(hidden_size="wide"), ["hidden_size must be a whole number", "'wide'"]),
+        (speculators(layer=GEMMA_LAYER), ["'gemma4_text' in transformer_layer_config", "DeepSpec's format alone"]),
         (zlab({"causal_head": True}), ["dflash_config: key 'causal_head' is not understood"]),
         (zlab({"attention_sink_bias": True}), ["attention_sink_bias is True"]),
         (zlab({"is_neox_style": False}), ["is_neox_style is False"]),
