@@ -16,6 +16,7 @@ from models.layers import Attention
 from models.markov_heads import RecurrentMarkovHead
 from models.network import for_inference
 from models.qwen3 import Qwen3, Qwen3Config
+from models.target import Target
 
 
 def tiny_config(vocab_size: int = 32, layers: int = 3, *, tied: bool = True) -> Qwen3Config:
@@ -68,7 +69,7 @@ def tiny_target(
 
 
 def tiny_dspark(
-    target: Qwen3,
+    target: Target,
     *,
     seed: int = 1,
     block_size: int = 4,
@@ -81,11 +82,11 @@ def tiny_dspark(
     variant holds further fields of the DFlashConfig, such as sample_from_anchor or layer_types.
     """
     config = DFlashConfig(
-        backbone=tiny_config(target.config.vocab_size, layers=2),
+        backbone=tiny_config(target.shape.vocab_size, layers=2),
         target_layer_ids=(0, 1),
         block_size=block_size,
         mask_token_id=0,
-        num_target_layers=target.config.num_hidden_layers,
+        num_target_layers=len(target.shape.layers),
         markov_rank=32,
         markov_head_type=head,
         enable_confidence_head=True,
@@ -96,28 +97,28 @@ def tiny_dspark(
     markov_head = network.markov_head
     assert markov_head is not None
     with torch.no_grad():
-        markov_head.markov_w1.weight.copy_(target.embed_tokens.weight / 32**0.5)
+        markov_head.markov_w1.weight.copy_(target.embedding / 32**0.5)
         network.confidence_head.proj.weight.mul_(3)
         network.confidence_head.proj.bias.fill_(1.0)
-        markov_head.markov_w2.weight.copy_(target.lm_head.weight * agreement)
+        markov_head.markov_w2.weight.copy_(target.head * agreement)
         if isinstance(markov_head, RecurrentMarkovHead):
             # What comes out is the token's embedding, bent by the state and the slot.
             markov_head.joint_proj.weight[64:, 32:64] = torch.eye(32)
     return DSpark("dspark", for_inference(network, torch.float32), target)
 
 
-def tiny_dflash(target: Qwen3, *, seed: int = 1, block_size: int = 4, **variant: Any) -> DFlash:
+def tiny_dflash(target: Target, *, seed: int = 1, block_size: int = 4, **variant: Any) -> DFlash:
     """A drafter whose slots all see the anchor, and draft the target's successor of it: right in one slot of a block.
 
     The first layer tells the anchor from masks and context rows by one direction of their embeddings; the context
     comes in by the rest of the layers, and bends the drafts. variant holds further fields of the DFlashConfig.
     """
     config = DFlashConfig(
-        backbone=tiny_config(target.config.vocab_size, layers=2),
+        backbone=tiny_config(target.shape.vocab_size, layers=2),
         target_layer_ids=(-1, 1),
         block_size=block_size,
         mask_token_id=0,
-        num_target_layers=target.config.num_hidden_layers,
+        num_target_layers=len(target.shape.layers),
         **variant,
     )
     network = DFlashNet(config, target.numerics)
@@ -126,7 +127,7 @@ def tiny_dflash(target: Qwen3, *, seed: int = 1, block_size: int = 4, **variant:
     num_heads, num_kv_heads, size = attention.num_heads, attention.num_kv_heads, attention.head_dim
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(32, 32, generator=generator)).Q[: num_kv_heads * size]
-    embedding = target.embed_tokens.weight
+    embedding = target.embedding
     is_mask = torch.full((len(embedding), 1), -1.0)
     is_mask[config.mask_token_id] = 1.0
     told = torch.linalg.pinv(embedding) @ is_mask  # [H, 1]; embedding @ told is 1 for the mask, -1 for other tokens
@@ -145,17 +146,17 @@ def tiny_dflash(target: Qwen3, *, seed: int = 1, block_size: int = 4, **variant:
     return DFlash("dflash", for_inference(network, torch.float32), target)
 
 
-def tiny_eagle3(target: Qwen3, *, seed: int = 1, num_drafts: int = 4, num_never: int = 0) -> Eagle3:
+def tiny_eagle3(target: Target, *, seed: int = 1, num_drafts: int = 4, num_never: int = 0) -> Eagle3:
     """A drafter whose layer passes its token on to the target's head, which knows the token's successor.
 
     Rows attend to rows of the same token, their own before all; features and the rest of the layer bend what comes of
     it in other ways than the target does. num_never tokens, the last, are not in the drafter's vocabulary.
     """
-    num_drafted = target.config.vocab_size - num_never
+    num_drafted = target.shape.vocab_size - num_never
     config = Eagle3Config(
-        backbone=tiny_config(target.config.vocab_size, layers=1),
+        backbone=tiny_config(target.shape.vocab_size, layers=1),
         target_layer_ids=(0, 1),
-        num_target_layers=target.config.num_hidden_layers,
+        num_target_layers=len(target.shape.layers),
         draft_vocab_size=num_drafted,
         num_drafts=num_drafts,
     )
