@@ -86,7 +86,7 @@ class Gemma4Config(msgspec.Struct, frozen=True, kw_only=True):
         try:
             fields["layer_types"] = _layer_types(told)
             fields["heads"] = _heads(told, fields["layer_types"])
-            fields["rope_parameters"] = told.get("rope_parameters") or DEFAULT_ROPE
+            fields["rope_parameters"] = _rope(told.get("rope_parameters") or DEFAULT_ROPE)
             return msgspec.convert(fields, cls)
         except (msgspec.ValidationError, KeyError, TypeError) as error:
             raise CheckpointError(f"config.json does not describe a gemma4 text model: {error!r}") from error
@@ -164,6 +164,11 @@ class Gemma4Config(msgspec.Struct, frozen=True, kw_only=True):
         if self.hidden_size_per_layer_input:
             rows.append(("per-layer embeddings", str(self.hidden_size_per_layer_input)))
         return rows
+
+
+def _rope(told: dict[str, Any]) -> dict[str, Any]:
+    """Return how each kind of layer rotates; what exporters write beside says nothing of any."""
+    return {kind: value for kind, value in told.items() if kind not in ("rope_theta", "rope_type")}
 
 
 def _layer_types(told: dict[str, Any]) -> list[str]:

@@ -111,14 +111,17 @@ class Probe(NamedTuple):
         with torch.inference_mode():
             hidden, _ = target(tokens, order, _dense(order, self.shape))
             found = target.logits(hidden)
-        _check_equal(found, self.expected[order], "the attention interface changes what it computes, or a row reads "
-                     "others by other ways than attention")  # fmt: skip
+        _check_equal(found, self.expected[order], target.dtype, "the attention interface changes what it computes, or "
+                     "a row reads others by other ways than attention")  # fmt: skip
 
 
 @torch.inference_mode()
 def probe(model: Any) -> Probe:
     """Try a model that was loaded with eager attention; raises CheckpointError saying what stands in the way."""
-    vocab_size = model.get_output_embeddings().weight.shape[0]
+    head = model.get_output_embeddings()
+    if head is None:
+        raise CheckpointError("transformers does not say which module is its output head")
+    vocab_size = head.weight.shape[0]
     tokens = _tokens(vocab_size)
     expected = model(input_ids=tokens[None], use_cache=False).logits[0].float()
     calls: list[tuple[nn.Module, AttentionShape]] = []
@@ -248,7 +251,7 @@ def _embedding_scale(body: Body, tokens: Tensor, shape: TargetShape) -> float:
     plain = body.embedding(tokens)
     scale = float((entering * plain).sum() / (plain * plain).sum())
     scale = 1.0 if abs(scale - 1) < TOLERANCE[torch.float32] else scale
-    _check_equal(plain * scale, entering, "something is added to its embeddings (learned positions?)")
+    _check_equal(plain * scale, entering, entering.dtype, "something is added to its embeddings (learned positions?)")
     return scale
 
 
@@ -256,7 +259,8 @@ def _tokens(vocab_size: int) -> Tensor:
     return torch.randint(0, vocab_size, (NUM_TOKENS,), generator=torch.Generator().manual_seed(0))
 
 
-def _check_equal(found: Tensor, expected: Tensor, otherwise: str) -> None:
+def _check_equal(found: Tensor, expected: Tensor, dtype: torch.dtype, otherwise: str) -> None:
+    """Raise CheckpointError, saying `otherwise`, where two results of arithmetic in `dtype` are too far apart."""
     worst = float((found.float() - expected.float()).abs().max())
-    if not worst <= TOLERANCE.get(expected.dtype, TOLERANCE[torch.bfloat16]) * float(expected.abs().max()):
+    if not worst <= TOLERANCE.get(dtype, TOLERANCE[torch.bfloat16]) * float(expected.abs().max()):
         raise CheckpointError(f"{otherwise} (off by {worst:.2g})")

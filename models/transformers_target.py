@@ -41,6 +41,9 @@ class TransformersTarget(Target):
     def __init__(self, model: Any, body: Body, shape: TargetShape, embedding_scale: float) -> None:
         super().__init__(shape, Numerics.FAST)
         self.body, self.top = body, model
+        # By name: the module itself is another once weights are packed, and without its body the model finds none.
+        head = model.get_output_embeddings()
+        self._head_name = next(name for name, module in model.named_modules() if module is head)
         setattr(model, model.base_model_prefix, GivenStates())
         self._embedding_scale = embedding_scale
 
@@ -59,7 +62,7 @@ class TransformersTarget(Target):
     def logits(self, hidden: Tensor) -> Tensor:
         """Map final hidden states [..., H] to logits [..., V] in float32."""
         logits = self.top(inputs_embeds=hidden.reshape(1, -1, hidden.shape[-1]), use_cache=False).logits
-        return logits.float().view(*hidden.shape[:-1], -1)
+        return logits.float().view(*hidden.shape[:-1], logits.shape[-1])
 
     @property
     def embedding(self) -> Tensor:
@@ -69,7 +72,7 @@ class TransformersTarget(Target):
     @property
     def head(self) -> Tensor:
         """The head's weight."""
-        return self.top.get_output_embeddings().weight
+        return self.top.get_submodule(self._head_name).weight
 
 
 def load_with_transformers(

@@ -58,9 +58,10 @@ def test_an_eagle3_says_what_its_layers_and_vocabulary_are(tmp_path, capsys):
 
 def test_layers_that_no_network_has_are_refused_as_they_are_when_it_is_loaded(tmp_path, capsys):
     config = json.loads((FIXTURES / "published" / "deepspec_dspark_gemma4.json").read_text())
+    config["layer_types"] = ["sliding_attention", *config["layer_types"][1:]]
     status, _, said = inspect(capsys, foreign.write(tmp_path, config, foreign.deepspec("dspark_vanilla")[1]))
     assert status == 1
-    assert "draft layers of model_type 'gemma4_text' are not supported" in said
+    assert "layer_types of Gemma 4 draft layers must all be 'full_attention'" in said
 
 
 def test_copies_that_are_another_targets_are_told(tmp_path, capsys):

@@ -12,7 +12,7 @@ from core.errors import CheckpointError, ConfigError
 from core.types import Numerics
 from models.load_target import load_target
 from models.transformers_target import TransformersTarget
-from parity import assert_same_function, assert_same_greedy_texts, assert_same_over_pages, save_random
+from parity import assert_same_function, assert_same_greedy_texts, assert_same_over_pages, dense, save_random
 
 SHAPE = {
     "vocab_size": 97, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -78,6 +78,37 @@ def test_embedded_tokens_are_what_enters_the_first_layer(case):
     ids = torch.arange(20)
     entering = reference(ids[None], output_hidden_states=True).hidden_states[0][0]
     torch.testing.assert_close(load_target(folder, torch.float32).embed(ids), entering, atol=1e-4, rtol=1e-4)
+
+
+def test_drafters_find_the_embedding_and_the_head_to_share(case):
+    folder, reference = case
+    for dtype in (torch.float32, torch.bfloat16):
+        target = load_target(folder, dtype)
+        assert torch.equal(target.embedding, reference.get_input_embeddings().weight.to(dtype))
+        assert torch.equal(target.head, reference.get_output_embeddings().weight.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_as_many_bits_are_no_reason_to_refuse_a_model(case, dtype):
+    folder, reference = case
+    target, ids = load_target(folder, dtype), torch.arange(20)
+    with torch.inference_mode():
+        found = target.logits(target(ids[None], ids[None], dense(target))[0])
+        expected = reference(ids[None]).logits
+    assert (found - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+def test_a_model_whose_head_transformers_does_not_name_is_refused(mistral, monkeypatch):
+    monkeypatch.setattr(modeling_mistral.MistralForCausalLM, "get_output_embeddings", lambda _: None)
+    with pytest.raises(CheckpointError, match="does not say which module is its output head"):
+        load_target(mistral, torch.float32)
+
+
+@torch.inference_mode()
+def test_a_step_that_only_prefills_reads_no_logits(case):
+    """Such as the first chunk of a long prompt that comes alone."""
+    target = load_target(case[0], torch.float32)
+    assert target.logits(torch.zeros(0, target.shape.hidden_size)).shape == (0, target.shape.vocab_size)
 
 
 @pytest.mark.parametrize("family", REFUSED)

@@ -4,9 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import models.dflash_load
-import models.eagle3_load
 from core.errors import CheckpointError
+from models import draft_fit
 from models.formats import eagle, specforge, speculators, zlab
 from paths import FIXTURES
 from tests.drafters import dflash_cases, eagle3_cases
@@ -146,8 +145,7 @@ def specforge_fills_in(monkeypatch):
 
 
 def table_taken_as_ids(monkeypatch):
-    for loader in (models.dflash_load, models.eagle3_load):
-        monkeypatch.setattr(loader, "read_target_ids", lambda table, *_: table)
+    monkeypatch.setattr(draft_fit, "read_target_ids", lambda table, *_: table)
 
 
 def heads_swapped_by_name(monkeypatch):
