@@ -8,8 +8,9 @@ from pathlib import Path
 import msgspec
 
 from cli.parser import setting_flags
-from core.config import Settings, without_secrets
+from core.config import Settings
 from core.config_file import Origin, load_settings, to_toml
+from core.masking import without_secrets
 from core.plugins import check_plugins
 
 

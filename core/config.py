@@ -384,22 +384,6 @@ def model_name(settings: Settings) -> str:
     return settings.server.model_name or Path(settings.engine.target).name or settings.engine.target
 
 
-def without_secrets(settings: Settings) -> Settings:
-    """Return the settings with the credentials of redis_url masked, for showing and logging."""
-    url = settings.queue.redis_url
-    if url is None:
-        return settings
-    return msgspec.structs.replace(settings, queue=msgspec.structs.replace(settings.queue, redis_url=shown(url)))
-
-
-def shown(value: object) -> object:
-    """Return a value fit for messages: a URL loses its user and password."""
-    if isinstance(value, str) and "://" in value and "@" in value:
-        scheme, _, rest = value.partition("://")
-        return f"{scheme}://***@{rest.rpartition('@')[2]}"
-    return value
-
-
 def nearest(name: str, known: list[str]) -> str:
     """Return a phrase that helps after an unknown name: the nearest known one, and all of them."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

@@ -18,9 +18,9 @@ from core.config import (
     all_policies,
     kind_of,
     nearest,
-    shown,
 )
 from core.errors import ConfigError
+from core.masking import shown
 
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 # A gateway and a worker that are separate processes meet in Redis and nowhere else.

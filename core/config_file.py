@@ -15,19 +15,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Struct
 
-from core.config import (
-    ENV_PREFIX,
-    SECTIONS,
-    TABLES,
-    Name,
-    PluginSettings,
-    PolicyPluginSettings,
-    Settings,
-    nearest,
-    shown,
-)
+from core.config import ENV_PREFIX, SECTIONS, TABLES, Name, PluginSettings, PolicyPluginSettings, Settings, nearest
 from core.config_check import check_settings
 from core.errors import ConfigError
+from core.masking import shown
 from core.registry import DRAFTERS, POLICIES
 
 Origin = Literal["default", "file", "env", "flag"]

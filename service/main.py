@@ -20,9 +20,10 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
-from core.config import ENV_PREFIX, Settings, kind_of, model_name, shown
+from core.config import ENV_PREFIX, Settings, kind_of, model_name
 from core.config_file import to_toml
 from core.errors import ConfigError, QueueError, SpecdError
+from core.masking import shown
 from service.process import run_process
 from service.processes import die_with_parent
 from service.queue import connect

@@ -19,10 +19,10 @@ from core.config import (
     all_policies,
     model_name,
     policy_drafters,
-    without_secrets,
 )
 from core.config_file import load_settings, to_toml
 from core.errors import ConfigError
+from core.masking import without_secrets
 from layers import ROOT
 
 EXPERIMENT = """
