@@ -7,6 +7,7 @@ import pytest
 
 from tests.faults.history import following
 from tests.faults.world import LEASE_S, new_jobs
+from tests.service.fakes import until_true
 
 NUM_WORKERS = 4
 
@@ -68,6 +69,19 @@ async def test_redis_killed_under_load(own_world, own_redis):
         assert not all(clients.has_ended(job.id) for job in jobs)
         await own_redis.kill_and_restart()
         assert await own_world.judge(jobs, clients) == []
+
+
+async def test_an_engine_that_hangs_loses_its_jobs_to_another_worker(world):
+    world.lease_ms = 200
+    jobs = new_jobs(2)
+    await world.submit(jobs)
+    hung = world.worker(step_s=60.0)
+    async with following(world.url, jobs) as clients:
+        await until_true(lambda: hung.hits.count("after_claim") == len(jobs))
+        world.worker()
+        assert await world.judge(jobs, clients) == []
+    assert hung.status is None
+    assert "engine_stalled" in hung.log
 
 
 @pytest.mark.slow

@@ -2,12 +2,14 @@
 
 import asyncio
 
+import aiohttp
 import pytest
 
 from tests.faults.history import following
 from tests.faults.proxy import Proxy
-from tests.faults.world import LEASE_S, new_jobs
-from tests.service.fakes import until_true
+from tests.faults.recital import writers
+from tests.faults.world import LEASE_S, health, new_jobs
+from tests.service.fakes import until, until_true
 
 
 async def begin(world, proxy, num_jobs=4, **fields):
@@ -58,6 +60,34 @@ async def test_a_worker_behind_a_partition_is_succeeded_and_its_late_writes_are_
 
 async def epochs(world, jobs):
     return [await world.client.hget(f"specd:{{{job.id}}}:job", "epoch") for job in jobs]
+
+
+async def complete(http, gateway, job):
+    """Return the tokens of a whole answer over HTTP."""
+    url = f"http://127.0.0.1:{gateway.port}/v1/completions"
+    body = {"prompt": job.prompt_ids, "max_tokens": job.sampling.max_tokens, "ignore_eos": True}
+    async with http.post(url, json=body) as response:
+        assert response.status == 200
+        return list((await response.json())["choices"][0]["text"].encode())
+
+
+async def test_nobody_gets_the_reply_to_a_command_of_a_client_that_left(world, proxy):
+    """A client library once read the reply of a cancelled command as the next one's: the answers got mixed up."""
+    proxy.delays_s = (0.02, 0.02)
+    world.worker(step_s=0.02, num_slots=16)
+    gateway = world.gateway(url=proxy.url)
+    async with aiohttp.ClientSession() as http:
+        await until(lambda: health(http, gateway), 200)
+        stay, leave = new_jobs(8), new_jobs(40)
+        answers = [asyncio.create_task(complete(http, gateway, job)) for job in stay]
+        for job in leave:
+            leaver = asyncio.create_task(complete(http, gateway, job))
+            await asyncio.sleep(0.01)
+            leaver.cancel()
+        for job, answer in zip(stay, answers, strict=True):
+            tokens = await answer
+            assert len(tokens) == job.sampling.max_tokens
+            assert set(writers(job.prompt_ids, tokens)) == {1}
 
 
 @pytest.mark.slow

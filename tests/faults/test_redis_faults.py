@@ -8,18 +8,10 @@ import pytest
 
 from tests.faults.history import following
 from tests.faults.proxy import Proxy
-from tests.faults.world import new_jobs
+from tests.faults.world import health, new_jobs
 from tests.service.fakes import until, until_true
 
 UNAVAILABLE = 503
-
-
-async def health(http, gateway):
-    try:
-        async with http.get(f"http://127.0.0.1:{gateway.port}/health") as response:
-            return response.status
-    except aiohttp.ClientError:
-        return 0
 
 
 async def complete(http, gateway, **body):

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import aiohttp
 from redis.asyncio import Redis
 
 from client.wire import Job
@@ -109,3 +110,12 @@ async def world_on(url: str, nursery: Nursery, folder: Path, tokenizer: Path):
     finally:
         world.end()
         await client.aclose()
+
+
+async def health(http: aiohttp.ClientSession, gateway: Member) -> int:
+    """Return the status of a gateway's /health, 0 where nobody listens."""
+    try:
+        async with http.get(f"http://127.0.0.1:{gateway.port}/health") as response:
+            return response.status
+    except aiohttp.ClientError:
+        return 0
