@@ -72,7 +72,7 @@ async def test_redis_killed_under_load(own_world, own_redis):
 
 
 async def test_an_engine_that_hangs_loses_its_jobs_to_another_worker(world):
-    world.lease_ms = 200
+    world.lease_ms = 100
     jobs = new_jobs(2)
     await world.submit(jobs)
     hung = world.worker(step_s=60.0)

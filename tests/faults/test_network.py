@@ -20,7 +20,7 @@ async def begin(world, proxy, num_jobs=4, **fields):
 
 
 async def test_an_answer_over_a_slow_network_is_whole(world, proxy):
-    proxy.delays_s = (0.03, 0.03)
+    proxy.delays_s = (0.01, 0.01)
     jobs, _ = await begin(world, proxy)
     async with following(world.url, jobs) as clients:
         assert await world.judge(jobs, clients) == []
