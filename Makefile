@@ -1,11 +1,12 @@
 # Everything a fresh machine needs is Python 3.11 or newer and make:
 #
-#   make demo      answer three questions with and without speculation, side by side
-#   make test      lint, types and the tests (make test-all adds the long proofs)
-#   make serve     serve the demo on http://127.0.0.1:8000 (ARGS="--port 9000" adds flags)
-#   make bench     compare decoding modes under load, 8 minutes (ARGS="--minutes 2" for a quick look)
-#   make lint      ruff and mypy only
-#   make clean     remove what make created
+#   make demo        answer three questions with and without speculation, side by side
+#   make test        lint, types and the tests (make test-all adds the long proofs)
+#   make test-faults kill, freeze, starve and cut off every part of the service, for minutes
+#   make serve       serve the demo on http://127.0.0.1:8000 (ARGS="--port 9000" adds flags)
+#   make bench       compare decoding modes under load, 8 minutes (ARGS="--minutes 2" for a quick look)
+#   make lint        ruff and mypy only
+#   make clean       remove what make created
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,10 +20,10 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist lo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all lint bench clean
+.PHONY: help demo serve test test-all test-faults lint bench clean
 
 help:
-	@sed -n '3,8s/^#   //p' Makefile
+	@sed -n '3,9s/^#   //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/specd demo $(ARGS)
@@ -36,6 +37,9 @@ test: lint
 test-all: lint
 	$(PYTEST) -m "" $(ARGS)
 	$(BIN)/specd prove --full
+
+test-faults: $(STAMP)
+	$(PYTEST) -m "" tests/faults $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,127 @@
+"""The process that all workers and gateways of the fault tests are forked from: `python -m tests.faults.nursery`.
+
+Importing a worker takes seconds, forking one that is imported milliseconds: so kill -9 is real, and cheap. Orders come
+as JSON lines on stdin, one answer each on stdout; when stdin ends, whatever still lives is killed.
+"""
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+import service.gateway
+import service.worker
+from core.config import EngineSettings, QueueSettings, ServerSettings, Settings
+from models.tokenizer import Tokenizer
+from service.process import run_process
+from service.processes import die_with_parent
+from tests.faults.plants import plant
+from tests.faults.points import Fault, PointedQueue, Points
+from tests.faults.recital import RecitingEngine
+
+
+class Birth(Struct, frozen=True, tag="birth"):
+    """A process to start. constants are module-level numbers to change in it, by dotted name."""
+
+    role: str
+    folder: str
+    tokenizer: str
+    model: str
+    queue: dict[str, Any]
+    port: int = 0
+    step_s: float = 0.005
+    num_slots: int = 4
+    request_timeout_s: float = 30.0
+    faults: tuple[Fault, ...] = ()
+    plant: str = ""
+    constants: dict[str, int | float] = {}
+
+
+class Status(Struct, frozen=True, tag="status"):
+    """A question how a process has ended."""
+
+    pid: int
+
+
+Order = Birth | Status
+
+
+def settings_of(birth: Birth) -> Settings:
+    return Settings(
+        server=ServerSettings(port=birth.port or 1, model_name=birth.model, request_timeout_s=birth.request_timeout_s),
+        queue=QueueSettings(**birth.queue),
+        engine=EngineSettings(target=birth.tokenizer),
+    )
+
+
+def live(birth: Birth) -> int:
+    """Be the process; returns its exit status."""
+    for name, value in birth.constants.items():
+        module, _, constant = name.rpartition(".")
+        setattr(importlib.import_module(module), constant, value)
+    PointedQueue.points = Points(birth.faults, Path(birth.folder) / "hits")
+    service.worker.JobQueue = service.gateway.JobQueue = PointedQueue
+    if birth.plant:
+        plant(birth.plant)
+    if birth.role == "gateway":
+        return run_process(settings_of(birth), service.gateway.serve_http)
+
+    async def serve(settings, stop):
+        engine = RecitingEngine(num_slots=birth.num_slots, step_s=birth.step_s)
+        await service.worker.work(settings, stop, engine, Tokenizer(Path(birth.tokenizer)))
+
+    return run_process(settings_of(birth), serve)
+
+
+def bear(birth: Birth) -> int:
+    """Fork a process; returns its pid."""
+    if pid := os.fork():
+        return pid
+    status = 1
+    try:
+        die_with_parent()
+        log = os.open(Path(birth.folder) / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        status = live(birth)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def main() -> None:
+    living: set[int] = set()
+    ended: dict[int, int] = {}
+    try:
+        for line in sys.stdin.buffer:
+            order = msgspec.json.decode(line, type=Order)
+            if isinstance(order, Birth):
+                answer = bear(order)
+                living.add(answer)
+            else:
+                if order.pid in living:
+                    pid, status = os.waitpid(order.pid, os.WNOHANG)
+                    if pid:
+                        living.remove(pid)
+                        ended[pid] = os.waitstatus_to_exitcode(status)
+                answer = ended.get(order.pid)
+            sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
+            sys.stdout.buffer.flush()
+    finally:
+        for pid in living:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

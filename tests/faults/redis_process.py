@@ -1,0 +1,44 @@
+"""A Redis that can be killed and started again over what it had written."""
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+from redis import Redis
+
+from service.processes import die_with_parent
+from service.redis_server import redis_executable
+from tests.conftest import until_it_answers
+
+
+class RedisProcess:
+    """An append-only Redis on a unix socket in `folder`, with the settings of the private one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self.socket = folder, str(folder / "redis.sock")
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+    def start(self) -> None:
+        arguments = [
+            *("--port", "0", "--unixsocket", self.socket, "--dir", str(self._folder), "--save", ""),
+            *("--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"),
+        ]
+        self._process = subprocess.Popen(
+            [redis_executable(), *arguments], stdout=subprocess.DEVNULL, preexec_fn=die_with_parent
+        )
+        with Redis(unix_socket_path=self.socket) as client:
+            until_it_answers(client)
+
+    async def kill_and_restart(self) -> None:
+        """Kill -9 and start again over the append-only file."""
+        self.kill()
+        await asyncio.sleep(0.2)
+        await asyncio.to_thread(self.start)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
