@@ -45,6 +45,11 @@ def queue_stream(model: str) -> str:
     return f"specd:q:{model}"
 
 
+def dead_stream(model: str) -> str:
+    """Return the stream of jobs that were given up: one entry of plain fields for each (service.claims.DeadLetter)."""
+    return f"specd:dead:{model}"
+
+
 def worker_key(worker: str) -> str:
     """Return the hash by which a live worker says what it serves; it expires when the worker falls silent."""
     return f"specd:w:{worker}"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import structlog
 from redis.asyncio import Redis
 from redis.backoff import NoBackoff
@@ -23,6 +24,7 @@ from client.wire import (
     Job,
     Usage,
     WireError,
+    dead_stream,
     decode_event,
     decode_job,
     encode,
@@ -33,13 +35,15 @@ from client.wire import (
 from core.config import QueueSettings
 from core.errors import QueueError
 from core.types import Backlog, FinishReason
-from service.claims import Append, AppendResult, Claim, Ending, Entry
+from service.claims import Append, AppendResult, Claim, DeadLetter, Ending, Entry
 from service.scripts import Call, Scripts, raise_if_transient
 
 log = structlog.get_logger()
 
-# A queued job that nobody finishes is forgotten after this long.
+# A queued job that nobody finishes is forgotten after this long, and so is one that was given up.
 LIVE_TTL_S = 24 * 3600
+# Of the jobs that were given up the last so many are told of, or a few more.
+MAX_DEAD_LETTERS = 10_000
 # What emit.lua says of an append, added up.
 NOT_OURS, CANCELLED = 1, 2
 # What cancel.lua says of a job that no worker had taken.
@@ -132,8 +136,12 @@ class JobQueue:
         )
         return _entries(answer[1])
 
-    async def release(self, worker: str, entries: Sequence[Entry]) -> None:
-        """Give entries back unfinished: whoever reclaims next gets them, without waiting for the lease."""
+    async def release(self, worker: str, entries: Sequence[Entry], claims: Sequence[Claim] = ()) -> None:
+        """Give entries back unfinished: whoever reclaims next gets them, without waiting for the lease.
+
+        claims are those to jobs of these entries: they do not count as attempts.
+        """
+        await self._scripts.run_all("release", [Call((job_key(one.job.id),), (one.epoch,)) for one in claims])
         if entries:
             ids = [entry.entry_id for entry in entries]
             idle_ms = self.settings.lease_ms
@@ -145,7 +153,7 @@ class JobQueue:
         Raises QueueError if what is stored is no job: it never will be, so `refuse` it.
         """
         key, out = job_key(entry.job_id), out_stream(entry.job_id)
-        epoch, count, cancel, data, attempts = await self._scripts.run("claim", Call((key,), (worker,)))
+        epoch, count, cancel, data, attempts, before = await self._scripts.run("claim", Call((key,), (worker,)))
         if epoch < 0:
             await self.acknowledge([entry])
             return None
@@ -154,7 +162,7 @@ class JobQueue:
             rows: Any = await self.client.xrange(out)
             events = [decode_event(fields[OUT_FIELD.encode()]) for _, fields in rows]
             streamed = tuple(event for event in events if isinstance(event, Chunk))
-        return Claim(entry, decode_job(data), epoch, streamed, bool(cancel), attempts)
+        return Claim(entry, decode_job(data), epoch, streamed, bool(cancel), attempts, before.decode())
 
     async def are_cancelled(self, job_ids: Sequence[str]) -> list[bool]:
         """Tell of each job whether its end was asked for."""
@@ -188,7 +196,11 @@ class JobQueue:
         return results
 
     async def finish(self, endings: Sequence[Ending]) -> list[bool]:
-        """End jobs, once each, and acknowledge their entries; False for one that is another's and left alone."""
+        """End jobs, once each, and acknowledge their entries; False for one that is another's and left alone.
+
+        What is to be told of a job that is given up is told first: twice rather than never, should this break off.
+        """
+        await self._bury([one.letter for one in endings if one.letter])
         answers = await self._scripts.run_all("finish", [self._finish_call(one) for one in endings])
         ended = []
         for one, answer in zip(endings, answers, strict=True):
@@ -210,9 +222,20 @@ class JobQueue:
                 pipe.xdel(self._stream, *ids)
                 await pipe.execute()
 
+    async def num_dead(self) -> int:
+        """Return how many jobs were given up and are still told of."""
+        count: int = await self.client.xlen(dead_stream(self.model))
+        return count
+
+    async def _bury(self, letters: Sequence[DeadLetter]) -> None:
+        for letter in letters:
+            fields: Any = msgspec.structs.asdict(letter)
+            await self.client.xadd(dead_stream(self.model), fields, maxlen=MAX_DEAD_LETTERS, approximate=True)
+
     def _finish_call(self, one: Ending) -> Call:
         epoch = "" if one.epoch is None else one.epoch
-        values = (epoch, STATES[one.final.reason], encode(one.final), self.settings.result_ttl_s)
+        ttl_s = max(self.settings.result_ttl_s, LIVE_TTL_S) if one.letter else self.settings.result_ttl_s
+        values = (epoch, STATES[one.final.reason], encode(one.final), ttl_s)
         return Call((job_key(one.job_id), out_stream(one.job_id)), values)
 
 

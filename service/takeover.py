@@ -3,23 +3,26 @@
 from client.wire import WireError
 from core.random import derive_coupled_key, derive_nonce
 from core.types import FinishReason, Request
-from service.claims import Claim
+from service.claims import Claim, DeadLetter
 from service.stream import End
 
-# A job that was claimed this often without a single token is what ends its workers.
-MAX_ATTEMPTS = 3
 KEY_SPACE = 1 << 64
 
 
-def end_without_work(claim: Claim) -> End | None:
-    """Return the end of a claim that has nothing to generate: it was ended before, is not wanted, or kills workers."""
+def end_without_work(claim: Claim, max_attempts: int) -> End | None:
+    """Return the end of a claim that has nothing to generate: it was ended before, is not wanted, or kills workers.
+
+    A job that was claimed max_attempts times without a single new token is what ends its workers.
+    """
     if claim.streamed and claim.streamed[-1].reason is not None:
         return End(claim.request_id, claim.streamed[-1].reason)
     if claim.is_cancelled:
         return End(claim.request_id, FinishReason.CANCELLED)
-    if claim.attempts > MAX_ATTEMPTS:
-        error = WireError(f"given up: {MAX_ATTEMPTS} attempts ended without a token", code="attempts_exhausted")
-        return End(claim.request_id, FinishReason.ERROR, error)
+    if claim.attempts > max_attempts:
+        attempts = claim.attempts - 1
+        error = WireError(f"given up: {attempts} attempts ended without a new token", code="attempts_exhausted")
+        letter = DeadLetter(claim.job.id, attempts, claim.last_worker, error.message)
+        return End(claim.request_id, FinishReason.ERROR, error, letter)
     return None
 
 
