@@ -29,6 +29,8 @@ class Claim(Struct, frozen=True):
     attempts: int
     # Who held the job before; "" if nobody did.
     last_worker: str = ""
+    # Until the job's deadline, by Redis's clock; None without one, at most 0 past it.
+    left_ms: int | None = None
 
     @property
     def request_id(self) -> str:

@@ -5,6 +5,7 @@ what does not fit (service/lua). A claim is kept alive by heartbeats; an entry t
 over, and the answer goes on from the tokens that were streamed.
 """
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from client.wire import (
     Usage,
     WireError,
     dead_stream,
+    deadlines_key,
     decode_event,
     decode_job,
     encode,
@@ -44,10 +46,14 @@ log = structlog.get_logger()
 LIVE_TTL_S = 24 * 3600
 # Of the jobs that were given up the last so many are told of, or a few more.
 MAX_DEAD_LETTERS = 10_000
+# How many jobs past their deadline are looked at together.
+OVERDUE_BATCH = 256
 # What emit.lua says of an append, added up.
 NOT_OURS, CANCELLED = 1, 2
-# What cancel.lua says of a job that no worker had taken.
-CANCELLED_IN_QUEUE = 2
+# What cancel.lua and expire.lua say of a job that they ended.
+ENDED_HERE = 2
+# What expire.lua says of a job that it left alone for now.
+NOT_YET = 1
 STATES = {"stop": "done", "length": "done", "cancelled": "cancelled", "deadline": "expired", "error": "failed"}
 
 
@@ -86,8 +92,12 @@ class JobQueue:
 
     async def submit(self, job: Job) -> bool:
         """Create a job and queue it; False if its id exists."""
-        created = await self._scripts.run("submit", Call((job_key(job.id),), (encode(job), job.created_ms, LIVE_TTL_S)))
+        deadline = "" if job.deadline_ms is None else job.deadline_ms
+        values = (encode(job), job.created_ms, LIVE_TTL_S, deadline)
+        created = await self._scripts.run("submit", Call((job_key(job.id),), values))
         if created:
+            if job.deadline_ms is not None:
+                await self.client.zadd(deadlines_key(self.model), {job.id: job.deadline_ms})
             # The queue is another key than the job, and a creator may die between the two. A second entry is harmless.
             await self.client.xadd(self._stream, {"j": job.id})
         return bool(created == 1)
@@ -114,10 +124,48 @@ class JobQueue:
         values = (encode(Final(FinishReason.CANCELLED, Usage(0, 0))), self.settings.result_ttl_s)
         calls = [Call((job_key(job_id), out_stream(job_id)), values) for job_id in job_ids]
         answers = await self._scripts.run_all("cancel", calls)
-        if ended := {job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer == CANCELLED_IN_QUEUE}:
-            # Their entries would only take places in the queue, until a worker is free to look at them.
+        await self._forget({job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer == ENDED_HERE})
+
+    async def now_ms(self) -> int:
+        """Return Redis's Unix time."""
+        now: Any = await self.client.time()
+        return int(now[0]) * 1000 + int(now[1]) // 1000
+
+    async def end_overdue(self) -> int:
+        """End jobs past their deadline that wait in the queue, or whose worker does not end them; return how many."""
+        key = deadlines_key(self.model)
+        found: Any = await self.client.zrangebyscore(key, "-inf", await self.now_ms(), start=0, num=OVERDUE_BATCH)
+        if not found:
+            return 0
+        job_ids = [job_id.decode() for job_id in found]
+        async with self.client.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hmget(job_key(job_id), "epoch", "n", "job")
+            rows = await pipe.execute()
+        calls = [self._expire_call(job_id, *row) for job_id, row in zip(job_ids, rows, strict=True)]
+        answers = await self._scripts.run_all("expire", calls)
+        told = dict(zip(job_ids, answers, strict=True))
+        ended = {job_id for job_id, answer in told.items() if answer == ENDED_HERE}
+        await self._forget(ended)
+        if done := [job_id for job_id, answer in told.items() if answer != NOT_YET]:
+            await self.client.zrem(key, *done)
+        return len(ended)
+
+    async def _forget(self, job_ids: set[str]) -> None:
+        """Delete the entries of jobs that ended in the queue: they would take places until a worker looks at them."""
+        if job_ids:
             rows: Any = await self.client.xrange(self._stream)
-            await self.acknowledge([entry for entry in _entries(rows) if entry.job_id in ended])
+            await self.acknowledge([entry for entry in _entries(rows) if entry.job_id in job_ids])
+
+    def _expire_call(self, job_id: str, epoch: bytes | None, count: bytes | None, data: bytes | None) -> Call:
+        prompt_len = 0
+        if data:
+            # One that cannot be read must not keep the others from their ends.
+            with contextlib.suppress(QueueError):
+                prompt_len = len(decode_job(data).prompt_ids)
+        final = encode(Final(FinishReason.DEADLINE, Usage(prompt_len, int(count or 0))))
+        values = (epoch or b"", count or b"", final, self.settings.result_ttl_s, 2 * self.settings.lease_ms)
+        return Call((job_key(job_id), out_stream(job_id)), values)
 
     # --- Workers -----------------------------------------------------------------------------------------------
 
@@ -153,7 +201,8 @@ class JobQueue:
         Raises QueueError if what is stored is no job: it never will be, so `refuse` it.
         """
         key, out = job_key(entry.job_id), out_stream(entry.job_id)
-        epoch, count, cancel, data, attempts, before = await self._scripts.run("claim", Call((key,), (worker,)))
+        answer = await self._scripts.run("claim", Call((key,), (worker,)))
+        epoch, count, cancel, data, attempts, before, left_ms = answer
         if epoch < 0:
             await self.acknowledge([entry])
             return None
@@ -162,7 +211,7 @@ class JobQueue:
             rows: Any = await self.client.xrange(out)
             events = [decode_event(fields[OUT_FIELD.encode()]) for _, fields in rows]
             streamed = tuple(event for event in events if isinstance(event, Chunk))
-        return Claim(entry, decode_job(data), epoch, streamed, bool(cancel), attempts, before.decode())
+        return Claim(entry, decode_job(data), epoch, streamed, bool(cancel), attempts, before.decode(), left_ms)
 
     async def are_cancelled(self, job_ids: Sequence[str]) -> list[bool]:
         """Tell of each job whether its end was asked for."""

@@ -7,6 +7,7 @@ did not ask for travel through the same queue, so that nothing overtakes the tok
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,8 @@ class OpenStream:
     speculated: Speculated = field(default_factory=Speculated)
     is_silent: bool = True
     has_moved: bool = False
+    # When the job's deadline passes, by this machine's monotonic clock.
+    ends_at_s: float = math.inf
 
     def add(self, chunk: Chunk) -> None:
         """Count one more round."""
@@ -124,6 +127,8 @@ class StreamWriter:
     def open(self, claim: Claim) -> None:
         """Begin, or take over, a job's stream: the state is rebuilt from the tokens it already shows."""
         stream = OpenStream(claim, AnswerText(self._tokenizer, claim.job.sampling))
+        if claim.left_ms is not None:
+            stream.ends_at_s = time.monotonic() + claim.left_ms / 1000
         for chunk in claim.streamed:
             stream.text.add(chunk.token_ids)
             stream.add(chunk)
@@ -137,6 +142,11 @@ class StreamWriter:
         for one in self._open.values():
             one.is_silent = True
         return silent
+
+    def overdue(self) -> list[str]:
+        """Return the runs that are past their deadline and were not told to end yet."""
+        now_s = time.monotonic()
+        return [one for one, stream in self._open.items() if stream.ends_at_s <= now_s and one not in self._ended]
 
     async def wait_for_end(self, timeout_s: float) -> None:
         """Return when a stream has ended, or after `timeout_s`."""

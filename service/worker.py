@@ -45,7 +45,8 @@ IDLE_S = 0.02
 DRAIN_S = 5.0
 WRITE_OUT_S = 1.0
 RETRY_S = 0.5
-# How soon a job that gets no tokens, such as one in a long prefill, is ended when its client has left.
+# How soon a job is ended past its deadline, and one that gets no tokens, such as one in a long prefill, when its client
+# has left.
 CANCEL_POLL_S = 0.1
 # How old what the engine knows of the queue may be; policies look at seconds of waiting.
 BACKLOG_S = 0.25
@@ -92,7 +93,7 @@ class Worker:
                 work = (
                     self._writer.run(),
                     self._presence.keep(),
-                    self._end_cancelled(),
+                    self._end_unwanted(),
                     self._watch_backlog(),
                     self._rest(),
                     self._follow_drafters(),
@@ -203,10 +204,11 @@ class Worker:
         else:
             self._engine.add(to_request(claim, self._verifier))
 
-    async def _end_cancelled(self) -> None:
-        """End cancelled jobs that get no tokens; of the others every append says whether they are still wanted."""
+    async def _end_unwanted(self) -> None:
+        """End jobs past their deadline, and cancelled ones that get no tokens: every append tells of the others."""
         while not is_cancelled():
             await asyncio.sleep(CANCEL_POLL_S)
+            await self._end(self._writer.overdue(), FinishReason.DEADLINE)
             silent = self._writer.silent_jobs()
             if not silent:
                 continue
@@ -216,9 +218,12 @@ class Worker:
                 log.warning("cancel_poll_failed", error=str(error))
                 continue
             ended = [request_id for request_id, is_ended in zip(silent, cancelled, strict=True) if is_ended]
-            for request_id in ended:
-                self._engine.abort(request_id)
-            await self._writer.put([], [End(request_id, FinishReason.CANCELLED) for request_id in ended])
+            await self._end(ended, FinishReason.CANCELLED)
+
+    async def _end(self, request_ids: list[str], reason: FinishReason) -> None:
+        for request_id in request_ids:
+            self._engine.abort(request_id)
+        await self._writer.put([], [End(request_id, reason) for request_id in request_ids])
 
     async def _follow_drafters(self) -> None:
         """Have the drafters that are wanted."""
