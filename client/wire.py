@@ -45,6 +45,16 @@ def queue_stream(model: str) -> str:
     return f"specd:q:{model}"
 
 
+def dead_stream(model: str) -> str:
+    """Return the stream of jobs that were given up: one entry of plain fields for each (service.claims.DeadLetter)."""
+    return f"specd:dead:{model}"
+
+
+def deadlines_key(model: str) -> str:
+    """Return the sorted set of jobs that have a deadline, by it, in milliseconds of Redis's clock."""
+    return f"specd:deadlines:{model}"
+
+
 def worker_key(worker: str) -> str:
     """Return the hash by which a live worker says what it serves; it expires when the worker falls silent."""
     return f"specd:w:{worker}"
@@ -74,7 +84,8 @@ class Job(Struct, frozen=True, tag="job/1", forbid_unknown_fields=True):
     """One generation, validated and tokenised by a gateway. nonce is 128 random bits, drawn at intake.
 
     A request for n choices is n jobs of one nonce, told apart by n_index; each is claimed and taken over alone. arm is
-    the experiment arm that chose `speculation`, "" for none.
+    the experiment arm that chose `speculation`, "" for none. deadline_ms is Unix time by Redis's clock, on which
+    all agree.
     """
 
     id: JobId
@@ -197,6 +208,7 @@ class IntakeRequest(Struct, frozen=True, forbid_unknown_fields=True):
     ignore_eos: bool | None = None
     seed: int | None = None
     n: int | None = None
+    deadline_ms: int | None = None
     logprobs: int | None = None
     speculation: Speculation | Literal["off"] | bool | None = None
     cache_salt: str | None = None

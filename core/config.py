@@ -41,10 +41,15 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Redis. redis_url None starts a private server, whose data live in state_dir (None: until exit only)."""
+    """Redis. redis_url None starts a private server, whose data live in state_dir (None: until exit only).
+
+    max_attempts  workers that a job may take down, or be lost by, one after the other without a single new token; then
+                  it is given up
+    """
 
     redis_url: Name | None = None
     lease_ms: Annotated[int, Meta(ge=100, le=3_600_000)] = 10_000
+    max_attempts: Annotated[int, Meta(ge=1, le=1000)] = 3
     max_queued_requests: Count = 1024
     result_ttl_s: Annotated[int, Meta(ge=1, le=31_536_000)] = 3600
     command_timeout_s: Seconds = 5.0

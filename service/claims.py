@@ -27,6 +27,10 @@ class Claim(Struct, frozen=True):
     is_cancelled: bool
     # Claims, this one included, since the last token was streamed.
     attempts: int
+    # Who held the job before; "" if nobody did.
+    last_worker: str = ""
+    # Until the job's deadline, by Redis's clock; None without one, at most 0 past it.
+    left_ms: int | None = None
 
     @property
     def request_id(self) -> str:
@@ -48,13 +52,23 @@ class Append(Struct, frozen=True):
         return run_id(self.job_id, self.epoch)
 
 
+class DeadLetter(Struct, frozen=True):
+    """What is kept of a job that was given up: how often it was tried without a new token, and who tried last."""
+
+    job_id: str
+    attempts: int
+    last_worker: str
+    reason: str
+
+
 class Ending(Struct, frozen=True):
-    """The end of a job; entry None where no queue entry is to be acknowledged."""
+    """The end of a job; entry None where no queue entry is to be acknowledged, letter where it was given up."""
 
     job_id: str
     epoch: int | None
     final: Final
     entry: Entry | None
+    letter: DeadLetter | None = None
 
 
 class AppendResult(Struct, frozen=True):

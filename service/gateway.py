@@ -41,6 +41,7 @@ from service.reader import BLOCK_MS, Events, StreamReader
 from service.respond import stream_answer, whole_answer
 from service.speculation import known_names
 from service.sse import event, open_events, send
+from service.sweeper import Sweeper
 from service.worker_metrics import read_workers, scrape_workers
 
 log = structlog.get_logger()
@@ -91,7 +92,8 @@ class Gateway:
         await make_group(self._writing, INTAKE_STREAM, INTAKE_GROUP)
         intake = Intake(self._reading, self._queue, self._jobs)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._reader.run()), group.create_task(intake.run())]
+            work = (self._reader.run(), intake.run(), Sweeper(self._queue).run())
+            tasks = [group.create_task(task) for task in work]
             yield
             await cancel_all(tasks)
         self._threads.shutdown(cancel_futures=True)

@@ -16,6 +16,8 @@ from service.answers import error_body
 log = structlog.get_logger()
 
 RETRY_AFTER_S = "1"
+# Errors that a request would meet again; clients of OpenAI's repeat every 5xx unless they are told not to.
+NOT_TO_REPEAT = ("deadline_exceeded", "attempts_exhausted")
 BODY_S = 30.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -75,6 +77,8 @@ async def as_openai_errors(request: web.Request, handler: Handler) -> web.Stream
     except Exception as error:  # noqa: BLE001 - the border to HTTP
         told = report(error, request)
         headers = {"Retry-After": RETRY_AFTER_S} if told.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
+        if told.code in NOT_TO_REPEAT:
+            headers["x-should-retry"] = "false"
         if isinstance(error, web.HTTPMethodNotAllowed):
             headers["Allow"] = error.headers["Allow"]
         return web.json_response(error_body(told), status=told.status, headers=headers)

@@ -69,6 +69,7 @@ class JobMaker:
         """
         self.check_model(request.model)
         num_choices, speculation, arm = request.num_choices, request.asked_speculation, ""
+        deadline_ms = await self._deadline_ms(request.deadline_ms)
         await self._check_names(speculation)
         # A request that says itself what it wants is outside every experiment.
         if request.speculation is None and (picked := self._arms.pick(user_id or request.user or request_id)):
@@ -89,12 +90,22 @@ class JobMaker:
             created_ms=time.time_ns() // 1_000_000,
             cache_salt=request.cache_salt or "",
             speculation=speculation,
+            deadline_ms=deadline_ms,
             arm=arm,
         )
         return [
             msgspec.structs.replace(first, id=child_id(request_id, index), n_index=index)
             for index in range(num_choices)
         ]
+
+    async def _deadline_ms(self, within_ms: int | None) -> int | None:
+        """Return when an answer that is wanted within so long is late, by Redis's clock."""
+        if within_ms is None:
+            return None
+        try:
+            return await self._queue.now_ms() + within_ms
+        except (RedisError, OSError) as error:
+            raise _queue_down() from error
 
     async def _check_names(self, speculation: Speculation) -> None:
         try:

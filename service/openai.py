@@ -42,6 +42,8 @@ Stop = Annotated[str, Meta(max_length=1024)] | Annotated[list[StopText], Meta(ma
 Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 Bias = Annotated[float, Meta(ge=-100.0, le=100.0)]
 MAX_CHOICES = 16
+# A day, after which Redis forgets a job that nobody finished.
+MAX_DEADLINE_MS = 86_400_000
 Alternatives = Annotated[int, Meta(ge=0, le=20)]
 
 
@@ -74,7 +76,8 @@ class SharedFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What both endpoints take.
 
     n choices are drawn from one prompt. speculation caps drafts, or names a configured drafter or policy; "off" and
-    false ask for none. cache_salt keeps a tenant's prompts apart in the prefix cache.
+    false ask for none. deadline_ms is how long the answer may take, from when it was asked for. cache_salt keeps a
+    tenant's prompts apart in the prefix cache.
     """
 
     model: str | None = None
@@ -96,6 +99,7 @@ class SharedFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     best_of: int | None = None
     return_token_ids: bool | None = None
+    deadline_ms: Annotated[int, Meta(ge=1, le=MAX_DEADLINE_MS)] | None = None
     speculation: Speculation | Literal["off"] | bool | None = None
     cache_salt: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     stream: bool | None = None

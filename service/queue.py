@@ -5,10 +5,12 @@ what does not fit (service/lua). A claim is kept alive by heartbeats; an entry t
 over, and the answer goes on from the tokens that were streamed.
 """
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import structlog
 from redis.asyncio import Redis
 from redis.backoff import NoBackoff
@@ -23,6 +25,8 @@ from client.wire import (
     Job,
     Usage,
     WireError,
+    dead_stream,
+    deadlines_key,
     decode_event,
     decode_job,
     encode,
@@ -33,17 +37,23 @@ from client.wire import (
 from core.config import QueueSettings
 from core.errors import QueueError
 from core.types import Backlog, FinishReason
-from service.claims import Append, AppendResult, Claim, Ending, Entry
+from service.claims import Append, AppendResult, Claim, DeadLetter, Ending, Entry
 from service.scripts import Call, Scripts, raise_if_transient
 
 log = structlog.get_logger()
 
-# A queued job that nobody finishes is forgotten after this long.
+# A queued job that nobody finishes is forgotten after this long, and so is one that was given up.
 LIVE_TTL_S = 24 * 3600
+# Of the jobs that were given up the last so many are told of, or a few more.
+MAX_DEAD_LETTERS = 10_000
+# How many jobs past their deadline are looked at together.
+OVERDUE_BATCH = 256
 # What emit.lua says of an append, added up.
 NOT_OURS, CANCELLED = 1, 2
-# What cancel.lua says of a job that no worker had taken.
-CANCELLED_IN_QUEUE = 2
+# What cancel.lua and expire.lua say of a job that they ended.
+ENDED_HERE = 2
+# What expire.lua says of a job that it left alone for now.
+NOT_YET = 1
 STATES = {"stop": "done", "length": "done", "cancelled": "cancelled", "deadline": "expired", "error": "failed"}
 
 
@@ -82,8 +92,12 @@ class JobQueue:
 
     async def submit(self, job: Job) -> bool:
         """Create a job and queue it; False if its id exists."""
-        created = await self._scripts.run("submit", Call((job_key(job.id),), (encode(job), job.created_ms, LIVE_TTL_S)))
+        deadline = "" if job.deadline_ms is None else job.deadline_ms
+        values = (encode(job), job.created_ms, LIVE_TTL_S, deadline)
+        created = await self._scripts.run("submit", Call((job_key(job.id),), values))
         if created:
+            if job.deadline_ms is not None:
+                await self.client.zadd(deadlines_key(self.model), {job.id: job.deadline_ms})
             # The queue is another key than the job, and a creator may die between the two. A second entry is harmless.
             await self.client.xadd(self._stream, {"j": job.id})
         return bool(created == 1)
@@ -110,10 +124,48 @@ class JobQueue:
         values = (encode(Final(FinishReason.CANCELLED, Usage(0, 0))), self.settings.result_ttl_s)
         calls = [Call((job_key(job_id), out_stream(job_id)), values) for job_id in job_ids]
         answers = await self._scripts.run_all("cancel", calls)
-        if ended := {job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer == CANCELLED_IN_QUEUE}:
-            # Their entries would only take places in the queue, until a worker is free to look at them.
+        await self._forget({job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer == ENDED_HERE})
+
+    async def now_ms(self) -> int:
+        """Return Redis's Unix time."""
+        now: Any = await self.client.time()
+        return int(now[0]) * 1000 + int(now[1]) // 1000
+
+    async def end_overdue(self) -> int:
+        """End jobs past their deadline that wait in the queue, or whose worker does not end them; return how many."""
+        key = deadlines_key(self.model)
+        found: Any = await self.client.zrangebyscore(key, "-inf", await self.now_ms(), start=0, num=OVERDUE_BATCH)
+        if not found:
+            return 0
+        job_ids = [job_id.decode() for job_id in found]
+        async with self.client.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hmget(job_key(job_id), "epoch", "n", "job")
+            rows = await pipe.execute()
+        calls = [self._expire_call(job_id, *row) for job_id, row in zip(job_ids, rows, strict=True)]
+        answers = await self._scripts.run_all("expire", calls)
+        told = dict(zip(job_ids, answers, strict=True))
+        ended = {job_id for job_id, answer in told.items() if answer == ENDED_HERE}
+        await self._forget(ended)
+        if done := [job_id for job_id, answer in told.items() if answer != NOT_YET]:
+            await self.client.zrem(key, *done)
+        return len(ended)
+
+    async def _forget(self, job_ids: set[str]) -> None:
+        """Delete the entries of jobs that ended in the queue: they would take places until a worker looks at them."""
+        if job_ids:
             rows: Any = await self.client.xrange(self._stream)
-            await self.acknowledge([entry for entry in _entries(rows) if entry.job_id in ended])
+            await self.acknowledge([entry for entry in _entries(rows) if entry.job_id in job_ids])
+
+    def _expire_call(self, job_id: str, epoch: bytes | None, count: bytes | None, data: bytes | None) -> Call:
+        prompt_len = 0
+        if data:
+            # One that cannot be read must not keep the others from their ends.
+            with contextlib.suppress(QueueError):
+                prompt_len = len(decode_job(data).prompt_ids)
+        final = encode(Final(FinishReason.DEADLINE, Usage(prompt_len, int(count or 0))))
+        values = (epoch or b"", count or b"", final, self.settings.result_ttl_s, 2 * self.settings.lease_ms)
+        return Call((job_key(job_id), out_stream(job_id)), values)
 
     # --- Workers -----------------------------------------------------------------------------------------------
 
@@ -132,8 +184,12 @@ class JobQueue:
         )
         return _entries(answer[1])
 
-    async def release(self, worker: str, entries: Sequence[Entry]) -> None:
-        """Give entries back unfinished: whoever reclaims next gets them, without waiting for the lease."""
+    async def release(self, worker: str, entries: Sequence[Entry], claims: Sequence[Claim] = ()) -> None:
+        """Give entries back unfinished: whoever reclaims next gets them, without waiting for the lease.
+
+        claims are those to jobs of these entries: they do not count as attempts.
+        """
+        await self._scripts.run_all("release", [Call((job_key(one.job.id),), (one.epoch,)) for one in claims])
         if entries:
             ids = [entry.entry_id for entry in entries]
             idle_ms = self.settings.lease_ms
@@ -145,7 +201,8 @@ class JobQueue:
         Raises QueueError if what is stored is no job: it never will be, so `refuse` it.
         """
         key, out = job_key(entry.job_id), out_stream(entry.job_id)
-        epoch, count, cancel, data, attempts = await self._scripts.run("claim", Call((key,), (worker,)))
+        answer = await self._scripts.run("claim", Call((key,), (worker,)))
+        epoch, count, cancel, data, attempts, before, left_ms = answer
         if epoch < 0:
             await self.acknowledge([entry])
             return None
@@ -154,7 +211,7 @@ class JobQueue:
             rows: Any = await self.client.xrange(out)
             events = [decode_event(fields[OUT_FIELD.encode()]) for _, fields in rows]
             streamed = tuple(event for event in events if isinstance(event, Chunk))
-        return Claim(entry, decode_job(data), epoch, streamed, bool(cancel), attempts)
+        return Claim(entry, decode_job(data), epoch, streamed, bool(cancel), attempts, before.decode(), left_ms)
 
     async def are_cancelled(self, job_ids: Sequence[str]) -> list[bool]:
         """Tell of each job whether its end was asked for."""
@@ -188,7 +245,11 @@ class JobQueue:
         return results
 
     async def finish(self, endings: Sequence[Ending]) -> list[bool]:
-        """End jobs, once each, and acknowledge their entries; False for one that is another's and left alone."""
+        """End jobs, once each, and acknowledge their entries; False for one that is another's and left alone.
+
+        What is to be told of a job that is given up is told first: twice rather than never, should this break off.
+        """
+        await self._bury([one.letter for one in endings if one.letter])
         answers = await self._scripts.run_all("finish", [self._finish_call(one) for one in endings])
         ended = []
         for one, answer in zip(endings, answers, strict=True):
@@ -210,9 +271,20 @@ class JobQueue:
                 pipe.xdel(self._stream, *ids)
                 await pipe.execute()
 
+    async def num_dead(self) -> int:
+        """Return how many jobs were given up and are still told of."""
+        count: int = await self.client.xlen(dead_stream(self.model))
+        return count
+
+    async def _bury(self, letters: Sequence[DeadLetter]) -> None:
+        for letter in letters:
+            fields: Any = msgspec.structs.asdict(letter)
+            await self.client.xadd(dead_stream(self.model), fields, maxlen=MAX_DEAD_LETTERS, approximate=True)
+
     def _finish_call(self, one: Ending) -> Call:
         epoch = "" if one.epoch is None else one.epoch
-        values = (epoch, STATES[one.final.reason], encode(one.final), self.settings.result_ttl_s)
+        ttl_s = max(self.settings.result_ttl_s, LIVE_TTL_S) if one.letter else self.settings.result_ttl_s
+        values = (epoch, STATES[one.final.reason], encode(one.final), ttl_s)
         return Call((job_key(one.job_id), out_stream(one.job_id)), values)
 
 

@@ -7,6 +7,7 @@ did not ask for travel through the same queue, so that nothing overtakes the tok
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from client.wire import Chunk, Final, Speculated, Usage, WireError
 from core.types import Emission, FinishReason
 from models.answer_text import AnswerText
 from models.tokenizer import Tokenizer
-from service.claims import Append, Claim, Ending, Entry
+from service.claims import Append, Claim, DeadLetter, Ending, Entry
 from service.queue import JobQueue
 from service.tasks import is_cancelled
 
@@ -35,7 +36,7 @@ class OpenStream:
     """A job that is being answered; mutated by the writer only.
 
     count is the number of tokens in its stream, num_cached of the prompt came from the prefix cache at its beginning;
-    is_silent until the next round after each look at it.
+    is_silent until the next round after each look at it, has_moved with the first token of this claim.
     """
 
     claim: Claim
@@ -44,6 +45,9 @@ class OpenStream:
     num_cached: int = 0
     speculated: Speculated = field(default_factory=Speculated)
     is_silent: bool = True
+    has_moved: bool = False
+    # When the job's deadline passes, by this machine's monotonic clock.
+    ends_at_s: float = math.inf
 
     def add(self, chunk: Chunk) -> None:
         """Count one more round."""
@@ -51,6 +55,7 @@ class OpenStream:
         self.count += len(chunk.token_ids)
         self.speculated = self.speculated.plus(chunk)
         self.is_silent = False
+        self.has_moved = True
 
 
 class End(Struct, frozen=True):
@@ -59,6 +64,7 @@ class End(Struct, frozen=True):
     request_id: str
     reason: FinishReason
     error: WireError | None = None
+    letter: DeadLetter | None = None
 
 
 class _Step(Struct, frozen=True):
@@ -94,6 +100,16 @@ class StreamWriter:
         return [stream.claim.entry for stream in self._open.values()]
 
     @property
+    def claims(self) -> list[Claim]:
+        """The claims of all open streams."""
+        return [stream.claim for stream in self._open.values()]
+
+    @property
+    def has_suspect(self) -> bool:
+        """Tell whether a job is open that ended a worker before its next token, and has none yet from this one."""
+        return any(stream.claim.attempts > 1 and not stream.has_moved for stream in self._open.values())
+
+    @property
     def request_ids(self) -> list[str]:
         """The runs that are being answered."""
         return list(self._open)
@@ -111,9 +127,12 @@ class StreamWriter:
     def open(self, claim: Claim) -> None:
         """Begin, or take over, a job's stream: the state is rebuilt from the tokens it already shows."""
         stream = OpenStream(claim, AnswerText(self._tokenizer, claim.job.sampling))
+        if claim.left_ms is not None:
+            stream.ends_at_s = time.monotonic() + claim.left_ms / 1000
         for chunk in claim.streamed:
             stream.text.add(chunk.token_ids)
             stream.add(chunk)
+        stream.has_moved = False
         self._open[claim.request_id] = stream
         self._report()
 
@@ -123,6 +142,11 @@ class StreamWriter:
         for one in self._open.values():
             one.is_silent = True
         return silent
+
+    def overdue(self) -> list[str]:
+        """Return the runs that are past their deadline and were not told to end yet."""
+        now_s = time.monotonic()
+        return [one for one, stream in self._open.items() if stream.ends_at_s <= now_s and one not in self._ended]
 
     async def wait_for_end(self, timeout_s: float) -> None:
         """Return when a stream has ended, or after `timeout_s`."""
@@ -232,7 +256,7 @@ class StreamWriter:
         stream = self._open[end.request_id]
         claim, usage = stream.claim, Usage(len(stream.claim.job.prompt_ids), stream.count, stream.num_cached)
         final = Final(end.reason, usage, stream.speculated, stream.text.tail(), end.error)
-        return Ending(claim.job.id, claim.epoch, final, claim.entry)
+        return Ending(claim.job.id, claim.epoch, final, claim.entry, end.letter)
 
     def _lose(self, request_ids: Sequence[str]) -> None:
         """Let go of jobs that are another worker's."""

@@ -1,32 +1,40 @@
 """What a claimed job asks of the engine: a request to run from where it stands, or an end without any work."""
 
+import time
+
 from client.wire import WireError
 from core.random import derive_coupled_key, derive_nonce
 from core.types import FinishReason, Request
-from service.claims import Claim
+from service.claims import Claim, DeadLetter
 from service.stream import End
 
-# A job that was claimed this often without a single token is what ends its workers.
-MAX_ATTEMPTS = 3
 KEY_SPACE = 1 << 64
 
 
-def end_without_work(claim: Claim) -> End | None:
-    """Return the end of a claim that has nothing to generate: it was ended before, is not wanted, or kills workers."""
+def end_without_work(claim: Claim, max_attempts: int) -> End | None:
+    """Return the end of a claim that has nothing to generate: ended before, not wanted, too late, or deadly.
+
+    A job that was claimed max_attempts times without a single new token is what ends its workers.
+    """
     if claim.streamed and claim.streamed[-1].reason is not None:
         return End(claim.request_id, claim.streamed[-1].reason)
     if claim.is_cancelled:
         return End(claim.request_id, FinishReason.CANCELLED)
-    if claim.attempts > MAX_ATTEMPTS:
-        error = WireError(f"given up: {MAX_ATTEMPTS} attempts ended without a token", code="attempts_exhausted")
-        return End(claim.request_id, FinishReason.ERROR, error)
+    if claim.left_ms is not None and claim.left_ms <= 0:
+        return End(claim.request_id, FinishReason.DEADLINE)
+    if claim.attempts > max_attempts:
+        attempts = claim.attempts - 1
+        error = WireError(f"given up: {attempts} attempts ended without a new token", code="attempts_exhausted")
+        letter = DeadLetter(claim.job.id, attempts, claim.last_worker, error.message)
+        return End(claim.request_id, FinishReason.ERROR, error, letter)
     return None
 
 
 def to_request(claim: Claim, verifier: str) -> Request:
     """Return what the engine runs for a claim: the epoch keys fresh draws, streamed tokens are gone on from.
 
-    verifier is the configured one; a seed asks for `coupled` whatever it is.
+    verifier is the configured one; a seed asks for `coupled` whatever it is. The deadline, which is told by Redis's
+    clock, becomes one of this machine's.
     """
     job = claim.job
     return Request(
@@ -40,7 +48,7 @@ def to_request(claim: Claim, verifier: str) -> Request:
         cache_salt=job.cache_salt,
         speculation=job.speculation,
         priority=job.priority,
-        deadline_s=None if job.deadline_ms is None else job.deadline_ms / 1000,
+        deadline_s=None if claim.left_ms is None else time.time() + claim.left_ms / 1000,
     )
 
 

@@ -38,12 +38,15 @@ from service.worker_stats import QueueTimes, encode_stats
 log = structlog.get_logger()
 
 READ_BLOCK_MS = 500
+# The same while a job is watched that ended another worker: others of its kind wait for its first token.
+SUSPECT_BLOCK_MS = 20
 IDLE_S = 0.02
 # How long a worker that was asked to stop goes on with what runs; the rest is given back to the queue.
 DRAIN_S = 5.0
 WRITE_OUT_S = 1.0
 RETRY_S = 0.5
-# How soon a job that gets no tokens, such as one in a long prefill, is ended when its client has left.
+# How soon a job is ended past its deadline, and one that gets no tokens, such as one in a long prefill, when its client
+# has left.
 CANCEL_POLL_S = 0.1
 # How old what the engine knows of the queue may be; policies look at seconds of waiting.
 BACKLOG_S = 0.25
@@ -70,7 +73,7 @@ class Worker:
         self._engine = EngineThread(engine)
         self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold)
         self._stopping = asyncio.Event()
-        self._queue_times = QueueTimes()
+        self._queue_times, self._num_dead = QueueTimes(), 0
         self._drafters = DrafterLoads(WantedDrafters(queue), self._engine, host) if host else None
         self._presence = Presence(queue, self.name, self._engine.max_model_len, self._stats)
 
@@ -90,7 +93,7 @@ class Worker:
                 work = (
                     self._writer.run(),
                     self._presence.keep(),
-                    self._end_cancelled(),
+                    self._end_unwanted(),
                     self._watch_backlog(),
                     self._rest(),
                     self._follow_drafters(),
@@ -117,7 +120,7 @@ class Worker:
     async def _leave(self) -> None:
         """Give unfinished jobs back, so that others need not wait for the lease, and sign off."""
         try:
-            await self._queue.release(self.name, self._writer.entries)
+            await self._queue.release(self.name, self._writer.entries, self._writer.claims)
             await self._presence.leave()
         except (RedisError, OSError) as error:
             log.warning("leave_failed", error=str(error))
@@ -134,11 +137,14 @@ class Worker:
                 await self._writer.wait_for_end(IDLE_S)
                 continue
             try:
-                if time.monotonic() >= next_reclaim:
-                    next_reclaim = time.monotonic() + self._queue.settings.lease_ms / 5000
-                    await self._take(await self._queue.reclaim(self.name, free))
+                if time.monotonic() >= next_reclaim and not self._writer.has_suspect:
+                    await self._take_over(await self._queue.reclaim(self.name, free))
+                    # What was given back is next, as soon as the suspect has shown its first token.
+                    wait_s = 0.0 if self._writer.has_suspect else self._queue.settings.lease_ms / 5000
+                    next_reclaim = time.monotonic() + wait_s
                 else:
-                    entries = await self._queue.read(self.name, free, READ_BLOCK_MS)
+                    block_ms = SUSPECT_BLOCK_MS if self._writer.has_suspect else READ_BLOCK_MS
+                    entries = await self._queue.read(self.name, free, block_ms)
                     await self._take(entries)
                     # As many as there was room for: more are likely to wait.
                     self._engine.has_backlog = len(entries) == free
@@ -153,6 +159,15 @@ class Worker:
         if "NOGROUP" in str(error):
             with contextlib.suppress(RedisError, OSError):
                 await self._queue.make_group()
+
+    async def _take_over(self, entries: list[Entry]) -> None:
+        """Take entries that others lost, but only one of a job that may end this worker as well."""
+        for index, entry in enumerate(entries):
+            await self._take([entry])
+            if self._writer.has_suspect:
+                # Whatever shares its fate would be taken for the culprit too, time and again.
+                await self._queue.release(self.name, entries[index + 1 :])
+                return
 
     async def _take(self, entries: list[Entry]) -> None:
         if self._stopping.is_set():
@@ -179,15 +194,21 @@ class Worker:
             self._queue_times.observe(time.time() - claim.job.created_ms / 1000)
         log.debug("job_claimed", job_id=entry.job_id, epoch=claim.epoch, streamed=len(claim.streamed))
         self._writer.open(claim)
-        if (end := end_without_work(claim)) is not None:
+        if (end := end_without_work(claim, self._queue.settings.max_attempts)) is not None:
+            if end.letter:
+                self._num_dead += 1
+                log.error(
+                    "job_given_up", job_id=entry.job_id, attempts=end.letter.attempts, last=end.letter.last_worker
+                )
             await self._writer.put([], [end])
         else:
             self._engine.add(to_request(claim, self._verifier))
 
-    async def _end_cancelled(self) -> None:
-        """End cancelled jobs that get no tokens; of the others every append says whether they are still wanted."""
+    async def _end_unwanted(self) -> None:
+        """End jobs past their deadline, and cancelled ones that get no tokens: every append tells of the others."""
         while not is_cancelled():
             await asyncio.sleep(CANCEL_POLL_S)
+            await self._end(self._writer.overdue(), FinishReason.DEADLINE)
             silent = self._writer.silent_jobs()
             if not silent:
                 continue
@@ -197,9 +218,12 @@ class Worker:
                 log.warning("cancel_poll_failed", error=str(error))
                 continue
             ended = [request_id for request_id, is_ended in zip(silent, cancelled, strict=True) if is_ended]
-            for request_id in ended:
-                self._engine.abort(request_id)
-            await self._writer.put([], [End(request_id, FinishReason.CANCELLED) for request_id in ended])
+            await self._end(ended, FinishReason.CANCELLED)
+
+    async def _end(self, request_ids: list[str], reason: FinishReason) -> None:
+        for request_id in request_ids:
+            self._engine.abort(request_id)
+        await self._writer.put([], [End(request_id, reason) for request_id in request_ids])
 
     async def _follow_drafters(self) -> None:
         """Have the drafters that are wanted."""
@@ -251,7 +275,7 @@ class Worker:
 
     def _stats(self) -> bytes:
         drafters = self._drafters.states if self._drafters else ()
-        return encode_stats(self._engine.snapshot, self._queue_times, drafters)
+        return encode_stats(self._engine.snapshot, self._queue_times, drafters, self._num_dead)
 
 
 def run(settings: Settings) -> int:

@@ -39,11 +39,12 @@ GROUP = (*WORKER, "drafter", "policy")
 
 
 class Workers(Struct, frozen=True):
-    """The workers of a model by name, with their stats, and how many jobs are queued or running."""
+    """The workers of a model by name, with their stats; how many jobs are queued or running, and were given up."""
 
     model: str
     stats: Mapping[str, WorkerStats]
     num_jobs: int
+    num_dead: int
 
 
 async def scrape_workers(queue: JobQueue) -> bytes:
@@ -77,7 +78,7 @@ async def read_workers(queue: JobQueue) -> Workers:
             stats[name] = decode_stats(data)
         except QueueError as error:
             log.warning("worker_stats_unreadable", worker=name, error=str(error))
-    return Workers(model, stats, await queue.depth())
+    return Workers(model, stats, await queue.depth(), await queue.num_dead())
 
 
 def families(workers: Workers) -> Iterator[Metric]:
@@ -87,6 +88,11 @@ def families(workers: Workers) -> Iterator[Metric]:
     # A job that has ended is taken out of the queue, so the rest waits: in Redis, or in an engine for a slot.
     waiting = max(0, workers.num_jobs - running)
     yield _gauge("vllm:num_requests_waiting", "Jobs that nobody works on yet.", workers.model, waiting)
+    yield _gauge("specd_dead_letters", "Jobs given up that are still told of.", workers.model, workers.num_dead)
+    given_up = CounterMetricFamily("specd_jobs_given_up", "Jobs that ended their workers too often.", labels=WORKER)
+    for worker, stats in workers.stats.items():
+        given_up.add_metric((workers.model, worker), stats.num_dead)
+    yield given_up
     for name, meaning, field in (
         ("vllm:num_requests_running", "Sequences in the engine's batch.", "running"),
         ("vllm:kv_cache_usage_perc", "Share of KV blocks in use; 1 is all.", "kv_usage"),

@@ -95,16 +95,20 @@ class QueueTimes(Struct):
 
 
 class WorkerStats(Struct, frozen=True):
-    """All that one worker tells."""
+    """All that one worker tells; num_dead counts the jobs that it gave up (queue.max_attempts)."""
 
     engine: EngineCounts
     queue_times: QueueTimes = field(default_factory=QueueTimes)
     drafters: tuple[DrafterState, ...] = ()
+    num_dead: int = 0
 
 
-def encode_stats(snapshot: Mapping[str, Any], queue_times: QueueTimes, drafters: Sequence[DrafterState] = ()) -> bytes:
+def encode_stats(
+    snapshot: Mapping[str, Any], queue_times: QueueTimes, drafters: Sequence[DrafterState] = (), num_dead: int = 0
+) -> bytes:
     """Return what goes into a worker's hash; snapshot is the engine's."""
-    return msgspec.json.encode({"engine": snapshot, "queue_times": queue_times, "drafters": drafters})
+    told = {"engine": snapshot, "queue_times": queue_times, "drafters": drafters, "num_dead": num_dead}
+    return msgspec.json.encode(told)
 
 
 def decode_stats(data: bytes) -> WorkerStats:

@@ -8,7 +8,7 @@ from service.claims import Append, Ending
 from tests.service.fakes import until
 
 
-def new_job(prompt=(5, 6, 7), max_tokens=8, **fields):
+def new_job(prompt=(5, 6, 7), max_tokens=8, deadline_ms=None, **fields):
     return Job(
         fields.pop("id", uuid.uuid4().hex),
         "fake",
@@ -16,6 +16,7 @@ def new_job(prompt=(5, 6, 7), max_tokens=8, **fields):
         Sampling(max_tokens=max_tokens, **fields),
         nonce=b"n" * 16,
         created_ms=1,
+        deadline_ms=deadline_ms,
     )
 
 

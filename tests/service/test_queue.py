@@ -9,8 +9,9 @@ from client.wire import WORKER_GROUP, Chunk, Final, Usage, WireError, job_key, o
 from core.config import QueueSettings
 from core.errors import QueueError
 from core.types import Backlog, FinishReason
-from service.claims import AppendResult, Ending
+from service.claims import AppendResult, DeadLetter, Ending
 from service.queue import JobQueue, connect
+from service.scripts import SCRIPTS
 from tests.service.conftest import LEASE_MS
 from tests.service.jobs import append, ending, events_of, final_of, new_job, state_of, take, tokens_of
 
@@ -66,6 +67,39 @@ async def test_claims_without_a_new_token_are_counted(queue):
     await queue.append([append(second, 0, 7)])
     third = await queue.claim(first.entry, "three")
     assert [claim.attempts for claim in (first, second, third)] == [1, 2, 1]
+
+
+async def test_a_claim_that_is_given_back_does_not_count_unless_it_is_a_zombies(queue):
+    first = await claimed(queue)
+    await queue.release("one", [first.entry], [first])
+    second = await queue.claim(first.entry, "two")
+    await queue.release("one", [first.entry], [first])
+    third = await queue.claim(first.entry, "three")
+    assert [(one.attempts, one.last_worker) for one in (first, second, third)] == [(1, ""), (1, "one"), (2, "two")]
+
+
+async def test_a_job_given_up_can_be_queued_again_and_goes_on_from_its_tokens(queue, client):
+    claim = await claimed(queue)
+    await queue.append([append(claim, 0, 7)])
+    final = Final(FinishReason.ERROR, Usage(3, 1), error=WireError("given up"))
+    letter = DeadLetter(claim.job.id, 3, "one", "given up")
+    await queue.finish([Ending(claim.job.id, claim.epoch, final, claim.entry, letter)])
+    requeue = (SCRIPTS["requeue"], 2, job_key(claim.job.id), out_stream(claim.job.id), 86400)
+    assert [await client.eval(*requeue) for _ in range(2)] == [1, 0]
+    await client.xadd(STREAM, {"j": claim.job.id})
+    again = await take(queue)
+    assert (again.attempts, await queue.append([append(again, 1, 8)])) == (1, [OURS])
+    assert await queue.finish([ending(again, 2)]) == [True]
+    assert await tokens_of(client, claim.job.id) == [7, 8]
+    assert (await final_of(client, claim.job.id)).reason is FinishReason.LENGTH
+
+
+async def test_a_job_that_did_not_fail_is_not_queued_again(queue, client):
+    claim = await claimed(queue)
+    requeue = (SCRIPTS["requeue"], 2, job_key(claim.job.id), out_stream(claim.job.id), 86400)
+    assert await client.eval(*requeue) == 0
+    await queue.finish([ending(claim, 0)])
+    assert await client.eval(*requeue) == 0
 
 
 async def test_a_zombies_append_is_refused(queue, client):

@@ -3,21 +3,23 @@
 import asyncio
 import time
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from client.wire import WORKER_GROUP, WORKERS_KEY, job_key, queue_stream, worker_key
+from client.wire import WORKER_GROUP, WORKERS_KEY, dead_stream, job_key, queue_stream, worker_key
 from core.errors import EngineError
 from core.types import Backlog, FinishReason
 from service.heartbeat import Heartbeat
 from service.queue import JobQueue, connect
 from service.worker import Worker
+from service.worker_metrics import read_workers
 from tests.service.conftest import LEASE_MS
-from tests.service.fakes import FakeEngine, spoken, until, until_true, worker, write_tokenizer
+from tests.service.fakes import BYTES, FakeEngine, spoken, until, until_true, worker, write_tokenizer
 from tests.service.jobs import append, end_of, final_of, new_job, state_of, take, text_of, tokens_of
 
 LEASE_S = LEASE_MS / 1000
-REFUSED, BREAKS = (0, 5), (1, 5)
+REFUSED, BREAKS, POISON = (0, 5), (1, 5), (66, 6)
 
 
 async def has_streamed(client, job, num_tokens):
@@ -176,6 +178,93 @@ async def test_a_job_that_ends_its_workers_is_given_up(settings, queue, client):
     async with worker(settings, engine):
         assert (await end_of(client, job)).error.code == "attempts_exhausted"
     assert engine.seen == []
+
+
+async def test_a_job_given_up_is_told_of_with_its_last_worker_and_counted(settings, queue, client):
+    job = new_job()
+    await queue.submit(job)
+    lost = await take(queue)
+    for name in ("two", "three"):
+        await queue.claim(lost.entry, name)
+    await queue.release("three", [lost.entry])
+    async with worker(settings, FakeEngine()):
+        await end_of(client, job)
+        await until(queue.depth, 0)
+        workers = [stats async for stats in told(queue)]
+    ((_, letter),) = await client.xrange(dead_stream("fake"))
+    assert (letter[b"job_id"], letter[b"attempts"], letter[b"last_worker"]) == (job.id.encode(), b"3", b"three")
+    assert b"3 attempts" in letter[b"reason"]
+    assert await client.ttl(job_key(job.id)) > settings.queue.result_ttl_s
+    assert (workers[-1].num_dead, [sum(one.num_dead for one in workers[-1].stats.values())]) == (1, [1])
+
+
+async def told(queue):
+    """Yield what workers tell, until one tells of a job given up."""
+    async with asyncio.timeout(5):
+        while True:
+            workers = await read_workers(queue)
+            yield workers
+            if any(stats.num_dead for stats in workers.stats.values()):
+                return
+            await asyncio.sleep(0.05)
+
+
+async def test_the_number_of_attempts_is_a_setting(settings, queue, client):
+    job = new_job()
+    await queue.submit(job)
+    lost = await take(queue)
+    await queue.release("one", [lost.entry])
+    engine = FakeEngine()
+    one_attempt = msgspec.structs.replace(settings.queue, max_attempts=1)
+    async with worker(msgspec.structs.replace(settings, queue=one_attempt), engine):
+        assert (await end_of(client, job)).error.code == "attempts_exhausted"
+    assert engine.seen == []
+
+
+async def test_an_answer_that_grows_survives_any_number_of_workers(settings, queue, client):
+    job = new_job(max_tokens=20)
+    await queue.submit(job)
+    claim = await take(queue)
+    for count in range(8):
+        await queue.append([append(claim, count, BYTES[count])])
+        claim = await queue.claim(claim.entry, f"worker-{count}")
+    await queue.release("one", [claim.entry])
+    async with worker(settings, FakeEngine()):
+        assert (await end_of(client, job)).reason is FinishReason.LENGTH
+    assert list(await tokens_of(client, job.id)) == list(BYTES[:20])
+    assert await client.xlen(dead_stream("fake")) == 0
+
+
+async def test_what_shared_the_batch_of_a_job_that_ends_workers_is_answered(make_worker, queue, client, monkeypatch):
+    class Fragile(FakeEngine):
+        """Hangs for good once a poisoned prompt is in its batch: what is left of a worker that was killed."""
+
+        def step(self):
+            if any(request.prompt_ids == POISON for request, _ in self.running.values()):
+                time.sleep(0.01)
+                return []
+            return super().step()
+
+    innocent, poison = [new_job() for _ in range(3)], new_job(POISON)
+    for job in (innocent[0], poison, *innocent[1:]):
+        await queue.submit(job)
+    for index in range(9):
+        one = await make_worker(Fragile(), f"worker-{index}")
+        running = asyncio.create_task(one.run())
+        try:
+            async with asyncio.timeout(LEASE_S * 2.5):
+                await end_of(client, poison)
+        except TimeoutError:
+            await abandon(one, running)
+            await asyncio.sleep(LEASE_S)
+        else:
+            break
+    finals = [await end_of(client, job) for job in innocent]
+    one.stop()
+    await running
+    assert [final.reason for final in finals] == [FinishReason.LENGTH] * 3
+    assert (await final_of(client, poison.id)).error.code == "attempts_exhausted"
+    assert await client.xlen(dead_stream("fake")) == 1
 
 
 async def test_stopping_finishes_what_runs_and_claims_nothing_more(settings, queue, client):
