@@ -17,6 +17,8 @@ log = structlog.get_logger()
 
 RETRY_AFTER_S = "1"
 BODY_S = 30.0
+# Names the user a request comes from, for the split of users over arms.
+USER_HEADER = "x-user-id"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -40,6 +40,8 @@ log = structlog.get_logger()
 
 # A queued job that nobody finishes is forgotten after this long.
 LIVE_TTL_S = 24 * 3600
+# The stream of a job that was deleted stays for those who follow it, so that they read its end.
+FORGOTTEN_S = 60
 # What emit.lua says of an append, added up.
 NOT_OURS, CANCELLED = 1, 2
 # What cancel.lua says of a job that no worker had taken.
@@ -64,12 +66,12 @@ class JobQueue:
     def __init__(self, client: Redis, settings: QueueSettings, model: str) -> None:
         self.client, self.settings, self.model = client, settings, model
         self._stream = queue_stream(model)
-        self._scripts = Scripts(client)
+        self.scripts = Scripts(client)
 
     async def open(self) -> None:
         """Check that Redis answers, load the scripts, make the group; raises QueueError if Redis is out of reach."""
         try:
-            await self._scripts.load()
+            await self.scripts.load()
             await self.make_group()
         except (RedisError, OSError) as error:
             raise QueueError(f"Redis is out of reach: {error}") from error
@@ -82,7 +84,7 @@ class JobQueue:
 
     async def submit(self, job: Job) -> bool:
         """Create a job and queue it; False if its id exists."""
-        created = await self._scripts.run("submit", Call((job_key(job.id),), (encode(job), job.created_ms, LIVE_TTL_S)))
+        created = await self.scripts.run("submit", Call((job_key(job.id),), (encode(job), job.created_ms, LIVE_TTL_S)))
         if created:
             # The queue is another key than the job, and a creator may die between the two. A second entry is harmless.
             await self.client.xadd(self._stream, {"j": job.id})
@@ -109,11 +111,17 @@ class JobQueue:
         """End jobs that wait in the queue; the worker that runs one hears of it with its next append, or soon."""
         values = (encode(Final(FinishReason.CANCELLED, Usage(0, 0))), self.settings.result_ttl_s)
         calls = [Call((job_key(job_id), out_stream(job_id)), values) for job_id in job_ids]
-        answers = await self._scripts.run_all("cancel", calls)
+        answers = await self.scripts.run_all("cancel", calls)
         if ended := {job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer == CANCELLED_IN_QUEUE}:
             # Their entries would only take places in the queue, until a worker is free to look at them.
             rows: Any = await self.client.xrange(self._stream)
             await self.acknowledge([entry for entry in _entries(rows) if entry.job_id in ended])
+
+    async def forget(self, *job_ids: str) -> None:
+        """Cancel jobs and forget them; those who follow one that has not ended read that it was cancelled."""
+        await self.cancel(*job_ids)
+        values = (encode(Final(FinishReason.CANCELLED, Usage(0, 0))), FORGOTTEN_S)
+        await self.scripts.run_all("forget", [Call((job_key(one), out_stream(one)), values) for one in job_ids])
 
     # --- Workers -----------------------------------------------------------------------------------------------
 
@@ -145,7 +153,7 @@ class JobQueue:
         Raises QueueError if what is stored is no job: it never will be, so `refuse` it.
         """
         key, out = job_key(entry.job_id), out_stream(entry.job_id)
-        epoch, count, cancel, data, attempts = await self._scripts.run("claim", Call((key,), (worker,)))
+        epoch, count, cancel, data, attempts = await self.scripts.run("claim", Call((key,), (worker,)))
         if epoch < 0:
             await self.acknowledge([entry])
             return None
@@ -177,7 +185,7 @@ class JobQueue:
         for one in appends:
             keys += (job_key(one.job_id), out_stream(one.job_id))
             values += (one.epoch, one.count, len(one.chunk.token_ids), encode(one.chunk))
-        answers = await self._scripts.run("emit", Call((*keys,), (*values,)))
+        answers = await self.scripts.run("emit", Call((*keys,), (*values,)))
         results = []
         for one, answer in zip(appends, answers, strict=True):
             if isinstance(answer, ResponseError):
@@ -189,7 +197,7 @@ class JobQueue:
 
     async def finish(self, endings: Sequence[Ending]) -> list[bool]:
         """End jobs, once each, and acknowledge their entries; False for one that is another's and left alone."""
-        answers = await self._scripts.run_all("finish", [self._finish_call(one) for one in endings])
+        answers = await self.scripts.run_all("finish", [self._finish_call(one) for one in endings])
         ended = []
         for one, answer in zip(endings, answers, strict=True):
             if isinstance(answer, ResponseError):
