@@ -44,7 +44,7 @@ async def _stream(url: str, body: dict[str, Any]) -> AsyncIterator[Chunk | Final
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.post(url, json=body) as response:
             if response.status != 200:
-                raise _refusal(response.status, await response.read())
+                raise refusal(response.status, await response.read())
             async for event in _events(response.content):
                 yield event
     except (aiohttp.ClientError, TimeoutError) as error:
@@ -63,18 +63,18 @@ async def _events(lines: aiohttp.StreamReader) -> AsyncIterator[Chunk | Final]:
             return
         message = json.loads(data)
         if "error" in message:
-            raise _refusal(500, data)
+            raise refusal(500, data)
         if "speculation" in message:
             yield msgspec.convert(message["speculation"], Chunk, strict=False)
         elif not message["choices"]:
-            yield _final(message, reason, tail)
-        elif finished := message["choices"][0]["finish_reason"]:
-            choice = message["choices"][0]
-            reason, tail = REASONS[finished], choice.get("text") or choice.get("delta", {}).get("content", "")
+            yield read_final(message, reason, tail)
+        elif message["choices"][0]["finish_reason"]:
+            reason, tail = read_end(message["choices"][0])
     raise QueueError("the stream broke off before the answer ended")
 
 
-def _final(message: dict[str, Any], reason: FinishReason, tail: str) -> Final:
+def read_final(message: dict[str, Any], reason: FinishReason, tail: str) -> Final:
+    """Return the Final that a body with a usage stands for; raises LookupError for one without."""
     usage, spec = message["usage"], message["metrics"]["speculative_decoding"]
     return Final(
         reason,
@@ -84,7 +84,13 @@ def _final(message: dict[str, Any], reason: FinishReason, tail: str) -> Final:
     )
 
 
-def _refusal(status: int, body: bytes) -> RequestError:
+def read_end(choice: dict[str, Any]) -> tuple[FinishReason, str]:
+    """Return why a finished choice ended, and the last of its text."""
+    return REASONS[choice["finish_reason"]], choice.get("text") or choice.get("delta", {}).get("content", "")
+
+
+def refusal(status: int, body: bytes) -> RequestError:
+    """Return the error that a server's body tells, in its own words where they are OpenAI's."""
     try:
         error = json.loads(body)["error"]
         return RequestError(error["message"], status=status, param=error["param"], code=error["code"])

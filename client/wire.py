@@ -22,6 +22,9 @@ WORKER_GROUP = "workers"
 # Set of workers that were seen; those alive have a hash (worker_key).
 WORKERS_KEY = "specd:workers"
 
+# Where jobs are made and answered for over HTTP.
+JOBS_PATH = "/v1/jobs"
+
 JobId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$", max_length=32)]
 
 

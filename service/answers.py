@@ -19,6 +19,7 @@ ERROR_TYPES = {
     403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
+    410: "not_found_error",
     413: "invalid_request_error",
     415: "invalid_request_error",
     429: "rate_limit_error",
@@ -80,7 +81,7 @@ class Answer(Struct, frozen=True):
 
     def running_usage(self, num_tokens: int) -> dict[str, Any]:
         """Return the usage of a choice that has so many tokens by now, if it was asked for."""
-        return {"usage": _usage(Usage(self.num_prompt_tokens, num_tokens))} if self.wants_running_usage else {}
+        return {"usage": token_counts(Usage(self.num_prompt_tokens, num_tokens))} if self.wants_running_usage else {}
 
     def _body(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -110,7 +111,7 @@ def usage_fields(usage: Usage, speculated: Speculated) -> dict[str, Any]:
     """Return the usage, and under vLLM's names what speculation did."""
     rounds, verified, accepted = speculated.rounds, speculated.verified, speculated.accepted
     return {
-        "usage": _usage(usage) | {"prompt_tokens_details": {"cached_tokens": usage.cached_tokens}},
+        "usage": token_counts(usage) | {"prompt_tokens_details": {"cached_tokens": usage.cached_tokens}},
         "metrics": {
             "speculative_decoding": {
                 "num_spec_steps": rounds,
@@ -129,7 +130,8 @@ def error_body(error: RequestError) -> dict[str, Any]:
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def token_counts(usage: Usage) -> dict[str, Any]:
+    """Return the usage as counts of tokens."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,

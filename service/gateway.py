@@ -1,7 +1,7 @@
 """The HTTP side: OpenAI's endpoints over the queue. Loads no torch and no model, only its tokenizer.
 
 A request becomes a job; its answer is read back from the job's stream, whichever worker writes it. A client that goes
-away cancels its job.
+away cancels its job, unless it made it as one (service/job_routes.py).
 """
 
 import asyncio
@@ -27,8 +27,9 @@ from models.tokenizer import Tokenizer
 from service.answers import CHAT, COMPLETION, Answer, Style, error_body
 from service.choices import ChoiceWriter
 from service.drafter_routes import DrafterRoutes
-from service.http_border import as_openai_errors, read_json, report
+from service.http_border import USER_HEADER, as_openai_errors, read_json, report
 from service.intake import Intake
+from service.job_routes import JobRoutes
 from service.jobs import JobMaker
 from service.logprobs import LogprobsWriter
 from service.metrics import Metrics
@@ -49,8 +50,6 @@ log = structlog.get_logger()
 # Open answers may go on this long after the gateway was asked to stop.
 SHUTDOWN_S = 5.0
 TOKENIZER_THREADS = 2
-# Names the user a request comes from, for the split of users over arms.
-USER_HEADER = "x-user-id"
 
 
 class Gateway:
@@ -70,6 +69,7 @@ class Gateway:
         self._jobs = JobMaker(settings, self._prompts, self._queue, known_names(settings))
         self._metrics = Metrics(settings)
         self._drafters = DrafterRoutes(settings, self._queue)
+        self._job_routes = JobRoutes(self._queue, self._jobs, self._reader, tokenizer)
 
     def app(self) -> web.Application:
         """Return the aiohttp application."""
@@ -84,6 +84,7 @@ class Gateway:
         app.router.add_get("/metrics", self.metrics)
         app.router.add_get(STEPS_PATH, self.steps)
         self._drafters.add_to(app)
+        self._job_routes.add_to(app)
         app.cleanup_ctx.append(self._background)
         return app
 

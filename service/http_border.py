@@ -19,6 +19,8 @@ RETRY_AFTER_S = "1"
 # Errors that a request would meet again; clients of OpenAI's repeat every 5xx unless they are told not to.
 NOT_TO_REPEAT = ("deadline_exceeded", "attempts_exhausted")
 BODY_S = 30.0
+# Names the user a request comes from, for the split of users over arms.
+USER_HEADER = "x-user-id"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

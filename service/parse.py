@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from core.config import nearest
 from core.errors import RequestError
-from service.openai import NOT_BUILT, WITHOUT_EFFECT, CompletionRequest
+from service.openai import NOT_BUILT, WITHOUT_EFFECT, ChatRequest, CompletionRequest
 
 # JSON nested deeper than this is refused before it is decoded.
 MAX_DEPTH = 64
@@ -40,6 +40,14 @@ def parse(body: bytes, wanted: type[Wanted]) -> Wanted:
                 "prompt must be one string or one list of token ids; send one request per prompt", param="prompt"
             )
     return convert(fields, wanted)
+
+
+def parse_either(body: bytes) -> CompletionRequest | ChatRequest:
+    """Read the body of whichever endpoint its prompt or messages belong to; raises RequestError as `parse` does."""
+    fields = _decode_object(body)
+    if ("prompt" in fields) == ("messages" in fields):
+        raise RequestError("exactly one of prompt and messages must be given", param="prompt")
+    return parse(body, CompletionRequest) if "prompt" in fields else parse(body, ChatRequest)
 
 
 def convert(fields: dict[str, Any], wanted: type[Wanted]) -> Wanted:

@@ -48,6 +48,8 @@ LIVE_TTL_S = 24 * 3600
 MAX_DEAD_LETTERS = 10_000
 # How many jobs past their deadline are looked at together.
 OVERDUE_BATCH = 256
+# The stream of a job that was deleted stays for those who follow it, so that they read its end.
+FORGOTTEN_S = 60
 # What emit.lua says of an append, added up.
 NOT_OURS, CANCELLED = 1, 2
 # What cancel.lua and expire.lua say of a job that they ended.
@@ -74,12 +76,12 @@ class JobQueue:
     def __init__(self, client: Redis, settings: QueueSettings, model: str) -> None:
         self.client, self.settings, self.model = client, settings, model
         self._stream = queue_stream(model)
-        self._scripts = Scripts(client)
+        self.scripts = Scripts(client)
 
     async def open(self) -> None:
         """Check that Redis answers, load the scripts, make the group; raises QueueError if Redis is out of reach."""
         try:
-            await self._scripts.load()
+            await self.scripts.load()
             await self.make_group()
         except (RedisError, OSError) as error:
             raise QueueError(f"Redis is out of reach: {error}") from error
@@ -94,7 +96,7 @@ class JobQueue:
         """Create a job and queue it; False if its id exists."""
         deadline = "" if job.deadline_ms is None else job.deadline_ms
         values = (encode(job), job.created_ms, LIVE_TTL_S, deadline)
-        created = await self._scripts.run("submit", Call((job_key(job.id),), values))
+        created = await self.scripts.run("submit", Call((job_key(job.id),), values))
         if created:
             if job.deadline_ms is not None:
                 await self.client.zadd(deadlines_key(self.model), {job.id: job.deadline_ms})
@@ -123,7 +125,7 @@ class JobQueue:
         """End jobs that wait in the queue; the worker that runs one hears of it with its next append, or soon."""
         values = (encode(Final(FinishReason.CANCELLED, Usage(0, 0))), self.settings.result_ttl_s)
         calls = [Call((job_key(job_id), out_stream(job_id)), values) for job_id in job_ids]
-        answers = await self._scripts.run_all("cancel", calls)
+        answers = await self.scripts.run_all("cancel", calls)
         await self._forget({job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer == ENDED_HERE})
 
     async def now_ms(self) -> int:
@@ -143,7 +145,7 @@ class JobQueue:
                 pipe.hmget(job_key(job_id), "epoch", "n", "job")
             rows = await pipe.execute()
         calls = [self._expire_call(job_id, *row) for job_id, row in zip(job_ids, rows, strict=True)]
-        answers = await self._scripts.run_all("expire", calls)
+        answers = await self.scripts.run_all("expire", calls)
         told = dict(zip(job_ids, answers, strict=True))
         ended = {job_id for job_id, answer in told.items() if answer == ENDED_HERE}
         await self._forget(ended)
@@ -167,6 +169,12 @@ class JobQueue:
         values = (epoch or b"", count or b"", final, self.settings.result_ttl_s, 2 * self.settings.lease_ms)
         return Call((job_key(job_id), out_stream(job_id)), values)
 
+    async def forget(self, *job_ids: str) -> None:
+        """Cancel jobs and forget them; those who follow one that has not ended read that it was cancelled."""
+        await self.cancel(*job_ids)
+        values = (encode(Final(FinishReason.CANCELLED, Usage(0, 0))), FORGOTTEN_S)
+        await self.scripts.run_all("forget", [Call((job_key(one), out_stream(one)), values) for one in job_ids])
+
     # --- Workers -----------------------------------------------------------------------------------------------
 
     async def read(self, worker: str, count: int, block_ms: int) -> list[Entry]:
@@ -189,7 +197,7 @@ class JobQueue:
 
         claims are those to jobs of these entries: they do not count as attempts.
         """
-        await self._scripts.run_all("release", [Call((job_key(one.job.id),), (one.epoch,)) for one in claims])
+        await self.scripts.run_all("release", [Call((job_key(one.job.id),), (one.epoch,)) for one in claims])
         if entries:
             ids = [entry.entry_id for entry in entries]
             idle_ms = self.settings.lease_ms
@@ -201,7 +209,7 @@ class JobQueue:
         Raises QueueError if what is stored is no job: it never will be, so `refuse` it.
         """
         key, out = job_key(entry.job_id), out_stream(entry.job_id)
-        answer = await self._scripts.run("claim", Call((key,), (worker,)))
+        answer = await self.scripts.run("claim", Call((key,), (worker,)))
         epoch, count, cancel, data, attempts, before, left_ms = answer
         if epoch < 0:
             await self.acknowledge([entry])
@@ -234,7 +242,7 @@ class JobQueue:
         for one in appends:
             keys += (job_key(one.job_id), out_stream(one.job_id))
             values += (one.epoch, one.count, len(one.chunk.token_ids), encode(one.chunk))
-        answers = await self._scripts.run("emit", Call((*keys,), (*values,)))
+        answers = await self.scripts.run("emit", Call((*keys,), (*values,)))
         results = []
         for one, answer in zip(appends, answers, strict=True):
             if isinstance(answer, ResponseError):
@@ -250,7 +258,7 @@ class JobQueue:
         What is to be told of a job that is given up is told first: twice rather than never, should this break off.
         """
         await self._bury([one.letter for one in endings if one.letter])
-        answers = await self._scripts.run_all("finish", [self._finish_call(one) for one in endings])
+        answers = await self.scripts.run_all("finish", [self._finish_call(one) for one in endings])
         ended = []
         for one, answer in zip(endings, answers, strict=True):
             if isinstance(answer, ResponseError):

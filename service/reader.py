@@ -32,22 +32,37 @@ Events = asyncio.Queue[Event]
 Saw = Callable[[int, Chunk | Final], None]
 
 
+class _Follower:
+    """One who follows a stream, and the entry it was given last: as Redis spells it, and as it compares."""
+
+    def __init__(self, index: int, events: Events, saw: Saw) -> None:
+        self.index, self.events, self.saw = index, events, saw
+        self.last, self.place = "0-0", (0, 0)
+
+    def give(self, entry_id: str, place: tuple[int, int], event: Chunk | Final) -> None:
+        """Pass an entry on unless it was given before."""
+        if place > self.place:
+            self.last, self.place = entry_id, place
+            self.saw(self.index, event)
+            self.events.put_nowait((self.index, event))
+
+
 class StreamReader:
     """Fans entries of jobs' out streams to their followers."""
 
     def __init__(self, reading: Redis, writing: Redis) -> None:
         self._reading, self._writing = reading, writing
         self._wake_key = f"specd:gw:{uuid.uuid4().hex}:wake"
-        self._last: dict[str, str] = {self._wake_key: "0-0"}
-        self._followers: dict[str, tuple[int, Events, Saw]] = {}
+        self._woken = "0-0"
+        self._followers: dict[str, list[_Follower]] = {}
 
     @asynccontextmanager
     async def follow(self, job_ids: Sequence[str], saw: Saw) -> AsyncIterator[Events]:
-        """Deliver jobs' events from their first on, for as long as the context lasts; one follower per job."""
-        keys, events = [out_stream(job_id) for job_id in job_ids], Events()
-        for index, key in enumerate(keys):
-            self._followers[key] = index, events, saw
-            self._last[key] = "0-0"
+        """Deliver jobs' events from their first on, for as long as the context lasts, to any number of followers."""
+        events = Events()
+        followers = {out_stream(job_id): _Follower(index, events, saw) for index, job_id in enumerate(job_ids)}
+        for key, follower in followers.items():
+            self._followers.setdefault(key, []).append(follower)
         try:
             async with self._writing.pipeline(transaction=False) as pipe:
                 pipe.xadd(self._wake_key, {"w": 1}, maxlen=1)
@@ -55,9 +70,10 @@ class StreamReader:
                 await pipe.execute()
             yield events
         finally:
-            for key in keys:
-                self._followers.pop(key, None)
-                self._last.pop(key, None)
+            for key, follower in followers.items():
+                self._followers[key].remove(follower)
+                if not self._followers[key]:
+                    del self._followers[key]
 
     async def run(self) -> None:
         """Read until cancelled; a fault of Redis is waited out, streams go on where they were."""
@@ -73,19 +89,32 @@ class StreamReader:
                 await self._writing.delete(self._wake_key)
 
     async def _read_once(self) -> None:
-        answer: Any = await self._reading.xread(dict(self._last), block=BLOCK_MS)  # type: ignore[arg-type]
+        # Each stream from where the follower that has least of it stands.
+        least = {key: min(found, key=_place) for key, found in self._followers.items()}
+        asked = {key: (follower.last, follower.place) for key, follower in least.items()}
+        after = {self._wake_key: self._woken} | {key: last for key, (last, _) in asked.items()}
+        answer: Any = await self._reading.xread(after, block=BLOCK_MS)  # type: ignore[arg-type]
         for raw_key, rows in answer or []:
             key = raw_key.decode()
-            follower = self._followers.get(key)
-            if key in self._last:
-                self._last[key] = rows[-1][0].decode()
-            if follower is None:
+            if key == self._wake_key:
+                self._woken = rows[-1][0].decode()
                 continue
-            index, events, saw = follower
-            for _, fields in rows:
-                event = _event(key, fields)
-                saw(index, event)
-                events.put_nowait((index, event))
+            # Who came while this was read, and needs more than was asked for, is served by the next read.
+            followers = [one for one in self._followers.get(key, ()) if one.place >= asked[key][1]]
+            for raw_id, fields in rows if followers else ():
+                entry_id, event = raw_id.decode(), _event(key, fields)
+                place = _as_place(entry_id)
+                for follower in followers:
+                    follower.give(entry_id, place, event)
+
+
+def _place(follower: _Follower) -> tuple[int, int]:
+    return follower.place
+
+
+def _as_place(entry_id: str) -> tuple[int, int]:
+    first, _, second = entry_id.partition("-")
+    return int(first), int(second)
 
 
 def _event(key: str, fields: dict[bytes, bytes]) -> Chunk | Final:

@@ -34,6 +34,7 @@ async def send(response: web.StreamResponse, data: bytes) -> None:
         raise ConnectionResetError("the client does not read") from None
 
 
-def event(data: object) -> bytes:
-    """Return one event with `data` as JSON."""
-    return b"data: " + msgspec.json.encode(data) + b"\n\n"
+def event(data: object, event_id: str = "") -> bytes:
+    """Return one event with `data` as JSON, and an id where it has one."""
+    head = f"id: {event_id}\n".encode() if event_id else b""
+    return head + b"data: " + msgspec.json.encode(data) + b"\n\n"

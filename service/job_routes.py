@@ -1,0 +1,221 @@
+"""/v1/jobs: answers that outlive the connection they were asked over, and the gateway that took them on."""
+
+import asyncio
+import contextlib
+import hashlib
+import re
+import time
+import uuid
+
+import msgspec
+import structlog
+from aiohttp import web
+from redis.exceptions import RedisError
+
+from client.wire import JOBS_PATH, Chunk, Final, Usage
+from core.errors import QueueError, RequestError
+from models.tokenizer import Tokenizer
+from service.answers import Answer, error_body, token_counts
+from service.choices import ChoiceWriter
+from service.http_border import USER_HEADER, read_json, report
+from service.idempotency import Held, IdempotencyKeys, idempotency_key
+from service.job_events import JobEvents, failure, read_cursor
+from service.job_records import JobRecord, JobRecords, KnownJob
+from service.jobs import JobMaker
+from service.logprobs import LogprobsWriter
+from service.openai import ChatRequest, CompletionRequest
+from service.parse import parse_either
+from service.queue import JobQueue
+from service.reader import StreamReader
+from service.sse import event, open_events, send
+
+log = structlog.get_logger()
+
+KEY_HEADER = "Idempotency-Key"
+# Between two looks at a key whose job another request is making.
+POLL_S = 0.05
+KEY = re.compile(r"[\x21-\x7e]{1,255}")
+JOB_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class JobRoutes:
+    """POST /v1/jobs, GET and DELETE /v1/jobs/ID, GET /v1/jobs/ID/events and POST /v1/jobs/ID/cancel."""
+
+    def __init__(self, queue: JobQueue, jobs: JobMaker, reader: StreamReader, tokenizer: Tokenizer) -> None:
+        self._queue, self._jobs, self._reader, self._tokenizer = queue, jobs, reader, tokenizer
+        self._records = JobRecords(queue)
+        self._keys = IdempotencyKeys(queue.scripts, self._records.ttl_s)
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the routes."""
+        app.router.add_post(JOBS_PATH, self.create)
+        app.router.add_get(JOBS_PATH + "/{id}", self.show)
+        app.router.add_delete(JOBS_PATH + "/{id}", self.delete)
+        app.router.add_get(JOBS_PATH + "/{id}/events", self.events)
+        app.router.add_post(JOBS_PATH + "/{id}/cancel", self.cancel)
+
+    # --- Endpoints ---------------------------------------------------------------------------------------------
+
+    async def create(self, request: web.Request) -> web.Response:
+        """POST /v1/jobs: queue a job; under an idempotency key that has one, that one is the answer."""
+        asked = parse_either(await read_json(request))
+        if asked.stream or asked.stream_options is not None:
+            raise RequestError("a job is not streamed when it is made; read its events instead", param="stream")
+        user_id, key = request.headers.get(USER_HEADER), request.headers.get(KEY_HEADER)
+        if key is None:
+            job_id = await self._make(asked, uuid.uuid4().hex, user_id)
+        elif KEY.fullmatch(key):
+            job_id = await self._make_once(asked, key, user_id)
+        else:
+            raise RequestError(f"{KEY_HEADER} must be 1 to 255 visible ASCII characters", code="bad_idempotency_key")
+        body = await self._view(await self._records.find(job_id))
+        return web.json_response(body, status=202, headers={"Location": f"{JOBS_PATH}/{job_id}"})
+
+    async def show(self, request: web.Request) -> web.Response:
+        """GET /v1/jobs/ID: the state, the usage so far, and the answer once there is one."""
+        return web.json_response(await self._view(await self._records.find(_job_id(request))))
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """POST /v1/jobs/ID/cancel: ask for the end of what has not ended; what has, stays as it is."""
+        job = await self._records.find(_job_id(request))
+        await self._queue.cancel(*job.ids)
+        return web.json_response(await self._view(await self._records.find(job.id)))
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """DELETE /v1/jobs/ID: cancel what runs, and forget the job, its answer and its idempotency key."""
+        job_id = _job_id(request)
+        record = await self._records.record(job_id)
+        await self._records.forget(job_id, record)
+        if record.idempotency:
+            await self._keys.drop(record.idempotency, Held(job_id, record.digest, is_settled=True))
+        return web.json_response({"id": job_id, "object": "job", "deleted": True})
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/jobs/ID/events: its events after the one that is named, up to the end; leaving does not end it."""
+        job = await self._records.find(_job_id(request))
+        # A client that reconnects by itself keeps its address, and says in the header how far it came since.
+        last_id = request.headers.get("Last-Event-ID") or request.query.get("starting_after", "")
+        after = read_cursor(last_id, job.choices)
+        answer = _answer(job)
+        sender = JobEvents(answer, self._writers(job, answer), after, lambda: self._records.vanished(job.id))
+        async with self._reader.follow(job.ids, _unseen) as events:
+            response = await open_events(request)
+            try:
+                await sender.send(response, events)
+            except ConnectionError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a border: the status line is gone, the error is the last event
+                await send(response, event(error_body(report(error, request))))
+        return response
+
+    # --- Making ------------------------------------------------------------------------------------------------
+
+    async def _make_once(self, asked: CompletionRequest | ChatRequest, text: str, user_id: str | None) -> str:
+        """Return the job of an idempotency key, made now if there is none."""
+        key = idempotency_key(text)
+        digest = hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
+        while True:
+            mine = Held(uuid.uuid4().hex, digest)
+            held = await self._keys.hold(key, mine)
+            if held == mine:
+                if job_id := await self._make_held(asked, key, mine, user_id):
+                    return job_id
+            elif held.is_settled and not await self._records.is_kept(held.job_id):
+                await self._keys.drop(key, held)
+            elif held.digest != digest:
+                raise RequestError(
+                    f"this {KEY_HEADER} was used for another request, whose job is {held.job_id}; use a new key",
+                    status=422,
+                    code="idempotency_key_reused",
+                )
+            elif held.is_settled:
+                return held.job_id
+            else:
+                await asyncio.sleep(POLL_S)
+
+    async def _make_held(
+        self, asked: CompletionRequest | ChatRequest, key: str, held: Held, user_id: str | None
+    ) -> str | None:
+        """Make the job that a key is held for; None if that took so long that the key is another's."""
+        try:
+            await self._make(asked, held.job_id, user_id, key, held.digest)
+        except BaseException:
+            with contextlib.suppress(RedisError, OSError, QueueError):
+                await asyncio.shield(self._keys.drop(key, held))
+            raise
+        if await self._keys.settle(key, held):
+            return held.job_id
+        await self._records.forget(held.job_id, await self._records.record(held.job_id))
+        return None
+
+    async def _make(
+        self, asked: CompletionRequest | ChatRequest, job_id: str, user_id: str | None, key: str = "", digest: str = ""
+    ) -> str:
+        jobs = await self._jobs.make(asked, job_id, user_id)
+        is_chat, wants_token_ids = isinstance(asked, ChatRequest), bool(asked.return_token_ids)
+        record = JobRecord(is_chat, int(time.time()), len(jobs), wants_token_ids, key, digest)
+        try:
+            await self._records.write(job_id, record)
+            await self._jobs.submit(jobs)
+        except BaseException:
+            # Its id was told to nobody: what was queued of it would be answered for nobody.
+            with contextlib.suppress(RedisError, OSError, QueueError):
+                await asyncio.shield(self._records.forget(job_id, record))
+            raise
+        log.info("job_made", job_id=job_id, num_choices=len(jobs))
+        return job_id
+
+    # --- Showing -----------------------------------------------------------------------------------------------
+
+    async def _view(self, job: KnownJob) -> dict[str, object]:
+        link, answer = f"{JOBS_PATH}/{job.id}", _answer(job)
+        usage = Usage(len(job.first.prompt_ids), sum(choice.num_tokens for choice in job.choices))
+        body: dict[str, object] = {
+            "id": job.id,
+            "object": "job",
+            "state": str(job.state),
+            "created": job.record.created,
+            "model": job.first.model,
+            "usage": token_counts(usage),
+            "answer": None,
+            "error": None,
+            "links": {"self": link, "events": f"{link}/events", "cancel": f"{link}/cancel"},
+        }
+        if not all(choice.has_ended for choice in job.choices):
+            return body
+        streams = [await self._records.events(one) for one in job.ids]
+        finals = [stream[-1] for stream in streams if stream and isinstance(stream[-1], Final)]
+        if len(finals) < len(streams):
+            raise QueueError(f"the answer of job {job.id} is not whole")
+        if error := failure(finals):
+            return body | error_body(error)
+        writers = zip(self._writers(job, answer), streams, finals, strict=True)
+        choices = [
+            writer.whole([one for one in stream if isinstance(one, Chunk)], final) for writer, stream, final in writers
+        ]
+        return body | {"answer": answer.whole(choices, finals)}
+
+    def _writers(self, job: KnownJob, answer: Answer) -> list[ChoiceWriter]:
+        has_logprobs, is_chat = job.first.sampling.logprobs is not None, answer.style.is_chat
+        return [
+            ChoiceWriter(answer, index, LogprobsWriter(self._tokenizer, is_chat=is_chat) if has_logprobs else None)
+            for index in range(job.record.num_choices)
+        ]
+
+
+def _answer(job: KnownJob) -> Answer:
+    """Return the fixed part of a job's answer, the same whenever and wherever it is told."""
+    first, record = job.first, job.record
+    prompt_ids = first.prompt_ids if record.wants_token_ids else None
+    return Answer(record.style, job.id, first.model, len(first.prompt_ids), record.created, prompt_ids, True, False)
+
+
+def _job_id(request: web.Request) -> str:
+    job_id = request.match_info["id"]
+    if not JOB_ID.fullmatch(job_id):
+        raise RequestError(f"a job's id is 32 hexadecimal digits, got {job_id[:64]!r}", param="id", code="bad_job_id")
+    return job_id
+
+
+def _unseen(_: int, __: Chunk | Final) -> None:
+    """Count nothing: the same events may be sent again, and to several."""
