@@ -84,7 +84,7 @@ class PointedQueue(JobQueue):
             self.points.reach("after_final")
         await super().acknowledge(entries)
 
-    async def release(self, worker, entries):
+    async def release(self, worker, entries, *claims):
         if entries:
             self.points.reach(BEFORE_RELEASE)
-        await super().release(worker, entries)
+        await super().release(worker, entries, *claims)

@@ -15,7 +15,7 @@ async def roll(world, old, **fields):
     """Put a new worker in an old one's place, the new one first; returns it."""
     new = world.worker(**fields)
     old.signal(signal.SIGTERM)
-    assert await old.ended() == 0
+    assert await old.ended() == 0, old.log
     return new
 
 
