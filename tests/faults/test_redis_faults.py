@@ -63,6 +63,8 @@ async def test_a_full_redis_refuses_new_work_and_what_ran_goes_on_when_there_is_
     async with following(own_world.url, jobs) as clients:
         await until_true(lambda: all(clients.num_tokens(job.id) >= 6 for job in jobs))
         await own_world.client.config_set("maxmemory", "1")
+        # For some steps of every job, and for less than a lease.
+        await asyncio.sleep(0.3)
         assert (await complete(http, gateway))[0] == UNAVAILABLE
         await own_world.client.config_set("maxmemory", "0")
         assert await own_world.judge(jobs, clients) == []
