@@ -74,7 +74,7 @@ async def complete(http, gateway, job):
 async def test_nobody_gets_the_reply_to_a_command_of_a_client_that_left(world, proxy):
     """A client library once read the reply of a cancelled command as the next one's: the answers got mixed up."""
     proxy.delays_s = (0.02, 0.02)
-    world.worker(step_s=0.02, num_slots=16)
+    await world.steady_worker(step_s=0.02, num_slots=16)
     gateway = world.gateway(url=proxy.url)
     async with aiohttp.ClientSession() as http:
         await until(lambda: health(http, gateway), 200)
