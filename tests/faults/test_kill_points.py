@@ -52,7 +52,7 @@ async def submit_natively(client: Redis, job):
 async def test_a_gateway_may_die_between_a_job_and_its_place_in_the_queue(world):
     await world.queue()
     jobs = new_jobs(1)
-    world.worker()
+    await world.steady_worker()
     doomed = world.gateway(faults=(Fault(MID_SUBMIT, signal.SIGKILL),))
     await submit_natively(world.client, jobs[0])
     async with following(world.url, jobs) as clients:
@@ -65,7 +65,7 @@ async def test_a_gateway_may_die_between_a_job_and_its_place_in_the_queue(world)
 async def test_a_gateway_that_dies_takes_no_answer_with_it(world):
     await world.queue()
     jobs = new_jobs(1, max_tokens=90)
-    world.worker(step_s=0.02)
+    await world.steady_worker(step_s=0.02)
     doomed = world.gateway()
     await submit_natively(world.client, jobs[0])
     async with following(world.url, jobs) as clients:

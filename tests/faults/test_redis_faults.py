@@ -31,7 +31,7 @@ async def http():
 
 
 async def test_open_streams_end_in_an_error_event_when_redis_is_emptied_and_new_ones_are_served(world, http):
-    world.worker(step_s=0.05)
+    await world.steady_worker(step_s=0.05)
     gateway = world.gateway(request_timeout_s=2.0)
     await until(lambda: health(http, gateway), 200)
     open_stream = asyncio.create_task(complete(http, gateway, max_tokens=200))
@@ -55,7 +55,7 @@ async def until_job(world, least=3):
 
 
 async def test_a_full_redis_refuses_new_work_and_what_ran_goes_on_when_there_is_room(own_world, http):
-    own_world.worker(step_s=0.03)
+    await own_world.steady_worker(step_s=0.03)
     gateway = own_world.gateway()
     await until(lambda: health(http, gateway), 200)
     jobs = new_jobs(3, max_tokens=60)
@@ -63,6 +63,8 @@ async def test_a_full_redis_refuses_new_work_and_what_ran_goes_on_when_there_is_
     async with following(own_world.url, jobs) as clients:
         await until_true(lambda: all(clients.num_tokens(job.id) >= 6 for job in jobs))
         await own_world.client.config_set("maxmemory", "1")
+        # For some steps of every job, and for less than a lease.
+        await asyncio.sleep(0.3)
         assert (await complete(http, gateway))[0] == UNAVAILABLE
         await own_world.client.config_set("maxmemory", "0")
         assert await own_world.judge(jobs, clients) == []
@@ -71,7 +73,7 @@ async def test_a_full_redis_refuses_new_work_and_what_ran_goes_on_when_there_is_
 
 
 async def test_a_gateway_cut_off_from_redis_is_unhealthy_and_goes_on_where_it_was(world, redis_url, http):
-    world.worker(step_s=0.03)
+    await world.steady_worker(step_s=0.03)
     async with Proxy(redis_url.removeprefix("unix://")) as proxy:
         gateway = world.gateway(url=proxy.url)
         await until(lambda: health(http, gateway), 200)
@@ -87,7 +89,7 @@ async def test_a_gateway_cut_off_from_redis_is_unhealthy_and_goes_on_where_it_wa
 @pytest.mark.parametrize("num_clients", [10, pytest.param(1000, marks=pytest.mark.slow)])
 async def test_clients_that_leave_leave_nothing_behind(world, http, num_clients):
     """At every stage of an answer: before its headers, in the queue, in its tokens (bar R7)."""
-    world.worker(step_s=0.02)
+    await world.steady_worker(step_s=0.02)
     gateway = world.gateway()
     await until(lambda: health(http, gateway), 200)
     queue = await world.queue()

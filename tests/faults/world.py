@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 from redis.asyncio import Redis
 
-from client.wire import Job
+from client.wire import WORKERS_KEY, Job
 from core.config import QueueSettings
 from core.types import Sampling
 from service.main import free_port
@@ -19,8 +19,11 @@ from service.queue import JobQueue, connect
 from tests.faults.history import Clients, violations
 from tests.faults.nursery import Birth
 from tests.faults.processes import Member, Nursery
+from tests.service.fakes import until
 
 LEASE_MS = 800
+# Where no worker is to be succeeded: one that a busy machine kept waiting is not taken for dead.
+LONG_LEASE_MS = 5000
 LEASE_S = LEASE_MS / 1000
 
 
@@ -65,6 +68,13 @@ class World:
 
     def gateway(self, model: str = "fake", url: str | None = None, **fields: object) -> Member:
         return self.start("gateway", model, url, port=free_port("127.0.0.1"), **fields)
+
+    async def steady_worker(self, **fields: object) -> Member:
+        """Start a worker with a long lease, and wait until gateways know of it."""
+        self.lease_ms = LONG_LEASE_MS
+        worker = self.worker(**fields)
+        await until(lambda: self.client.scard(WORKERS_KEY), 1)
+        return worker
 
     async def queue(self, model: str = "fake") -> JobQueue:
         queue = JobQueue(self.client, QueueSettings(redis_url=self.url, lease_ms=self.lease_ms), model)
