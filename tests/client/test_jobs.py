@@ -93,7 +93,8 @@ async def test_a_cut_after_every_event_and_inside_of_the_next_repeats_and_loses_
         job_id = await direct.submit(messages=[{"role": "user", "content": "hi"}], max_tokens=40)
         whole = await followed(direct, job_id)
         async with cutting(settings, lambda number: (min(number, 1), extra)) as (url, connections), Jobs(url) as jobs:
-            cut = await followed(jobs, job_id)
+            async with asyncio.timeout(10):
+                cut = await followed(jobs, job_id)
     assert cut == whole
     assert text_of(whole) == spoken(40)
     assert len(connections) >= len(whole)

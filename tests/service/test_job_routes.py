@@ -263,6 +263,17 @@ async def test_resuming_after_any_event_of_several_choices_repeats_and_loses_non
             assert len(both) == len(whole)
 
 
+async def test_several_choices_can_be_read_one_event_a_connection(settings):
+    async with running(settings, FakeEngine()) as service:
+        job_id = await make(service, prompt="a", max_tokens=12, n=3)
+        whole, taken, after = await read(service, job_id), [], ""
+        while len(taken) <= len(whole) and (rest := await read(service, job_id, after)):
+            taken.append(rest[0])
+            after = rest[0][0]
+    assert [text_of(taken, choice) for choice in range(3)] == [spoken(12, choice) for choice in range(3)]
+    assert len(taken) == len(whole) == 3 * 5 + 1
+
+
 async def test_a_running_job_is_followed_by_several_from_several_places_on_two_gateways(settings):
     second = other_port(settings)
     async with running(settings, FakeEngine(step_s=SLOW_S)) as service, gateway(second):
