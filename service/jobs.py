@@ -90,6 +90,7 @@ class JobMaker:
             created_ms=time.time_ns() // 1_000_000,
             cache_salt=request.cache_salt or "",
             speculation=speculation,
+            priority=request.job_priority,
             deadline_ms=deadline_ms,
             arm=arm,
         )
