@@ -87,7 +87,7 @@ class Job(Struct, frozen=True, tag="job/1", forbid_unknown_fields=True):
 
     A request for n choices is n jobs of one nonce, told apart by n_index; each is claimed and taken over alone. arm is
     the experiment arm that chose `speculation`, "" for none. deadline_ms is Unix time by Redis's clock, on which
-    all agree.
+    all agree. user is what the jobs of one user are counted by, a hash of the name, or "".
     """
 
     id: JobId
@@ -102,6 +102,7 @@ class Job(Struct, frozen=True, tag="job/1", forbid_unknown_fields=True):
     priority: Annotated[int, Meta(ge=HIGH, le=LOW)] = NORMAL
     deadline_ms: int | None = None
     arm: str = ""
+    user: str = ""
 
 
 class Usage(Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,7 +10,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from client.wire import PRIORITIES, WORKER_GROUP, queue_stream
+from client.wire import PRIORITIES, WORKER_GROUP, Job, queue_stream
 from core.types import Backlog
 from service.claims import Entry
 from service.scripts import Call, Scripts
@@ -34,9 +34,26 @@ class PriorityStreams:
         for name in self.names:
             await make_group(self._client, name, WORKER_GROUP)
 
-    async def add(self, job_id: str, priority: int) -> None:
-        """Add an entry."""
-        await self._client.xadd(self.names[priority], {"j": job_id})
+    async def add(self, job: Job) -> None:
+        """Add a job's entry: its id comes first, then what is counted at admission."""
+        fields = {"j": job.id, "t": len(job.prompt_ids), "a": job.sampling.max_tokens, "u": job.user}
+        await self._client.xadd(self.names[job.priority], fields)  # type: ignore[arg-type]
+
+    async def counted(self) -> list[tuple[dict[bytes, bytes], bool]]:
+        """Return the fields of every entry, and whether nobody has taken it."""
+        async with self._client.pipeline(transaction=False) as pipe:
+            for name in self.names:
+                pipe.xrange(name)
+                pipe.xinfo_groups(name)
+            # A stream that is not there has no groups and no entries.
+            found = await pipe.execute(raise_on_error=False)
+        entries = []
+        for rows, groups in zip(found[::2], found[1::2], strict=True):
+            raise_unless_missing(rows, groups)
+            known = [] if isinstance(groups, Exception) else groups
+            taken = max((order(group["last-delivered-id"]) for group in known), default=(0, 0))
+            entries += [(fields, order(entry_id) > taken) for entry_id, fields in rows]
+        return entries
 
     async def all(self) -> list[Entry]:
         """Return every entry, taken or not."""
@@ -112,9 +129,7 @@ class PriorityStreams:
         return [await self._backlog(*pair) for pair in zip(self.names, found[::2], found[1::2], strict=True)]
 
     async def _backlog(self, name: str, length: Any, groups: Any) -> Backlog:
-        for answer in (length, groups):
-            if isinstance(answer, Exception) and "no such key" not in str(answer):
-                raise answer
+        raise_unless_missing(length, groups)
         for group in [] if isinstance(groups, Exception) else groups:
             if group["name"] == WORKER_GROUP.encode():
                 num_waiting = max(0, length - int(group["pending"]))
@@ -130,6 +145,19 @@ def ids_by_priority(entries: Iterable[Entry]) -> dict[int, list[str]]:
     for entry in entries:
         found.setdefault(entry.priority, []).append(entry.entry_id)
     return {priority: sorted(ids) for priority, ids in found.items()}
+
+
+def order(entry_id: bytes) -> tuple[int, int]:
+    """Return what entries are ordered by."""
+    time_ms, _, number = entry_id.partition(b"-")
+    return int(time_ms), int(number)
+
+
+def raise_unless_missing(*answers: Any) -> None:
+    """Raise an answer of a pipeline that is an error, unless it says that a key is not there."""
+    for answer in answers:
+        if isinstance(answer, Exception) and "no such key" not in str(answer):
+            raise answer
 
 
 def age_s(entry_id: bytes) -> float:

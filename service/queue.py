@@ -97,12 +97,16 @@ class JobQueue:
             if job.deadline_ms is not None:
                 await self.client.zadd(deadlines_key(self.model), {job.id: job.deadline_ms})
             # The queue is another key than the job, and a creator may die between the two. A second entry is harmless.
-            await self._streams.add(job.id, job.priority)
+            await self._streams.add(job)
         return bool(created == 1)
 
     async def depth(self) -> int:
         """Return how many jobs are queued or running."""
         return await self._streams.depth()
+
+    async def entries(self) -> list[tuple[dict[bytes, bytes], bool]]:
+        """Return the fields of every entry, and whether no worker has taken it: a look at the whole queue."""
+        return await self._streams.counted()
 
     async def backlogs(self) -> list[Backlog]:
         """Return what waits by priority, most urgent first."""
