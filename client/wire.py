@@ -19,6 +19,8 @@ INTAKE_FIELD = "request"
 # Field of an entry of a job's out stream that holds a Chunk or a Final as msgpack.
 OUT_FIELD = "m"
 WORKER_GROUP = "workers"
+# Of jobs, most urgent first.
+PRIORITIES = HIGH, NORMAL, LOW = 0, 1, 2
 # Set of workers that were seen; those alive have a hash (worker_key).
 WORKERS_KEY = "specd:workers"
 
@@ -43,9 +45,9 @@ def job_key(job_id: str) -> str:
     return f"specd:{{{job_id}}}:job"
 
 
-def queue_stream(model: str) -> str:
-    """Return the stream of job ids that workers of a model read."""
-    return f"specd:q:{model}"
+def queue_stream(model: str, priority: int = NORMAL) -> str:
+    """Return the stream of job ids of one priority that workers of a model read; braces keep all of them together."""
+    return f"specd:q:{{{model}}}:p{priority}"
 
 
 def dead_stream(model: str) -> str:
@@ -88,7 +90,7 @@ class Job(Struct, frozen=True, tag="job/1", forbid_unknown_fields=True):
 
     A request for n choices is n jobs of one nonce, told apart by n_index; each is claimed and taken over alone. arm is
     the experiment arm that chose `speculation`, "" for none. deadline_ms is Unix time by Redis's clock, on which
-    all agree.
+    all agree. user is what the jobs of one user are counted by, a hash of the name, or "".
     """
 
     id: JobId
@@ -100,9 +102,10 @@ class Job(Struct, frozen=True, tag="job/1", forbid_unknown_fields=True):
     n_index: int = 0
     cache_salt: str = ""
     speculation: Speculation = Speculation()
-    priority: int = 1
+    priority: Annotated[int, Meta(ge=HIGH, le=LOW)] = NORMAL
     deadline_ms: int | None = None
     arm: str = ""
+    user: str = ""
 
 
 class Usage(Struct, frozen=True, forbid_unknown_fields=True):
@@ -211,6 +214,7 @@ class IntakeRequest(Struct, frozen=True, forbid_unknown_fields=True):
     ignore_eos: bool | None = None
     seed: int | None = None
     n: int | None = None
+    priority: int | None = None
     deadline_ms: int | None = None
     logprobs: int | None = None
     speculation: Speculation | Literal["off"] | bool | None = None

@@ -45,12 +45,21 @@ class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     max_attempts  workers that a job may take down, or be lost by, one after the other without a single new token; then
                   it is given up
+    max_queued_requests, max_queued_per_user
+                  jobs queued or running, of all and of one user (None: no bound)
+    max_queued_tokens
+                  prompt tokens of jobs that no worker has taken
+    max_memory_share
+                  no more jobs are let in while Redis uses more of its `maxmemory`, if it has one
     """
 
     redis_url: Name | None = None
     lease_ms: Annotated[int, Meta(ge=100, le=3_600_000)] = 10_000
     max_attempts: Annotated[int, Meta(ge=1, le=1000)] = 3
     max_queued_requests: Count = 1024
+    max_queued_tokens: Count = 4_194_304
+    max_queued_per_user: Count | None = None
+    max_memory_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.8
     result_ttl_s: Annotated[int, Meta(ge=1, le=31_536_000)] = 3600
     command_timeout_s: Seconds = 5.0
     state_dir: Name | None = None

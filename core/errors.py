@@ -20,16 +20,26 @@ class ConfigError(SpecdError):
 
 
 class RequestError(SpecdError):
-    """A client's request is wrong: `status` is the HTTP status, `param` the field, `code` a stable word."""
+    """A client's request is wrong: `status` is the HTTP status, `param` the field, `code` a stable word.
+
+    retry_after_s says when it may be right, where that is known.
+    """
 
     def __init__(
-        self, message: str, *, status: int = 400, param: str | None = None, code: str = "invalid_value"
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str = "invalid_value",
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.status = status
         self.param = param
         self.code = code
+        self.retry_after_s = retry_after_s
 
 
 class CheckpointError(SpecdError):

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from client.wire import Chunk, Final, Job
+from client.wire import NORMAL, Chunk, Final, Job
 
 
 def run_id(job_id: str, epoch: int) -> str:
@@ -11,10 +11,11 @@ def run_id(job_id: str, epoch: int) -> str:
 
 
 class Entry(Struct, frozen=True):
-    """A queue entry in this worker's hands: the stream's id for it and the job it names."""
+    """A queue entry in this worker's hands: the stream's id for it, the job it names, the priority it waited with."""
 
     entry_id: str
     job_id: str
+    priority: int = NORMAL
 
 
 class Claim(Struct, frozen=True):

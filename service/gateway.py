@@ -35,9 +35,10 @@ from service.logprobs import LogprobsWriter
 from service.metrics import Metrics
 from service.openai import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from service.parse import parse
+from service.priority_streams import make_group
 from service.process import cancel_all, run_process
 from service.prompts import Prompts
-from service.queue import JobQueue, connect, make_group
+from service.queue import JobQueue, connect
 from service.reader import BLOCK_MS, Events, StreamReader
 from service.respond import stream_answer, whole_answer
 from service.speculation import known_names

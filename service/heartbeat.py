@@ -6,13 +6,16 @@ must cost it, so the beat stops when no step has ended for `stall_s` although th
 
 import threading
 import time
+from typing import Any
 
 import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
-from client.wire import WORKER_GROUP, queue_stream
+from client.wire import PRIORITIES, WORKER_GROUP, queue_stream
 from core.config import QueueSettings
+from service.claims import Entry
+from service.priority_streams import ids_by_priority
 
 log = structlog.get_logger()
 
@@ -24,10 +27,11 @@ class Heartbeat:
         timeout_s = settings.lease_ms / 3000
         self._client = Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
         self.worker = worker
-        self._stream, self._lease_ms = queue_stream(model), settings.lease_ms
+        self._streams = [queue_stream(model, priority) for priority in PRIORITIES]
+        self._lease_ms = settings.lease_ms
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-        self._entries: frozenset[str] = frozenset()
+        self._entries: frozenset[Entry] = frozenset()
         self._stall_s = 10 * settings.lease_ms / 1000
         self._last_progress = time.monotonic()
 
@@ -42,7 +46,7 @@ class Heartbeat:
             self._thread.join()
         self._client.close()
 
-    def hold(self, entries: frozenset[str]) -> None:
+    def hold(self, entries: frozenset[Entry]) -> None:
         """Say which entries are in this worker's hands; replaces what was said before."""
         self._entries = entries
 
@@ -63,11 +67,10 @@ class Heartbeat:
                 self._beat()
 
     def _beat(self) -> None:
-        ids = sorted(self._entries)
-        if not ids:
-            return
         try:
-            # JUSTID renews the idle time and does not raise the delivery count.
-            self._client.xclaim(self._stream, WORKER_GROUP, self.worker, 0, ids, justid=True)  # type: ignore[arg-type]
+            for priority, ids in ids_by_priority(self._entries).items():
+                stream: Any = self._streams[priority]
+                # JUSTID renews the idle time and does not raise the delivery count.
+                self._client.xclaim(stream, WORKER_GROUP, self.worker, 0, ids, justid=True)  # type: ignore[arg-type]
         except (RedisError, OSError) as error:
             log.warning("heartbeat_failed", worker=self.worker, error=str(error))

@@ -79,6 +79,8 @@ async def as_openai_errors(request: web.Request, handler: Handler) -> web.Stream
     except Exception as error:  # noqa: BLE001 - the border to HTTP
         told = report(error, request)
         headers = {"Retry-After": RETRY_AFTER_S} if told.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
+        if told.retry_after_s is not None:
+            headers["Retry-After"] = str(told.retry_after_s)
         if told.code in NOT_TO_REPEAT:
             headers["x-should-retry"] = "false"
         if isinstance(error, web.HTTPMethodNotAllowed):

@@ -25,7 +25,8 @@ from core.errors import QueueError, RequestError
 from core.types import FinishReason
 from service.claims import Ending
 from service.jobs import JobMaker, from_intake
-from service.queue import JobQueue, make_group
+from service.priority_streams import make_group
+from service.queue import JobQueue
 from service.tasks import is_cancelled
 
 log = structlog.get_logger()

@@ -11,6 +11,7 @@ from client.wire import WORKERS_KEY, IntakeRequest, Job, child_id, worker_key
 from core.config import Settings, model_name, nearest
 from core.errors import RequestError
 from core.types import Sampling, Speculation
+from service.admission import Admission, user_key
 from service.arms import Arms
 from service.openai import MAX_TOKENS, ChatRequest, CompletionRequest
 from service.parse import convert
@@ -29,6 +30,7 @@ class JobMaker:
     def __init__(self, settings: Settings, prompts: Prompts, queue: JobQueue, known: KnownNames) -> None:
         self._settings, self._prompts, self._queue, self._known = settings, prompts, queue, known
         self._arms = Arms(settings.arms)
+        self._admission = Admission(queue, settings.queue)
         self._context_lengths: list[int] = []
         self._asked_at = -WORKERS_TTL_S
 
@@ -75,8 +77,10 @@ class JobMaker:
         if request.speculation is None and (picked := self._arms.pick(user_id or request.user or request_id)):
             speculation, arm = picked.speculation, picked.name
         context_length = await self.context_length()
-        await self._check_room(num_choices)
+        user = user_key(user_id or request.user)
+        await self._check_room(num_choices, user)
         prompt_ids = await self._prompts.ids(request)
+        await self._check_tokens(num_choices * len(prompt_ids))
         sampling = self._sampling(request, len(prompt_ids), context_length)
         self._prompts.check_ids("prompt", prompt_ids)
         self._prompts.check_ids("stop_token_ids", sampling.stop_token_ids)
@@ -90,13 +94,17 @@ class JobMaker:
             created_ms=time.time_ns() // 1_000_000,
             cache_salt=request.cache_salt or "",
             speculation=speculation,
+            priority=request.job_priority,
             deadline_ms=deadline_ms,
             arm=arm,
+            user=user,
         )
-        return [
+        jobs = [
             msgspec.structs.replace(first, id=child_id(request_id, index), n_index=index)
             for index in range(num_choices)
         ]
+        self._admission.admitted(jobs)
+        return jobs
 
     async def _deadline_ms(self, within_ms: int | None) -> int | None:
         """Return when an answer that is wanted within so long is late, by Redis's clock."""
@@ -126,14 +134,18 @@ class JobMaker:
         if not any(created):
             raise RequestError(f"a job {jobs[0].id} exists already", status=409, param="id", code="duplicate_id")
 
-    async def _check_room(self, num_jobs: int) -> None:
+    async def _check_room(self, num_jobs: int, user: str) -> None:
         """Raise RequestError if the queue is too full: asked before any work goes into a request."""
         try:
-            depth = await self._queue.depth()
+            await self._admission.check(num_jobs, user)
         except (RedisError, OSError) as error:
             raise _queue_down() from error
-        if depth + num_jobs > self._settings.queue.max_queued_requests:
-            raise RequestError("too many requests are queued; try again soon", status=503, code="queue_full")
+
+    async def _check_tokens(self, num_tokens: int) -> None:
+        try:
+            await self._admission.check_tokens(num_tokens)
+        except (RedisError, OSError) as error:
+            raise _queue_down() from error
 
     def _sampling(self, request: CompletionRequest | ChatRequest, prompt_len: int, context_length: int) -> Sampling:
         room = context_length - prompt_len

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from client.wire import HIGH, LOW, NORMAL
 from core.errors import RequestError
 from core.types import Sampling, Speculation
 
@@ -19,7 +20,6 @@ NOT_BUILT: dict[str, tuple[object, ...]] = {
     "guided_json": (None,),
     "modalities": (None, ["text"]),
     "parallel_tool_calls": (None, True, False),
-    "priority": (None, 0),
     "prompt_logprobs": (None,),
     "reasoning_effort": (None,),
     "response_format": (None, {"type": "text"}),
@@ -76,8 +76,8 @@ class SharedFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What both endpoints take.
 
     n choices are drawn from one prompt. speculation caps drafts, or names a configured drafter or policy; "off" and
-    false ask for none. deadline_ms is how long the answer may take, from when it was asked for. cache_salt keeps a
-    tenant's prompts apart in the prefix cache.
+    false ask for none. priority is vLLM's: less is more urgent, 0 is usual. deadline_ms is how long the answer may
+    take, from when it was asked for. cache_salt keeps a tenant's prompts apart in the prefix cache.
     """
 
     model: str | None = None
@@ -99,6 +99,7 @@ class SharedFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     best_of: int | None = None
     return_token_ids: bool | None = None
+    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
     deadline_ms: Annotated[int, Meta(ge=1, le=MAX_DEADLINE_MS)] | None = None
     speculation: Speculation | Literal["off"] | bool | None = None
     cache_salt: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
@@ -114,6 +115,12 @@ class SharedFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 f"best_of must equal n or be left out; n is {self.n or 1}, best_of was {self.best_of}", param="best_of"
             )
         return self.n or 1
+
+    @property
+    def job_priority(self) -> int:
+        """The priority among jobs: below 0 is high, above it is low."""
+        asked = self.priority or 0
+        return NORMAL if asked == 0 else HIGH if asked < 0 else LOW
 
     @property
     def asked_speculation(self) -> Speculation:

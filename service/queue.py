@@ -6,7 +6,6 @@ over, and the answer goes on from the tokens that were streamed.
 """
 
 import contextlib
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,6 @@ from redis.retry import Retry
 
 from client.wire import (
     OUT_FIELD,
-    WORKER_GROUP,
     Chunk,
     Final,
     Job,
@@ -32,12 +30,12 @@ from client.wire import (
     encode,
     job_key,
     out_stream,
-    queue_stream,
 )
 from core.config import QueueSettings
 from core.errors import QueueError
 from core.types import Backlog, FinishReason
 from service.claims import Append, AppendResult, Claim, DeadLetter, Ending, Entry
+from service.priority_streams import PriorityStreams
 from service.scripts import Call, Scripts, raise_if_transient
 
 log = structlog.get_logger()
@@ -68,15 +66,15 @@ def connect(url: str, timeout_s: float) -> Redis:
 
 
 class JobQueue:
-    """The queue of one model; used by gateways (submit, cancel) and workers (the rest).
+    """The queue of one model, by priorities; used by gateways (submit, cancel) and workers (the rest).
 
     Its methods raise RedisError or OSError while Redis is out of reach; each may then be repeated safely.
     """
 
     def __init__(self, client: Redis, settings: QueueSettings, model: str) -> None:
         self.client, self.settings, self.model = client, settings, model
-        self._stream = queue_stream(model)
         self.scripts = Scripts(client)
+        self._streams = PriorityStreams(client, self.scripts, model)
 
     async def open(self) -> None:
         """Check that Redis answers, load the scripts, make the group; raises QueueError if Redis is out of reach."""
@@ -87,8 +85,8 @@ class JobQueue:
             raise QueueError(f"Redis is out of reach: {error}") from error
 
     async def make_group(self) -> None:
-        """Create the workers' group unless it exists; a Redis that was emptied has lost it."""
-        await make_group(self.client, self._stream, WORKER_GROUP)
+        """Create the workers' groups unless they exist; a Redis that was emptied has lost them."""
+        await self._streams.make_groups()
 
     # --- Gateways ----------------------------------------------------------------------------------------------
 
@@ -101,25 +99,25 @@ class JobQueue:
             if job.deadline_ms is not None:
                 await self.client.zadd(deadlines_key(self.model), {job.id: job.deadline_ms})
             # The queue is another key than the job, and a creator may die between the two. A second entry is harmless.
-            await self.client.xadd(self._stream, {"j": job.id})
+            await self._streams.add(job)
         return bool(created == 1)
 
     async def depth(self) -> int:
         """Return how many jobs are queued or running."""
-        depth: int = await self.client.xlen(self._stream)
-        return depth
+        return await self._streams.depth()
+
+    async def entries(self) -> list[tuple[dict[bytes, bytes], bool]]:
+        """Return the fields of every entry, and whether no worker has taken it: a look at the whole queue."""
+        return await self._streams.counted()
+
+    async def backlogs(self) -> list[Backlog]:
+        """Return what waits by priority, most urgent first."""
+        return await self._streams.backlogs()
 
     async def backlog(self) -> Backlog:
         """Return how many jobs no worker has taken yet, and the age of the oldest, by the clocks of Redis and ours."""
-        length: int = await self.client.xlen(self._stream)
-        groups: Any = await self.client.xinfo_groups(self._stream)
-        for group in groups:
-            if group["name"] == WORKER_GROUP.encode():
-                num_waiting = max(0, length - int(group["pending"]))
-                after = b"(" + group["last-delivered-id"]
-                rows: Any = await self.client.xrange(self._stream, min=after, count=1) if num_waiting else []
-                return Backlog(num_waiting, max((age_s(row[0]) for row in rows), default=0.0))
-        return Backlog()
+        found = await self.backlogs()
+        return Backlog(sum(one.num_waiting for one in found), max(one.oldest_wait_s for one in found))
 
     async def cancel(self, *job_ids: str) -> None:
         """End jobs that wait in the queue; the worker that runs one hears of it with its next append, or soon."""
@@ -156,8 +154,7 @@ class JobQueue:
     async def _forget(self, job_ids: set[str]) -> None:
         """Delete the entries of jobs that ended in the queue: they would take places until a worker looks at them."""
         if job_ids:
-            rows: Any = await self.client.xrange(self._stream)
-            await self.acknowledge([entry for entry in _entries(rows) if entry.job_id in job_ids])
+            await self.acknowledge([entry for entry in await self._streams.all() if entry.job_id in job_ids])
 
     def _expire_call(self, job_id: str, epoch: bytes | None, count: bytes | None, data: bytes | None) -> Call:
         prompt_len = 0
@@ -178,19 +175,14 @@ class JobQueue:
     # --- Workers -----------------------------------------------------------------------------------------------
 
     async def read(self, worker: str, count: int, block_ms: int) -> list[Entry]:
-        """Return up to `count` new entries, waiting up to `block_ms` for the first."""
-        answer: Any = await self.client.xreadgroup(
-            WORKER_GROUP, worker, {self._stream: ">"}, count=count, block=block_ms
-        )
-        return [entry for _, rows in answer or [] for entry in _entries(rows)]
+        """Return up to `count` new entries, waiting up to `block_ms` for the first; urgent ones first, mostly."""
+        entries = await self._streams.read(worker, count, block_ms)
+        await self.release(worker, entries[count:])
+        return entries[:count]
 
     async def reclaim(self, worker: str, count: int) -> list[Entry]:
         """Return up to `count` entries whose worker has been silent for a lease."""
-        # Redis 6.2 answers with two elements, 7 with three.
-        answer: Any = await self.client.xautoclaim(
-            self._stream, WORKER_GROUP, worker, min_idle_time=self.settings.lease_ms, count=count
-        )
-        return _entries(answer[1])
+        return await self._streams.reclaim(worker, count, self.settings.lease_ms)
 
     async def release(self, worker: str, entries: Sequence[Entry], claims: Sequence[Claim] = ()) -> None:
         """Give entries back unfinished: whoever reclaims next gets them, without waiting for the lease.
@@ -198,10 +190,7 @@ class JobQueue:
         claims are those to jobs of these entries: they do not count as attempts.
         """
         await self.scripts.run_all("release", [Call((job_key(one.job.id),), (one.epoch,)) for one in claims])
-        if entries:
-            ids = [entry.entry_id for entry in entries]
-            idle_ms = self.settings.lease_ms
-            await self.client.xclaim(self._stream, WORKER_GROUP, worker, 0, ids, idle=idle_ms, justid=True)  # type: ignore[arg-type]
+        await self._streams.release(worker, entries, self.settings.lease_ms)
 
     async def claim(self, entry: Entry, worker: str) -> Claim | None:
         """Take a job over; None, with the entry acknowledged, if it has ended or is unknown.
@@ -271,13 +260,7 @@ class JobQueue:
 
     async def acknowledge(self, entries: Sequence[Entry]) -> None:
         """Take entries out of the queue."""
-        if entries:
-            ids = [entry.entry_id for entry in entries]
-            async with self.client.pipeline(transaction=False) as pipe:
-                # An acknowledged entry stays in the stream until it is deleted.
-                pipe.xack(self._stream, WORKER_GROUP, *ids)
-                pipe.xdel(self._stream, *ids)
-                await pipe.execute()
+        await self._streams.acknowledge(entries)
 
     async def num_dead(self) -> int:
         """Return how many jobs were given up and are still told of."""
@@ -294,21 +277,3 @@ class JobQueue:
         ttl_s = max(self.settings.result_ttl_s, LIVE_TTL_S) if one.letter else self.settings.result_ttl_s
         values = (epoch, STATES[one.final.reason], encode(one.final), ttl_s)
         return Call((job_key(one.job_id), out_stream(one.job_id)), values)
-
-
-def age_s(entry_id: bytes) -> float:
-    """Return the seconds since an entry was added, at least 0: its id begins with Redis's milliseconds."""
-    return max(0.0, time.time() - int(entry_id.partition(b"-")[0]) / 1000)
-
-
-async def make_group(client: Redis, stream: str, group: str) -> None:
-    """Create a consumer group that sees the stream from its start; one that exists is left alone."""
-    try:
-        await client.xgroup_create(stream, group, id="0", mkstream=True)
-    except ResponseError as error:
-        if "BUSYGROUP" not in str(error):
-            raise
-
-
-def _entries(rows: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[Entry]:
-    return [Entry(entry_id.decode(), fields[b"j"].decode()) for entry_id, fields in rows if fields]

@@ -86,7 +86,7 @@ class StreamWriter:
         queue: JobQueue,
         tokenizer: Tokenizer,
         drop: Callable[[str], None],
-        hold: Callable[[frozenset[str]], None],
+        hold: Callable[[frozenset[Entry]], None],
     ) -> None:
         self._queue, self._tokenizer, self._drop, self._hold = queue, tokenizer, drop, hold
         self._open: dict[str, OpenStream] = {}
@@ -274,7 +274,7 @@ class StreamWriter:
         self._report()
 
     def _report(self) -> None:
-        self._hold(frozenset(entry.entry_id for entry in self.entries))
+        self._hold(frozenset(self.entries))
 
 
 def _log_finished(ending: Ending) -> None:

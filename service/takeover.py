@@ -2,7 +2,7 @@
 
 import time
 
-from client.wire import WireError
+from client.wire import LOW, WireError
 from core.random import derive_coupled_key, derive_nonce
 from core.types import FinishReason, Request
 from service.claims import Claim, DeadLetter
@@ -47,7 +47,8 @@ def to_request(claim: Claim, verifier: str) -> Request:
         coupled_key=_coupled_key(claim, verifier),
         cache_salt=job.cache_salt,
         speculation=job.speculation,
-        priority=job.priority,
+        # To the engine greater is more urgent; 1 is usual to both.
+        priority=LOW - job.priority,
         deadline_s=None if claim.left_ms is None else time.time() + claim.left_ms / 1000,
     )
 

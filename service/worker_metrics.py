@@ -5,7 +5,7 @@ Read from Redis when somebody scrapes, and only then; with Redis out of reach th
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from client.wire import WORKERS_KEY, worker_key
 from core.errors import QueueError
+from core.types import Backlog
 from service.queue import JobQueue
 from service.worker_stats import (
     QUEUE_BUCKETS,
@@ -34,17 +35,22 @@ log = structlog.get_logger()
 # A scraper waits ten seconds by default; what the gateway itself knows must reach it in time.
 REDIS_S = 2.0
 
+PRIORITY_NAMES = ("high", "normal", "low")
 WORKER = ("model_name", "worker")
 GROUP = (*WORKER, "drafter", "policy")
 
 
 class Workers(Struct, frozen=True):
-    """The workers of a model by name, with their stats; how many jobs are queued or running, and were given up."""
+    """The workers of a model by name, with their stats; how many jobs are queued or running, and were given up.
+
+    backlogs are what no worker has taken, by priority.
+    """
 
     model: str
     stats: Mapping[str, WorkerStats]
     num_jobs: int
     num_dead: int
+    backlogs: Sequence[Backlog]
 
 
 async def scrape_workers(queue: JobQueue) -> bytes:
@@ -78,7 +84,7 @@ async def read_workers(queue: JobQueue) -> Workers:
             stats[name] = decode_stats(data)
         except QueueError as error:
             log.warning("worker_stats_unreadable", worker=name, error=str(error))
-    return Workers(model, stats, await queue.depth(), await queue.num_dead())
+    return Workers(model, stats, await queue.depth(), await queue.num_dead(), await queue.backlogs())
 
 
 def families(workers: Workers) -> Iterator[Metric]:
@@ -88,6 +94,7 @@ def families(workers: Workers) -> Iterator[Metric]:
     # A job that has ended is taken out of the queue, so the rest waits: in Redis, or in an engine for a slot.
     waiting = max(0, workers.num_jobs - running)
     yield _gauge("vllm:num_requests_waiting", "Jobs that nobody works on yet.", workers.model, waiting)
+    yield from _by_priority(workers)
     yield _gauge("specd_dead_letters", "Jobs given up that are still told of.", workers.model, workers.num_dead)
     given_up = CounterMetricFamily("specd_jobs_given_up", "Jobs that ended their workers too often.", labels=WORKER)
     for worker, stats in workers.stats.items():
@@ -112,6 +119,16 @@ def _by_worker(
     for worker, stats in workers.stats.items():
         family.add_metric((workers.model, worker), getattr(stats.engine, field))
     return family
+
+
+def _by_priority(workers: Workers) -> Iterator[Metric]:
+    labels = ("model_name", "priority")
+    waiting = GaugeMetricFamily("specd_queue_waiting", "Jobs that no worker has taken.", labels=labels)
+    oldest = GaugeMetricFamily("specd_queue_oldest_seconds", "How long the oldest of them has waited.", labels=labels)
+    for name, backlog in zip(PRIORITY_NAMES, workers.backlogs, strict=True):
+        waiting.add_metric((workers.model, name), backlog.num_waiting)
+        oldest.add_metric((workers.model, name), backlog.oldest_wait_s)
+    yield from (waiting, oldest)
 
 
 def _kv_reserved(workers: Workers) -> Metric:

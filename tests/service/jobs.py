@@ -8,7 +8,7 @@ from service.claims import Append, Ending
 from tests.service.fakes import until
 
 
-def new_job(prompt=(5, 6, 7), max_tokens=8, deadline_ms=None, **fields):
+def new_job(prompt=(5, 6, 7), max_tokens=8, deadline_ms=None, priority=1, **fields):
     return Job(
         fields.pop("id", uuid.uuid4().hex),
         "fake",
@@ -17,6 +17,7 @@ def new_job(prompt=(5, 6, 7), max_tokens=8, deadline_ms=None, **fields):
         nonce=b"n" * 16,
         created_ms=1,
         deadline_ms=deadline_ms,
+        priority=priority,
     )
 
 
