@@ -12,7 +12,11 @@ from tests.conftest import until_it_answers
 
 
 class RedisProcess:
-    """An append-only Redis on a unix socket in `folder`, with the settings of the private one."""
+    """An append-only Redis on a unix socket in `folder`.
+
+    It syncs every write: with `everysec` Redis may hold writes back in its own memory while a sync runs, and a kill -9
+    on a busy disk then loses what clients have seen.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self.socket = folder, str(folder / "redis.sock")
@@ -25,7 +29,7 @@ class RedisProcess:
     def start(self) -> None:
         arguments = [
             *("--port", "0", "--unixsocket", self.socket, "--dir", str(self._folder), "--save", ""),
-            *("--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"),
+            *("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"),
         ]
         self._process = subprocess.Popen(
             [redis_executable(), *arguments], stdout=subprocess.DEVNULL, preexec_fn=die_with_parent
