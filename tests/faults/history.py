@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import product
 from typing import Any
 
 from redis.asyncio import Redis
@@ -11,6 +12,7 @@ from redis.exceptions import RedisError
 
 from client.wire import (
     OUT_FIELD,
+    PRIORITIES,
     WORKER_GROUP,
     Chunk,
     Final,
@@ -120,8 +122,8 @@ async def violations(client: Redis, jobs: Sequence[Job], clients: Clients) -> li
             found.append(f"{job.id}: the log is not what the stream holds")
         if (state := await client.hget(job_key(job.id), "state")) != b"done":
             found.append(f"{job.id}: its state is {state}")
-    for model in {job.model for job in jobs}:
-        stream = queue_stream(model)
+    for model, priority in product({job.model for job in jobs}, PRIORITIES):
+        stream = queue_stream(model, priority)
         pending = (await client.xpending(stream, WORKER_GROUP))["pending"]
         if pending or await client.xlen(stream):
             found.append(f"{model}: {pending} entries pending, {await client.xlen(stream)} left in the queue")

@@ -13,6 +13,8 @@ from msgspec import Struct
 from service.queue import JobQueue
 
 WORKER_POINTS = ("after_read", "after_claim", "before_append", "after_append", "before_final", "after_final")
+# How the names of a queue's streams begin, whatever their priority.
+QUEUES = "specd:q:"
 MID_SUBMIT = "mid_submit"
 BEFORE_RELEASE = "before_release"
 
@@ -51,7 +53,7 @@ class PointedQueue(JobQueue):
         self._xadd, self.client.xadd = self.client.xadd, self._late_xadd
 
     async def _late_xadd(self, key, *rest, **options):
-        if key == self._stream:
+        if key.startswith(QUEUES):
             self.points.reach(MID_SUBMIT)
         return await self._xadd(key, *rest, **options)
 

@@ -65,7 +65,7 @@ async def test_what_was_read_beyond_the_free_slots_is_given_back_at_once(queue, 
         return []
 
     # What comes between the look at the streams and the wait for them is read from each.
-    monkeypatch.setattr(queue._scripts, "run", nothing)
+    monkeypatch.setattr(queue.scripts, "run", nothing)
     assert len(await queue.read("one", 1, 10)) == 1
     assert len(await queue.reclaim("two", 5)) == 2
 
