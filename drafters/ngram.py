@@ -6,11 +6,11 @@ It reads only the sequence itself, so it costs no forward and no KV. Proposals a
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from core.tensors import Commit, Draft, DraftAsk
 from drafters.base import DrafterSpec
+from drafters.point_masses import point_masses
 
 Tokens = NDArray[np.int64]
 
@@ -42,25 +42,13 @@ class NGram:
 
     def propose(self, ask: DraftAsk) -> Draft:
         """Propose the continuation of the latest match, with the matches' agreement as evidence."""
-        batch, width = len(ask.anchors), self.spec.max_drafts
-        tokens = np.zeros((batch, width), dtype=np.int64)
-        lengths = np.zeros(batch, dtype=np.int32)
-        evidence = np.zeros((batch, width), dtype=np.float32)
+        width = self.spec.max_drafts
         positions, anchors = ask.positions.numpy(force=True), ask.anchors.numpy(force=True)
-        for b, slot in enumerate(ask.slots.tolist()):
+        found = []
+        for b, (slot, most) in enumerate(zip(ask.slots.tolist(), ask.lengths.tolist(), strict=True)):
             self._write(slot, positions[b : b + 1], anchors[b : b + 1])
-            history = self._history[slot][: positions[b] + 1]
-            found, odds = self._lookup(history, min(width, int(ask.lengths[b])))
-            lengths[b] = len(found)
-            tokens[b, : len(found)], evidence[b, : len(found)] = found, odds
-        device = ask.anchors.device
-        return Draft(
-            torch.from_numpy(tokens).to(device),
-            torch.from_numpy(lengths).to(device),
-            torch.ones(batch, dtype=torch.bool, device=device),
-            None,
-            torch.from_numpy(evidence).to(device),
-        )
+            found.append(self._lookup(self._history[slot][: positions[b] + 1], min(width, most)))
+        return point_masses(ask, width, found)
 
     def _write(self, slot: int, positions: Tokens, tokens: Tokens) -> None:
         history = self._history[slot]

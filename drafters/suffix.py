@@ -12,11 +12,9 @@ and no option for tenants who must not learn of each other.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import torch
-
 from core.tensors import Commit, Draft, DraftAsk
 from drafters.base import DrafterSpec
+from drafters.point_masses import point_masses
 from drafters.recent_answers import LONGEST_MATCH, RecentAnswers
 from drafters.suffix_automaton import Continuation, SuffixAutomaton
 
@@ -81,25 +79,14 @@ class Suffix:
 
     def propose(self, ask: DraftAsk) -> Draft:
         """Propose the most frequent continuation, with its frequencies as evidence."""
-        batch, width = len(ask.anchors), self.spec.max_drafts
-        tokens = np.zeros((batch, width), dtype=np.int64)
-        lengths = np.zeros(batch, dtype=np.int32)
-        evidence = np.zeros((batch, width), dtype=np.float32)
+        width, found = self.spec.max_drafts, []
         asked = zip(ask.slots.tolist(), ask.positions.tolist(), ask.anchors.tolist(), ask.lengths.tolist(), strict=True)
-        for b, (slot, position, anchor, most) in enumerate(asked):
+        for slot, position, anchor, most in asked:
             text = self._texts[slot]
             text.append(position, [anchor])
-            found = self._follow(text, min(width, most))
-            lengths[b] = num_found = len(found.tokens)
-            tokens[b, :num_found], evidence[b, :num_found] = found.tokens, found.odds
-        device = ask.anchors.device
-        return Draft(
-            torch.from_numpy(tokens).to(device),
-            torch.from_numpy(lengths).to(device),
-            torch.ones(batch, dtype=torch.bool, device=device),
-            None,
-            torch.from_numpy(evidence).to(device),
-        )
+            continuation = self._follow(text, min(width, most))
+            found.append((continuation.tokens, continuation.odds))
+        return point_masses(ask, width, found)
 
     def _follow(self, text: Text, most: int) -> Continuation:
         """Return the continuation of which more is expected: the text's own, or that of recent answers."""
