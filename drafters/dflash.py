@@ -23,7 +23,7 @@ from models.target import Target
 
 
 class DFlash:
-    """Drafts G tokens in parallel; the network was made for the target (models/dflash_load.py).
+    """Drafts G tokens in parallel; the network was made for the target (models/load_drafter.py).
 
     calibration  what the evidence means, from the checkpoint; None if it does not say
     """

@@ -185,7 +185,7 @@ def make_drafter(settings: DrafterSettings, target: Target, tokenizer: Tokenizer
         kind = checkpoint_kind(settings)
         folder = drafter_folder(kind, settings.path, settings.revision)
         checkpoint = read_drafter(folder, target, kind)
-        network = make_network(checkpoint, target, str(folder))
+        network = make_network(kind, checkpoint.config, checkpoint.tensors, target, str(folder))
         made: Drafter = DRAFTERS.load(kind)(kind, network, target, read_calibration(folder, checkpoint.num_drafts))
         return made
     if isinstance(settings, NgramSettings):

@@ -8,25 +8,23 @@ from torch import Tensor
 
 from core.config import CheckpointKind
 from core.errors import CheckpointError
+from core.types import Numerics
 from models.dflash_config import DFlashConfig
-from models.dflash_load import make_dflash
 from models.dflash_net import DFlashNet
+from models.draft_fit import DraftNetwork, fitted, load_beside
 from models.eagle3_config import Eagle3Config
-from models.eagle3_load import make_eagle3
+from models.eagle3_net import Eagle3Net
 from models.formats.checkpoint import Checkpoint, read_checkpoint
-from models.network import Network
 from models.target import Target
 
-# Makes a network from a canonical config and tensors; the last argument names the checkpoint in errors.
-MakeNetwork = Callable[[dict[str, Any], dict[str, Tensor], Target, str], Network]
 
-
-def load_drafter(folder: Path, target: Target, kind: CheckpointKind | None = None) -> Network:
+def load_drafter(folder: Path, target: Target, kind: CheckpointKind | None = None) -> DraftNetwork:
     """Load a drafter's checkpoint for inference beside `target`, in the target's dtype and numerics.
 
     kind is what the settings ask for, None takes what it is. Raises CheckpointError naming the key or the tensor.
     """
-    return make_network(read_drafter(folder, target, kind), target, str(folder))
+    checkpoint = read_drafter(folder, target, kind)
+    return make_network(checkpoint.kind, checkpoint.config, checkpoint.tensors, target, str(folder))
 
 
 def read_drafter(folder: Path, target: Target, kind: CheckpointKind | None = None) -> Checkpoint:
@@ -40,9 +38,20 @@ def read_drafter(folder: Path, target: Target, kind: CheckpointKind | None = Non
     return checkpoint
 
 
-def make_network(checkpoint: Checkpoint, target: Target, source: str) -> Network:
-    """Make the network of a checkpoint; raises CheckpointError for what it cannot compute or does not fit."""
-    return NETWORKS[checkpoint.kind](checkpoint.config, checkpoint.tensors, target, source)
+def make_network(
+    kind: CheckpointKind, config: dict[str, Any], tensors: dict[str, Tensor], target: Target, source: str
+) -> DraftNetwork:
+    """Build a drafter's network for inference beside `target`, in the target's dtype and numerics.
+
+    config and tensors are canonical: DeepSpec's keys and names (`load_beside`). Raises CheckpointError, naming
+    `source`, also for what the network does not compute and for what does not fit the target.
+    """
+    read, build = KINDS[kind]
+    try:
+        made = fitted(read(config), target)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    return load_beside(build(made, target.numerics), tensors, target, source)
 
 
 def check_network(kind: CheckpointKind, config: dict[str, Any], source: str) -> None:
@@ -51,7 +60,7 @@ def check_network(kind: CheckpointKind, config: dict[str, Any], source: str) -> 
     Layer ids that are to be found from a target's depth may be missing.
     """
     try:
-        CONFIGS[kind].from_json({"target_layer_ids": [0], **config})
+        KINDS[kind][0]({"target_layer_ids": [0], **config})
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
 
@@ -63,10 +72,9 @@ def load_dspark(folder: Path, target: Target) -> DFlashNet:
     return network
 
 
-# One line per kind, in each of both.
-CONFIGS: dict[str, type[DFlashConfig | Eagle3Config]] = {
-    "dspark": DFlashConfig,
-    "dflash": DFlashConfig,
-    "eagle3": Eagle3Config,
+# Per kind, what reads its canonical config, and the network that it describes.
+KINDS: dict[CheckpointKind, tuple[Callable[[dict[str, Any]], Any], Callable[[Any, Numerics], DraftNetwork]]] = {
+    "dspark": (DFlashConfig.from_json, DFlashNet),
+    "dflash": (DFlashConfig.from_json, DFlashNet),
+    "eagle3": (Eagle3Config.from_json, Eagle3Net),
 }
-NETWORKS: dict[str, MakeNetwork] = {"dspark": make_dflash, "dflash": make_dflash, "eagle3": make_eagle3}

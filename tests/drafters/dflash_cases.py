@@ -11,7 +11,7 @@ from drafters.dflash import DFlash
 from drafters.dspark import DSpark
 from models.checkpoint import read_tensors
 from models.config_json import read_config
-from models.dflash_load import make_dflash
+from models.load_drafter import make_network
 from models.load_target import load_target
 from paths import FIXTURES
 
@@ -38,7 +38,7 @@ def fixture_checkpoint(name):
 def make_drafter(config, tensors, numerics=Numerics.FAST):
     """The drafter of a canonical checkpoint."""
     target = fixture_target(numerics)
-    network = make_dflash(config, tensors, target, "here")
+    network = make_network("dflash", config, tensors, target, "here")
     kind = DSpark if network.markov_head or network.config.enable_confidence_head else DFlash
     return kind("drafter", network, target)
 

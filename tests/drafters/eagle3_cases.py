@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from core.tensors import Commit, DraftAsk, PagedKV, Processing
 from core.types import Numerics
 from drafters.eagle3 import Eagle3
-from models.eagle3_load import make_eagle3
+from models.load_drafter import make_network
 from models.load_target import load_target
 from paths import FIXTURES
 
@@ -30,7 +30,7 @@ def fixture_tensors():
 
 
 def make_drafter(target, config=None, tensors=None, kind=Eagle3):
-    network = make_eagle3(config or fixture_config(), tensors or fixture_tensors(), target, "here")
+    network = make_network("eagle3", config or fixture_config(), tensors or fixture_tensors(), target, "here")
     return kind("eagle3", network, target)
 
 

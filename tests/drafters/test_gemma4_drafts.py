@@ -12,9 +12,7 @@ from core.errors import CheckpointError
 from core.types import Numerics
 from drafters.dflash import DFlash
 from drafters.dspark import DSpark
-from models.dflash_load import make_dflash
-from models.eagle3_load import make_eagle3
-from models.load_drafter import load_drafter
+from models.load_drafter import load_drafter, make_network
 from tests.drafters.dflash_cases import ask, commit, empty_kv, noise_that_draws
 from tests.drafters.gemma4_cases import (
     DRAFTER,
@@ -58,7 +56,7 @@ def target(targets):
 
 
 def make_drafter(config, tensors, target):
-    network = make_dflash(config, tensors, target, "here")
+    network = make_network("dflash", config, tensors, target, "here")
     return (DSpark if network.markov_head else DFlash)("drafter", network, target)
 
 
@@ -146,7 +144,7 @@ class CapsTheBias(DSpark):
 
 def test_a_bias_within_the_cap_does_not_pass(target):
     config, tensors = random_checkpoint()
-    drafter = CapsTheBias("drafter", make_dflash(config, tensors, target, "here"), target)
+    drafter = CapsTheBias("drafter", make_network("dflash", config, tensors, target, "here"), target)
     with pytest.raises(AssertionError, match=r"not close|=="):
         check_blocks(drafter, config, tensors)
 
@@ -185,7 +183,7 @@ def test_layers_that_are_not_computed_are_refused_by_name(target, changes, messa
     config, tensors = random_checkpoint()
     config = {name: value for name, value in canonical(**changes).items() if value is not None}
     with pytest.raises(CheckpointError, match=f"^here: .*{message}"):
-        make_dflash(config, tensors, target, "here")
+        make_network("dflash", config, tensors, target, "here")
 
 
 def test_an_eagle3_of_gemma_is_refused_by_name(target):
@@ -193,4 +191,4 @@ def test_an_eagle3_of_gemma_is_refused_by_name(target):
                        mask_token_id=None, markov_rank=None, markov_head_type=None, enable_confidence_head=None,
                        confidence_head_with_markov=None)  # fmt: skip
     with pytest.raises(CheckpointError, match=r"^here: Eagle3 with model_type 'gemma4_text' is not supported"):
-        make_eagle3(config, {}, target, "here")
+        make_network("eagle3", config, {}, target, "here")

@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from core.errors import CheckpointError
-from models.dflash_load import make_dflash
+from models.load_drafter import make_network
 from tests.drafters.dflash_cases import fixture_checkpoint, fixture_target, random_checkpoint
 
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 
 def load(config, tensors):
-    return make_dflash(config, tensors, fixture_target(), "here")
+    return make_network("dflash", config, tensors, fixture_target(), "here")
 
 
 def test_copies_of_the_targets_embedding_and_head_are_not_kept():

@@ -4,8 +4,8 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from core.errors import CheckpointError
-from models.eagle3_load import make_eagle3
 from models.layers import RMSNorm
+from models.load_drafter import make_network
 from tests.drafters.eagle3_cases import fixture_config, fixture_target, fixture_tensors, random_checkpoint
 
 
@@ -15,11 +15,11 @@ def target():
 
 
 def test_the_targets_embedding_and_head_serve_where_the_file_holds_copies_or_nothing(target):
-    copies = make_eagle3(fixture_config(), fixture_tensors(), target, "here")
+    copies = make_network("eagle3", fixture_config(), fixture_tensors(), target, "here")
     assert {"embed_tokens.weight", "lm_head.weight"} <= fixture_tensors().keys()
     bare = fixture_tensors()
     del bare["embed_tokens.weight"], bare["lm_head.weight"]
-    for network in (copies, make_eagle3(fixture_config(), bare, target, "here")):
+    for network in (copies, make_network("eagle3", fixture_config(), bare, target, "here")):
         assert network.vocabulary.embed_tokens is network.vocabulary.lm_head is None
 
 
@@ -27,33 +27,33 @@ def test_an_embedding_or_head_of_its_own_is_kept(target):
     tensors = fixture_tensors()
     tensors["embed_tokens.weight"] += 1
     tensors["lm_head.weight"] += 1
-    vocabulary = make_eagle3(fixture_config(), tensors, target, "here").vocabulary
+    vocabulary = make_network("eagle3", fixture_config(), tensors, target, "here").vocabulary
     assert torch.equal(vocabulary.embed_tokens.weight, tensors["embed_tokens.weight"])
     assert torch.equal(vocabulary.lm_head.weight, tensors["lm_head.weight"])
 
 
 def test_differences_of_a_full_vocabulary_are_read_too(target):
     tensors = fixture_tensors() | {"d2t": torch.zeros(256, dtype=torch.int64)}
-    assert make_eagle3(fixture_config(), tensors, target, "here").vocabulary.target_ids is None
+    assert make_network("eagle3", fixture_config(), tensors, target, "here").vocabulary.target_ids is None
     tensors["d2t"][:2] = torch.tensor([1, -1])
     with pytest.raises(CheckpointError, match="d2t renames the tokens of the target's own head"):
-        make_eagle3(fixture_config(), tensors, target, "here")
+        make_network("eagle3", fixture_config(), tensors, target, "here")
     tensors["lm_head.weight"] += 1
-    network = make_eagle3(fixture_config(), tensors, target, "here")
+    network = make_network("eagle3", fixture_config(), tensors, target, "here")
     assert network.vocabulary.target_ids.tolist() == [1, 0, *range(2, 256)]
 
 
 def test_the_trained_steps_are_the_drafts_unless_the_config_says_otherwise(target):
-    made = make_eagle3(fixture_config(ttt_length=5), fixture_tensors(), target, "here")
+    made = make_network("eagle3", fixture_config(ttt_length=5), fixture_tensors(), target, "here")
     assert made.config.num_drafts == 5
-    made = make_eagle3(fixture_config(ttt_length=5, num_drafts=3), fixture_tensors(), target, "here")
+    made = make_network("eagle3", fixture_config(ttt_length=5, num_drafts=3), fixture_tensors(), target, "here")
     assert made.config.num_drafts == 3
 
 
 def test_a_llama_layer_norms_no_heads_and_has_llamas_rotation_where_nothing_is_said(target):
     config, tensors = random_checkpoint(target, model_type="llama")
     assert config.pop("rope_parameters")
-    network = make_eagle3(config, tensors, target, "here")
+    network = make_network("eagle3", config, tensors, target, "here")
     assert network.config.backbone.rope_theta == 10_000.0
     assert not any(isinstance(module, RMSNorm) and module.weight.shape == (24,) for module in network.modules())
 
@@ -61,19 +61,21 @@ def test_a_llama_layer_norms_no_heads_and_has_llamas_rotation_where_nothing_is_s
 def test_a_llama_layers_rotation_may_be_stretched_as_transformers_does_it(target):
     rope = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     rope |= {"original_max_position_embeddings": 16}
-    network = make_eagle3(*random_checkpoint(target, model_type="llama", rope_parameters=rope), target, "here")
+    network = make_network(
+        "eagle3", *random_checkpoint(target, model_type="llama", rope_parameters=rope), target, "here"
+    )
     positions = torch.arange(60)
     # A copy: what transformers reads, it completes.
     reference = LlamaRotaryEmbedding(LlamaConfig(head_dim=24, max_position_embeddings=64, rope_parameters=dict(rope)))
     cos, sin = reference(torch.zeros(1), positions[None])
     torch.testing.assert_close(network.rotation.cos[:60], cos[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(network.rotation.sin[:60, 12:], sin[0, :, 12:], atol=1e-5, rtol=1e-5)
-    plain = make_eagle3(*random_checkpoint(target, model_type="llama"), target, "here")
+    plain = make_network("eagle3", *random_checkpoint(target, model_type="llama"), target, "here")
     assert not torch.allclose(plain.rotation.cos[:60], cos[0], atol=1e-2)
 
 
 def test_a_table_of_positions_reaches_as_far_as_the_targets_context(target):
-    network = make_eagle3(fixture_config(max_position_embeddings=64), fixture_tensors(), target, "here")
+    network = make_network("eagle3", fixture_config(max_position_embeddings=64), fixture_tensors(), target, "here")
     assert len(network.rotation.cos) == target.shape.max_positions + 7
 
 
@@ -107,7 +109,7 @@ def test_a_table_of_positions_reaches_as_far_as_the_targets_context(target):
 )
 def test_what_the_network_does_not_compute_is_refused_by_name(target, changes, message):
     with pytest.raises(CheckpointError, match=f"^here: .*{message}"):
-        make_eagle3(fixture_config(**changes), fixture_tensors(), target, "here")
+        make_network("eagle3", fixture_config(**changes), fixture_tensors(), target, "here")
 
 
 def reduced(target, **tensors):
@@ -130,36 +132,36 @@ def reduced(target, **tensors):
 def test_a_map_to_tokens_that_the_target_has_not_is_refused(target, differences, message):
     config, tensors = reduced(target, d2t=differences)
     with pytest.raises(CheckpointError, match=message):
-        make_eagle3(config, tensors, target, "here")
+        make_network("eagle3", config, tensors, target, "here")
 
 
 def test_a_reduced_vocabulary_needs_a_head_of_its_own(target):
     config, tensors = reduced(target, **{"lm_head.weight": None})
     with pytest.raises(CheckpointError, match=r"'lm_head.weight' is missing; a reduced vocabulary needs its own head"):
-        make_eagle3(config, tensors, target, "here")
+        make_network("eagle3", config, tensors, target, "here")
 
 
 def test_a_missing_or_unknown_tensor_is_named(target):
     tensors = fixture_tensors()
     del tensors["fc.weight"]
     with pytest.raises(CheckpointError, match=r"'fc.weight' is missing"):
-        make_eagle3(fixture_config(), tensors, target, "here")
+        make_network("eagle3", fixture_config(), tensors, target, "here")
     with pytest.raises(CheckpointError, match=r"'midlayer.bias' is not understood"):
-        make_eagle3(fixture_config(), fixture_tensors() | {"midlayer.bias": torch.ones(1)}, target, "here")
+        make_network("eagle3", fixture_config(), fixture_tensors() | {"midlayer.bias": torch.ones(1)}, target, "here")
 
 
 def test_a_drafter_of_another_width_brings_its_own_embedding_and_head(target):
     config, tensors = random_checkpoint(target, hidden_size=48, target_hidden_size=64)
-    make_eagle3(config, tensors, target, "here")
+    make_network("eagle3", config, tensors, target, "here")
     del tensors["embed_tokens.weight"]
     with pytest.raises(CheckpointError, match="at hidden size 48 the target's, of 64, cannot take its place"):
-        make_eagle3(config, tensors, target, "here")
+        make_network("eagle3", config, tensors, target, "here")
 
 
 def test_the_arguments_are_left_as_they_are(target):
     config, tensors = reduced(target)
     before = dict(config), {name: tensor.clone() for name, tensor in tensors.items()}
-    make_eagle3(config, tensors, target, "here")
+    make_network("eagle3", config, tensors, target, "here")
     assert config == before[0]
     assert tensors.keys() == before[1].keys()
     assert all(torch.equal(tensor, before[1][name]) for name, tensor in tensors.items())
