@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -153,3 +154,24 @@ def assert_same_greedy_texts(target, reference, num_tokens=40):
         options = {"max_new_tokens": num_tokens, "do_sample": False, "pad_token_id": 0}
         expected = reference.generate(torch.tensor([prompt]), **options)
         assert tokens == expected[0, len(prompt) :].tolist(), f"text {name}"
+
+
+class MatchesTransformers:
+    """What every family of targets is held to, for each `case` of its module: a checkpoint, and the model it is of."""
+
+    @pytest.mark.parametrize("numerics", Numerics)
+    def test_logits_and_every_layers_output_match_transformers(self, case, numerics):
+        folder, reference = case
+        assert_same_function(load_target(folder, torch.float32, numerics), reference)
+
+    @pytest.mark.parametrize("numerics", Numerics)
+    def test_so_do_ragged_rows_over_pages(self, case, numerics):
+        folder, reference = case
+        assert_same_over_pages(load_target(folder, torch.float32, numerics), reference)
+
+    def test_batch_invariant_rows_are_the_same_bits_in_any_company(self, case):
+        assert_same_bits_in_any_company(case[0])
+
+    def test_the_engine_writes_the_greedy_texts_of_transformers(self, case):
+        folder, reference = case
+        assert_same_greedy_texts(load_target(folder, torch.float32), reference)

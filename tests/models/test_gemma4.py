@@ -8,17 +8,9 @@ from transformers import Gemma4Config as MultimodalConfig
 from transformers import Gemma4ForCausalLM, Gemma4ForConditionalGeneration, Gemma4TextConfig
 
 from core.errors import CheckpointError
-from core.types import Numerics
 from models.gemma4_config import Gemma4Config
 from models.load_target import load_target
-from parity import (
-    assert_same_bits_in_any_company,
-    assert_same_function,
-    assert_same_greedy_texts,
-    assert_same_over_pages,
-    dense,
-    save_random,
-)
+from parity import MatchesTransformers, dense, save_random
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 SHAPE = {
@@ -47,25 +39,8 @@ def case(request, tmp_path_factory):
     return save_random(tmp_path_factory.mktemp("gemma4"), reference), reference
 
 
-@pytest.mark.parametrize("numerics", Numerics)
-def test_logits_and_every_layers_output_match_transformers(case, numerics):
-    folder, reference = case
-    assert_same_function(load_target(folder, torch.float32, numerics), reference)
-
-
-@pytest.mark.parametrize("numerics", Numerics)
-def test_so_do_ragged_rows_over_pages(case, numerics):
-    folder, reference = case
-    assert_same_over_pages(load_target(folder, torch.float32, numerics), reference)
-
-
-def test_batch_invariant_rows_are_the_same_bits_in_any_company(case):
-    assert_same_bits_in_any_company(case[0])
-
-
-def test_the_engine_writes_the_greedy_texts_of_transformers(case):
-    folder, reference = case
-    assert_same_greedy_texts(load_target(folder, torch.float32), reference)
+class TestGemma4(MatchesTransformers):
+    """All of it, in each case above."""
 
 
 def test_layers_that_share_keys_and_values_take_no_cache():

@@ -1,21 +1,12 @@
 """The Llama family against transformers' LlamaForCausalLM."""
 
 import pytest
-import torch
 from transformers import LlamaConfig as ReferenceConfig
 from transformers import LlamaForCausalLM
 
 from core.errors import CheckpointError
-from core.types import Numerics
 from models.llama import LlamaConfig
-from models.load_target import load_target
-from parity import (
-    assert_same_bits_in_any_company,
-    assert_same_function,
-    assert_same_greedy_texts,
-    assert_same_over_pages,
-    save_random,
-)
+from parity import MatchesTransformers, save_random
 
 # So short a first training that each pair of channels is kept, blended or stretched within the tests' texts.
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -44,25 +35,8 @@ def case(request, tmp_path_factory):
     return save_random(tmp_path_factory.mktemp("llama"), reference), reference
 
 
-@pytest.mark.parametrize("numerics", Numerics)
-def test_logits_and_every_layers_output_match_transformers(case, numerics):
-    folder, reference = case
-    assert_same_function(load_target(folder, torch.float32, numerics), reference)
-
-
-@pytest.mark.parametrize("numerics", Numerics)
-def test_so_do_ragged_rows_over_pages(case, numerics):
-    folder, reference = case
-    assert_same_over_pages(load_target(folder, torch.float32, numerics), reference)
-
-
-def test_batch_invariant_rows_are_the_same_bits_in_any_company(case):
-    assert_same_bits_in_any_company(case[0])
-
-
-def test_the_engine_writes_the_greedy_texts_of_transformers(case):
-    folder, reference = case
-    assert_same_greedy_texts(load_target(folder, torch.float32), reference)
+class TestLlama(MatchesTransformers):
+    """All of it, in each case above."""
 
 
 def test_older_files_name_the_rotation_in_rope_scaling():
