@@ -112,7 +112,9 @@ class Storm:
     async def _freeze_workers(self) -> None:
         """Freeze workers for longer than a lease, so that they wake as zombies."""
         async for _ in self._moments(self.scale.num_freezes):
-            zombie = self.rng.choice([one for one in self.living if has_loaded(one)] or self.living)
+            # One that holds nothing would lose nothing.
+            busy = [one for one in list(self.living) if await self._held_by(one)]
+            zombie = self.rng.choice(busy or self.living)
             at_s = time.monotonic()
             zombie.freeze()
             self.blows.append(Blow("freeze", at_s, await self._held_by(zombie)))

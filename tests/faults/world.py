@@ -54,11 +54,13 @@ class World:
     lease_ms: int = LEASE_MS
     members: list[Member] = field(default_factory=list)
     plant: str = ""
+    queue_settings: dict[str, object] = field(default_factory=dict)
 
     def start(self, role: str, model: str, url: str | None, **fields: object) -> Member:
         folder = self.folder / f"{role}-{len(self.members)}"
         folder.mkdir()
         queue = {"redis_url": url or self.url, "lease_ms": self.lease_ms, "command_timeout_s": 1.0}
+        queue |= self.queue_settings
         member = Member(self.nursery, Birth(role, str(folder), str(self.tokenizer), model, queue, **fields))
         self.members.append(member)
         return member
