@@ -33,7 +33,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._entries: frozenset[Entry] = frozenset()
         self._stall_s = 10 * settings.lease_ms / 1000
-        self._last_progress = time.monotonic()
+        self._last_progress = self._last_beat = time.monotonic()
 
     def start(self) -> None:
         """Begin to beat."""
@@ -59,6 +59,11 @@ class Heartbeat:
         """Tell whether the engine has been silent for too long to keep, or take, any job."""
         return time.monotonic() - self._last_progress > self._stall_s
 
+    @property
+    def age_s(self) -> float:
+        """How long ago the claims were last renewed, or were found to be none."""
+        return time.monotonic() - self._last_beat
+
     def _run(self) -> None:
         while not self._stop.wait(self._lease_ms / 3000):
             if self.is_stalled:
@@ -72,5 +77,6 @@ class Heartbeat:
                 stream: Any = self._streams[priority]
                 # JUSTID renews the idle time and does not raise the delivery count.
                 self._client.xclaim(stream, WORKER_GROUP, self.worker, 0, ids, justid=True)  # type: ignore[arg-type]
+            self._last_beat = time.monotonic()
         except (RedisError, OSError) as error:
             log.warning("heartbeat_failed", worker=self.worker, error=str(error))

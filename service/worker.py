@@ -33,7 +33,7 @@ from service.stream import End, StreamWriter
 from service.takeover import end_without_work, to_request
 from service.tasks import is_cancelled
 from service.wanted_drafters import WantedDrafters
-from service.worker_stats import OutputCounts, QueueTimes, encode_stats
+from service.worker_stats import OutputCounts, QueueTimes, WorkCounts, encode_stats
 
 log = structlog.get_logger()
 
@@ -74,6 +74,7 @@ class Worker:
         self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold)
         self._stopping = asyncio.Event()
         self._queue_times, self._num_dead = QueueTimes(), 0
+        self._num_reclaimed = self._num_taken_over = 0
         self._drafters = DrafterLoads(WantedDrafters(queue), self._engine, host) if host else None
         self._presence = Presence(queue, self.name, self._engine.max_model_len, self._stats)
 
@@ -162,6 +163,7 @@ class Worker:
 
     async def _take_over(self, entries: list[Entry]) -> None:
         """Take entries that others lost, but only one of a job that may end this worker as well."""
+        self._num_reclaimed += len(entries)
         for index, entry in enumerate(entries):
             await self._take([entry])
             if self._writer.has_suspect:
@@ -192,6 +194,8 @@ class Worker:
             return
         if claim.epoch == 1:
             self._queue_times.observe(time.time() - claim.job.created_ms / 1000)
+        else:
+            self._num_taken_over += 1
         log.debug("job_claimed", job_id=entry.job_id, epoch=claim.epoch, streamed=len(claim.streamed))
         self._writer.open(claim)
         if (end := end_without_work(claim, self._queue.settings.max_attempts)) is not None:
@@ -276,7 +280,15 @@ class Worker:
     def _stats(self) -> bytes:
         drafters = self._drafters.states if self._drafters else ()
         output = OutputCounts(self._writer.num_written, self._writer.write_s, self._engine.held_s)
-        return encode_stats(self._engine.snapshot, self._queue_times, drafters, self._num_dead, output)
+        work = WorkCounts(
+            self._num_reclaimed,
+            self._num_taken_over,
+            self._writer.num_fenced,
+            self._heartbeat.age_s,
+            self._presence.redis_s,
+            self._writer.phases,
+        )
+        return encode_stats(self._engine.snapshot, self._queue_times, drafters, self._num_dead, output, work)
 
 
 def run(settings: Settings) -> int:

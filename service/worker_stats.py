@@ -13,8 +13,10 @@ from msgspec import Struct, field
 
 from client.wire import DrafterState
 from core.errors import QueueError
+from core.histogram import STEP_TOKENS, Histogram
 from core.step_record import StepRecord
 from policies.calibration_report import CalibrationReport
+from service.phases import Phases
 
 # Field of a worker's hash (client.wire.worker_key) that holds its WorkerStats as JSON.
 STATS_FIELD = "stats"
@@ -26,14 +28,25 @@ QUEUE_BUCKETS = (
 
 
 class GroupCounts(Struct, frozen=True):
-    """What speculation did for one drafter under one policy: verdicts, draft tokens, and these by draft position."""
+    """What speculation did for one drafter under one policy: verdicts, draft tokens, and these by draft position.
+
+    allowed      draft tokens that plans would have had verified at most
+    expected     accepted ones that admission expected
+    plain_s, spent_s   seconds that plain steps would have taken for the tokens of steps, by the cost table, and that
+                 these took; benefit is the ratio of the two lately, None where it is not known
+    """
 
     drafter: str
     policy: str
     rounds: int = 0
     drafted: int = 0
+    allowed: int = 0
     verified: int = 0
     accepted: int = 0
+    expected: float = 0.0
+    plain_s: float = 0.0
+    spent_s: float = 0.0
+    benefit: float | None = None
     verified_at: tuple[int, ...] = ()
     accepted_at: tuple[int, ...] = ()
 
@@ -49,6 +62,13 @@ class GroupCalibration(Struct, frozen=True):
     report: CalibrationReport = CalibrationReport()
     fallback: int = 0
     num_alarms: int = 0
+
+
+class KVBlocks(Struct, frozen=True):
+    """The KV cache: how many blocks of how many tokens."""
+
+    count: int = 0
+    size: int = 0
 
 
 class EngineCounts(Struct, frozen=True):
@@ -69,6 +89,8 @@ class EngineCounts(Struct, frozen=True):
     waiting: int = 0
     kv_usage: float = 0.0
     kv_bytes: dict[str, int] = field(default_factory=dict)
+    kv_blocks: KVBlocks = KVBlocks()
+    step_tokens: Histogram = field(default_factory=lambda: Histogram.of(STEP_TOKENS))
     cost_predicted_s: float = 0.0
     cost_actual_s: float = 0.0
     fallbacks: dict[str, int] = field(default_factory=dict)
@@ -106,6 +128,25 @@ class OutputCounts(Struct, frozen=True):
     held_s: float = 0.0
 
 
+class WorkCounts(Struct, frozen=True):
+    """How a worker fares with its jobs and with Redis.
+
+    num_reclaimed   queue entries taken from workers that had fallen silent
+    num_taken_over  jobs begun that another worker had held before
+    num_fenced      writes that Redis refused because another worker had the job
+    beat_age_s      since the last sign of life that kept this worker's claims
+    redis_s         what the last round trip to Redis took; None before the first
+    phases          how long jobs took
+    """
+
+    num_reclaimed: int = 0
+    num_taken_over: int = 0
+    num_fenced: int = 0
+    beat_age_s: float = 0.0
+    redis_s: float | None = None
+    phases: Phases = field(default_factory=Phases)
+
+
 class WorkerStats(Struct, frozen=True):
     """All that one worker tells; num_dead counts the jobs that it gave up (queue.max_attempts)."""
 
@@ -114,6 +155,7 @@ class WorkerStats(Struct, frozen=True):
     drafters: tuple[DrafterState, ...] = ()
     num_dead: int = 0
     output: OutputCounts = OutputCounts()
+    work: WorkCounts = field(default_factory=WorkCounts)
 
 
 def encode_stats(
@@ -122,10 +164,11 @@ def encode_stats(
     drafters: Sequence[DrafterState] = (),
     num_dead: int = 0,
     output: OutputCounts | None = None,
+    work: WorkCounts | None = None,
 ) -> bytes:
     """Return what goes into a worker's hash; snapshot is the engine's."""
     told = {"engine": snapshot, "queue_times": queue_times, "drafters": drafters, "num_dead": num_dead}
-    return msgspec.json.encode(told | {"output": output or OutputCounts()})
+    return msgspec.json.encode(told | {"output": output or OutputCounts(), "work": work or WorkCounts()})
 
 
 def decode_stats(data: bytes) -> WorkerStats:
