@@ -28,6 +28,7 @@ from service.answers import CHAT, COMPLETION, Answer, Style, error_body
 from service.choices import ChoiceWriter
 from service.drafter_routes import DrafterRoutes
 from service.http_border import USER_HEADER, as_openai_errors, read_json, report
+from service.http_metrics import HttpMetrics
 from service.intake import Intake
 from service.job_routes import JobRoutes
 from service.jobs import JobMaker
@@ -69,12 +70,14 @@ class Gateway:
         self._tokenizer, self._prompts = tokenizer, Prompts(tokenizer, self._threads)
         self._jobs = JobMaker(settings, self._prompts, self._queue, known_names(settings))
         self._metrics = Metrics(settings)
+        self._http = HttpMetrics(self._metrics.registry)
         self._drafters = DrafterRoutes(settings, self._queue)
         self._job_routes = JobRoutes(self._queue, self._jobs, self._reader, tokenizer)
 
     def app(self) -> web.Application:
         """Return the aiohttp application."""
-        app = web.Application(middlewares=[as_openai_errors], client_max_size=self._settings.server.max_body_bytes)
+        middlewares = [self._http.count, as_openai_errors]
+        app = web.Application(middlewares=middlewares, client_max_size=self._settings.server.max_body_bytes)
         app.router.add_post("/v1/completions", self.completions)
         app.router.add_post("/v1/chat/completions", self.chat_completions)
         app.router.add_get("/v1/models", self.models)

@@ -13,18 +13,13 @@ from msgspec import Struct, field
 
 from client.wire import DrafterState
 from core.errors import QueueError
-from core.histogram import STEP_TOKENS, Histogram
+from core.histogram import REQUEST_SECONDS, STEP_TOKENS, Histogram
 from core.step_record import StepRecord
 from policies.calibration_report import CalibrationReport
 from service.phases import Phases
 
 # Field of a worker's hash (client.wire.worker_key) that holds its WorkerStats as JSON.
 STATS_FIELD = "stats"
-# Upper bounds in seconds; those of vLLM's histogram of the same name.
-QUEUE_BUCKETS = (
-    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
-    *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
-)
 
 
 class GroupCounts(Struct, frozen=True):
@@ -103,16 +98,16 @@ class EngineCounts(Struct, frozen=True):
 class QueueTimes(Struct):
     """How long jobs waited for this worker, as a histogram; mutated by the worker's intake only.
 
-    counts has one entry per bound of QUEUE_BUCKETS and one beyond the last.
+    counts has one entry per bound of REQUEST_SECONDS and one beyond the last.
     """
 
-    counts: list[int] = field(default_factory=lambda: [0] * (len(QUEUE_BUCKETS) + 1))
+    counts: list[int] = field(default_factory=lambda: [0] * (len(REQUEST_SECONDS) + 1))
     sum_s: float = 0.0
 
     def observe(self, waited_s: float) -> None:
         """Count one job; clocks of two machines may differ, so no wait is below zero."""
         waited_s = max(0.0, waited_s)
-        self.counts[bisect_left(QUEUE_BUCKETS, waited_s)] += 1
+        self.counts[bisect_left(REQUEST_SECONDS, waited_s)] += 1
         self.sum_s += waited_s
 
 

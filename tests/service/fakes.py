@@ -75,6 +75,11 @@ CALIBRATION = {
 }
 
 
+# Plain steps would have taken half as long again as the steps that were run, and two thirds of what was verified was
+# expected to be kept.
+BENEFIT = {"plain_s": 3.0, "spent_s": 2.0, "benefit": 1.5, "expected": 4.5}
+
+
 @dataclass
 class FakeEngine:
     """Recites BYTES from where a request stands, three tokens a step of which two were accepted drafts.
@@ -133,11 +138,13 @@ class FakeEngine:
             "running": len(self.running),
             "kv_usage": len(self.running) / self.num_slots,
             "kv_bytes": {"target": 4096, "recital": 0},
+            "kv_blocks": {"count": 256, "size": 16},
+            "step_tokens": {"bounds": [1.0, 8.0], "counts": [0, self.num_steps, 0], "total": 3.0 * rounds},
             "prefix_queries": 10,
             "prefix_hits": 4,
             "seconds": {"verify": 0.5},
             "fallbacks": {"policy": 1},
-            "groups": [{"drafter": "recital", "policy": "fixed"} | counts | at],
+            "groups": [{"drafter": "recital", "policy": "fixed"} | counts | at | BENEFIT | {"allowed": drafts + 1}],
             "calibrations": [
                 {"drafter": "recital", "policy": "fixed", "report": CALIBRATION, "fallback": 1, "num_alarms": 2}
             ],
@@ -159,7 +166,7 @@ class FakeEngine:
         if reason is not None:
             del self.running[request.id]
         logprobs = None if request.sampling.logprobs is None else tuple(logprobs_of(token, request) for token in tokens)
-        return Emission(request.id, tuple(tokens), 2, 2, min(2, len(tokens)), reason, None, logprobs, 1)
+        return Emission(request.id, tuple(tokens), 2, 2, min(2, len(tokens)), reason, None, logprobs, 1, 4)
 
 
 @dataclass
