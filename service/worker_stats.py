@@ -95,19 +95,28 @@ class QueueTimes(Struct):
 
 
 class WorkerStats(Struct, frozen=True):
-    """All that one worker tells; num_dead counts the jobs that it gave up (queue.max_attempts)."""
+    """All that one worker tells; num_dead counts the jobs that it gave up (queue.max_attempts).
+
+    num_heals counts the times that it found the workers' groups missing and made them again.
+    """
 
     engine: EngineCounts
     queue_times: QueueTimes = field(default_factory=QueueTimes)
     drafters: tuple[DrafterState, ...] = ()
     num_dead: int = 0
+    num_heals: int = 0
 
 
 def encode_stats(
-    snapshot: Mapping[str, Any], queue_times: QueueTimes, drafters: Sequence[DrafterState] = (), num_dead: int = 0
+    snapshot: Mapping[str, Any],
+    queue_times: QueueTimes,
+    drafters: Sequence[DrafterState] = (),
+    num_dead: int = 0,
+    num_heals: int = 0,
 ) -> bytes:
     """Return what goes into a worker's hash; snapshot is the engine's."""
-    told = {"engine": snapshot, "queue_times": queue_times, "drafters": drafters, "num_dead": num_dead}
+    told = {"engine": snapshot, "queue_times": queue_times, "drafters": drafters}
+    told |= {"num_dead": num_dead, "num_heals": num_heals}
     return msgspec.json.encode(told)
 
 
