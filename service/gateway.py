@@ -54,6 +54,8 @@ log = structlog.get_logger()
 # Open answers may go on this long after the gateway was asked to stop.
 SHUTDOWN_S = 5.0
 TOKENIZER_THREADS = 2
+# How long what comes of a body that nobody wants any more is read, so that its sender hears why.
+LINGER_S = 2.0
 # aiohttp's own, told here lest they grow: bytes of the request line, and of one header; headers of one request.
 MAX_LINE_BYTES, MAX_HEADER_BYTES, MAX_HEADERS = 8190, 8190, 128
 
@@ -239,6 +241,7 @@ async def serve_http(settings: Settings, stop: asyncio.Event) -> None:
         max_line_size=MAX_LINE_BYTES,
         max_field_size=MAX_HEADER_BYTES,
         max_headers=MAX_HEADERS,
+        lingering_time=LINGER_S,
     )
     admin = admin_path(settings.server)
     await runner.setup()

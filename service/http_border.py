@@ -69,7 +69,7 @@ def report(error: Exception, request: web.Request) -> RequestError:
     """Return what a client may see of an error; what is our own fault goes to the log."""
     told = as_request_error(error)
     if told.status == HTTPStatus.INTERNAL_SERVER_ERROR and told.code == "internal_error":
-        log.error("request_failed", path=request.path, frames=frames(error))
+        log.error("request_failed", path=request.path, exception=frames(error))
     return told
 
 

@@ -100,7 +100,7 @@ class Intake:
             if error.status != HTTPStatus.CONFLICT:
                 await self._refuse(request.id, error)
         except Exception as error:  # noqa: BLE001 - a border: one bad entry must not end the others
-            log.error("intake_failed", job_id=request.id, frames=frames(error))  # noqa: TRY400
+            log.error("intake_failed", job_id=request.id, exception=frames(error))  # noqa: TRY400
             await self._refuse(request.id, RequestError("internal error", status=500, code="internal_error"))
 
     def _read(self, data: bytes) -> IntakeRequest:

@@ -22,7 +22,7 @@ from service.doorkeeper import tenant_of
 from service.http_border import USER_HEADER, read_json, report
 from service.idempotency import Held, IdempotencyKeys, idempotency_key
 from service.job_events import JobEvents, failure, read_cursor
-from service.job_records import JobRecord, JobRecords, KnownJob
+from service.job_records import JobRecord, JobRecords, KnownJob, choice_ids
 from service.jobs import JobMaker
 from service.logprobs import LogprobsWriter
 from service.openai import ChatRequest, CompletionRequest
@@ -30,6 +30,7 @@ from service.parse import parse_either
 from service.queue import JobQueue
 from service.reader import StreamReader
 from service.sse import event, open_events, send
+from service.tenant_limits import TenantLimits
 from service.tenants import Tenant
 
 log = structlog.get_logger()
@@ -54,6 +55,7 @@ class JobRoutes:
     def __init__(self, queue: JobQueue, jobs: JobMaker, reader: StreamReader, tokenizer: Tokenizer) -> None:
         self._queue, self._jobs, self._reader, self._tokenizer = queue, jobs, reader, tokenizer
         self._records = JobRecords(queue)
+        self._tenant_limits = TenantLimits(queue)
         self._keys = IdempotencyKeys(queue.scripts, self._records.ttl_s)
 
     def add_to(self, app: web.Application) -> None:
@@ -96,6 +98,7 @@ class JobRoutes:
         job_id = _job_id(request)
         record = await self._records.record(job_id, tenant_of(request))
         await self._records.forget(job_id, record)
+        await self._tenant_limits.release(tenant_of(request), choice_ids(job_id, record.num_choices))
         if record.idempotency:
             await self._keys.drop(record.idempotency, Held(job_id, record.digest, is_settled=True))
         return web.json_response({"id": job_id, "object": "job", "deleted": True})

@@ -40,9 +40,9 @@ def as_one_line(
 def _shown(name: str, value: object) -> object:
     if value is None or isinstance(value, bool | int | float):
         return value
-    if name in ("exception", "frames"):
+    if name == "exception":
         lines = str(value)[-MAX_TRACEBACK_CHARS:].splitlines()
-        return "\n" + "\n".join(MARGIN + one_line(line) for line in lines)
+        return "\n".join(MARGIN + one_line(line) for line in lines)
     return one_line(value if isinstance(value, str) else repr(value))
 
 

@@ -58,6 +58,11 @@ class TenantLimits:
                 retry_after_s=RETRY_S,
             )
 
+    async def release(self, tenant: Tenant, job_ids: Sequence[str]) -> None:
+        """Count jobs no longer that are not to be found any more, so that nobody could tell that they have ended."""
+        if tenant.limits.max_concurrency is not None:
+            await self._queue.client.zrem(_key(tenant, "jobs"), *job_ids)
+
     async def _drop_ended(self, key: str) -> int:
         client = self._queue.client
         counted: Any = await client.zrange(key, 0, -1, withscores=True)
