@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def examine(settings: Settings) -> list[Check]:
     """Return what is found of a deployment with these settings; a worker has no door."""
-    checks = [] if settings.server.role == "worker" else list(check_door(settings))
+    # It asks a server that may live in this very process.
+    checks = [] if settings.server.role == "worker" else await asyncio.to_thread(lambda: list(check_door(settings)))
     checks += [check async for check in check_store(settings)]
     return checks + list(check_machine(settings))
 

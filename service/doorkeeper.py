@@ -21,7 +21,7 @@ from service.tenants import ANYBODY, Tenant
 # and which. Metrics tell how much is asked for: their scraper needs a key unless `server.open_metrics` says not.
 METRICS_PATH = "/metrics"
 OPEN_PATHS = ("/health", "/livez", "/readyz", "/version", METRICS_PATH)
-TENANT = "tenant"
+TENANT = web.RequestKey("tenant", Tenant)
 
 
 class Doorkeeper:
@@ -60,5 +60,4 @@ class Doorkeeper:
 
 def tenant_of(request: web.Request) -> Tenant:
     """Return whom a request comes from, once the doorkeeper has let it in."""
-    tenant: Tenant = request[TENANT]
-    return tenant
+    return request[TENANT]
