@@ -4,6 +4,7 @@
 #   make test        lint, types and the tests (make test-all adds the long proofs)
 #   make test-security  refuse everybody who has no business here: keys, bombs, forged logs, 10,000 wrong requests
 #   make test-faults kill, freeze, starve and cut off every part of the service, for minutes
+#   make soak        the same with the real engine under load, for an hour (ARGS="--only endurance --minutes 480")
 #   make serve       serve the demo on http://127.0.0.1:8000 (ARGS="--port 9000" adds flags)
 #   make bench       compare decoding modes under load, 8 minutes (ARGS="--minutes 2" for a quick look)
 #   make lint        ruff and mypy only
@@ -21,10 +22,10 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist lo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all test-faults test-security lint bench clean
+.PHONY: help demo serve test test-all test-faults test-security soak lint bench clean
 
 help:
-	@sed -n '3,10s/^#   //p' Makefile
+	@sed -n '3,11s/^#   //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/specd demo $(ARGS)
@@ -44,6 +45,9 @@ test-security: $(STAMP)
 
 test-faults: $(STAMP)
 	$(PYTEST) -m "" tests/faults $(ARGS)
+
+soak: $(STAMP)
+	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
