@@ -34,7 +34,8 @@ ROLES = {
         (
             *("ping", "select", "time", "info", "script|load", "evalsha"),
             *("xadd", "xread", "xrange", "xlen", "xdel", "xack", "xreadgroup", "xautoclaim", "xgroup|create"),
-            *("xinfo|groups", "hget", "hset", "hmget", "hdel", "hgetall", "hexists", "hincrby"),
+            *("xinfo|groups", "xinfo|consumers", "xgroup|delconsumer"),
+            *("hget", "hset", "hmget", "hdel", "hgetall", "hexists", "hincrby"),
             *("zadd", "zrem", "zcard", "zrange", "zrangebyscore", "smembers", "srem"),
             *("get", "set", "del", "exists", "expire", "pexpire"),
         ),

@@ -61,6 +61,9 @@ async def test_every_kind_of_work_is_done(urls, tmp_path, monkeypatch, capfd):
         *_, final = [event async for event in submit(urls["client"], request)]
         assert isinstance(final, Final)
         assert final.usage.completion_tokens == 5
+    # What a script asks for without minding a refusal.
+    assert not refuses(urls["gateway"], "XINFO", "CONSUMERS", "specd:intake", "gateways")
+    assert not refuses(urls["gateway"], "XGROUP", "DELCONSUMER", "specd:intake", "gateways", "nobody")
     said = capfd.readouterr()
     assert "NOPERM" not in said.out + said.err
 
@@ -128,12 +131,15 @@ def test_a_script_reaches_no_other_keys_than_its_user(urls):
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_touch_declared_keys_alone(name):
     code = "\n".join(line.partition("--")[0] for line in SCRIPTS[name].splitlines())
-    keys = set(re.findall(r"(\w+)(?:, \w+)* = KEYS\[", code)) | ({"job", "out"} if name == "emit" else set())
-    for command, first in re.findall(r"redis\.p?call\('(\w+)'(?:, ('?[\w\[\]'# +*-]+))?", code):
-        if command == "TIME":
-            continue
-        if command == "XREADGROUP":
-            assert "'STREAMS', stream, '>'" in code
-            continue
-        assert first.startswith("KEYS[") or first in keys, (command, first)
+    # What a variable is that stands for a key: KEYS[...], or one of all of them.
+    keys = set(re.findall(r"for _, (\w+) in ipairs\(KEYS\)", code))
+    for names, values in re.findall(r"local ([\w, ]+) = (KEYS\[.*)", code):
+        keys |= {one.strip() for one, value in zip(names.split(","), values.split(",")) if "KEYS[" in value}
+    touched = re.findall(
+        r"redis\.p?call\('(?:XINFO|XGROUP|XREADGROUP)'.*?(\w+)(?:, '>'|, ARGV\[1\](?:, told\.name)?)\)"
+        r"|redis\.p?call\('(?!XINFO|XGROUP|XREADGROUP|TIME)\w+', (KEYS\[|\w+)",
+        code,
+    )
+    assert len(touched) == len(re.findall(r"redis\.p?call\('(?!TIME')", code))
+    assert all((one or other) in {"KEYS[", *keys} for one, other in touched), touched
     assert "loadstring" not in code
