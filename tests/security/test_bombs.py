@@ -83,6 +83,7 @@ async def test_the_intake_is_held_to_the_same(service):
             finals.append(decode_event(rows[-1][1][b"m"]))
     assert all(isinstance(final, Final) for final in finals)
     assert [final.error.status for final in finals] == [400, 413, 400, 400]
+    assert finals[0].error.message == "the body is nested deeper than 64"
 
 
 BEYOND = [

@@ -28,9 +28,9 @@ async def test_an_idempotency_key_is_its_tenant_s_own(settings):
     async with running(settings, FakeEngine()) as service:
         made = [
             (await ask(service, name, "/v1/jobs", headers={"Idempotency-Key": "k"}, prompt="a"))[1]["id"]
-            for name in ("alice", "alice", "bob")
+            for name in ("alice", "alice", "bob", "alice")
         ]
-    assert made[0] == made[1] != made[2]
+    assert made[0] == made[1] == made[3] != made[2]
 
 
 async def test_cached_prompts_are_shared_with_nobody(settings):
