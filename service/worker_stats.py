@@ -143,13 +143,17 @@ class WorkCounts(Struct, frozen=True):
 
 
 class WorkerStats(Struct, frozen=True):
-    """All that one worker tells; num_dead counts the jobs that it gave up (queue.max_attempts)."""
+    """All that one worker tells; num_dead counts the jobs that it gave up (queue.max_attempts).
+
+    num_heals counts the times that it found the workers' groups missing and made them again.
+    """
 
     engine: EngineCounts
     queue_times: QueueTimes = field(default_factory=QueueTimes)
     drafters: tuple[DrafterState, ...] = ()
     num_dead: int = 0
     output: OutputCounts = OutputCounts()
+    num_heals: int = 0
     work: WorkCounts = field(default_factory=WorkCounts)
 
 
@@ -159,11 +163,13 @@ def encode_stats(
     drafters: Sequence[DrafterState] = (),
     num_dead: int = 0,
     output: OutputCounts | None = None,
+    num_heals: int = 0,
     work: WorkCounts | None = None,
 ) -> bytes:
     """Return what goes into a worker's hash; snapshot is the engine's."""
     told = {"engine": snapshot, "queue_times": queue_times, "drafters": drafters, "num_dead": num_dead}
-    return msgspec.json.encode(told | {"output": output or OutputCounts(), "work": work or WorkCounts()})
+    told |= {"output": output or OutputCounts(), "num_heals": num_heals, "work": work or WorkCounts()}
+    return msgspec.json.encode(told)
 
 
 def decode_stats(data: bytes) -> WorkerStats:
