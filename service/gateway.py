@@ -25,6 +25,7 @@ from core.errors import ConfigError, QueueError
 from models.folders import target_folder
 from models.tokenizer import Tokenizer
 from service.admin_socket import admin_path, admin_socket
+from service.answer_log import AnswerRecord, log_answer
 from service.answers import CHAT, COMPLETION, Answer, Style, error_body
 from service.choices import ChoiceWriter
 from service.doorkeeper import Doorkeeper, tenant_of
@@ -48,6 +49,7 @@ from service.speculation import known_names
 from service.sse import event, open_events, send
 from service.sweeper import Sweeper
 from service.tenant_limits import TenantLimits
+from service.tracing import Tracing, open_tracing
 from service.upkeep_metrics import UpkeepMetrics
 from service.worker_metrics import read_workers, scrape_workers
 
@@ -65,9 +67,9 @@ MAX_LINE_BYTES, MAX_HEADER_BYTES, MAX_HEADERS = 8190, 8190, 128
 class Gateway:
     """The handlers and what they share."""
 
-    def __init__(self, settings: Settings, tokenizer: Tokenizer) -> None:
+    def __init__(self, settings: Settings, tokenizer: Tokenizer, tracing: Tracing | None = None) -> None:
         timeout_s, url = settings.queue.command_timeout_s, redis_url(settings.queue)
-        self._settings = settings
+        self._settings, self._tracing = settings, tracing or Tracing()
         self._writing: Redis = connect(url, timeout_s)
         # Blocking reads have a connection of their own, and wait longer than they block.
         self._reading: Redis = connect(url, timeout_s + BLOCK_MS / 1000)
@@ -75,9 +77,9 @@ class Gateway:
         self._reader = StreamReader(self._reading, self._writing)
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         self._tokenizer, self._prompts = tokenizer, Prompts(tokenizer, self._threads)
-        self._jobs = JobMaker(settings, self._prompts, self._queue, known_names(settings))
+        self._jobs = JobMaker(settings, self._prompts, self._queue, known_names(settings), self._tracing.traceparent)
         self._doorkeeper = Doorkeeper(settings.server, TenantLimits(self._queue))
-        self._metrics = Metrics(settings)
+        self._metrics = Metrics(settings, self._answered)
         self._http = HttpMetrics(self._metrics.registry)
         self._upkeep = UpkeepMetrics(self._metrics.registry, self._queue.model)
         self._open_answers = OpenAnswers(self._queue)
@@ -87,7 +89,7 @@ class Gateway:
     def app(self) -> web.Application:
         """Return the aiohttp application."""
         app = web.Application(
-            middlewares=[self._http.count, as_openai_errors, self._doorkeeper.let_in],
+            middlewares=[self._http.count, *self._tracing.middlewares, as_openai_errors, self._doorkeeper.let_in],
             client_max_size=self._settings.server.max_body_bytes,
         )
         app[BODY_TIMEOUT] = self._settings.server.body_timeout_s
@@ -228,6 +230,10 @@ class Gateway:
             await send(response, event(error_body(report(error, request))))
         return response
 
+    def _answered(self, record: AnswerRecord) -> None:
+        log_answer(record)
+        self._tracing.answered(record)
+
     async def _cancel(self, job_ids: list[str]) -> None:
         """End what still runs or waits of an answer that nobody will read; jobs that have ended stay as they are."""
         with contextlib.suppress(RedisError, OSError, QueueError):
@@ -242,9 +248,14 @@ def run(settings: Settings) -> int:
     return run_process(settings, serve_http)
 
 
-async def serve_http(settings: Settings, stop: asyncio.Event) -> None:
-    """Serve HTTP until `stop` is set."""
-    gateway = Gateway(settings, Tokenizer(target_folder(settings.engine.target, settings.engine.target_revision)))
+async def serve_http(settings: Settings, stop: asyncio.Event, tracing: Tracing | None = None) -> None:
+    """Serve HTTP until `stop` is set, with the settings' traces unless others are given."""
+    async with open_tracing(settings.tracing, "gateway", tracing) as tracing:
+        folder = target_folder(settings.engine.target, settings.engine.target_revision)
+        await _serve(settings, stop, Gateway(settings, Tokenizer(folder), tracing))
+
+
+async def _serve(settings: Settings, stop: asyncio.Event, gateway: Gateway) -> None:
     # A cancelled handler is how a client's leaving is noticed before the next write.
     runner = web.AppRunner(
         gateway.app(),

@@ -3,7 +3,7 @@
 What engines computed is told by service/worker_metrics.py, what HTTP saw by service/http_metrics.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from client.wire import Job
 from core.config import Settings, kind_of, policy_drafters
 from service.answer_counters import AnswerCounters, Labels
+from service.answer_log import AnswerRecord, log_answer
 from service.watch import Watch
 
 # What the engine calls the drafter and the policy of plain decoding.
@@ -18,13 +19,13 @@ NO_DRAFTER, NO_POLICY = "none", "off"
 
 
 class Metrics:
-    """The gateway's own metrics. To be used from one thread."""
+    """The gateway's own metrics. To be used from one thread. answered is told of each answer's end."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, answered: Callable[[AnswerRecord], None] = log_answer) -> None:
         self._default_drafter, self._default_policy = kind_of(settings.drafter), kind_of(settings.policy)
         self._policy_drafters = policy_drafters(settings)
         self.registry = CollectorRegistry()
-        self._counters = AnswerCounters(self.registry)
+        self._counters, self._answered = AnswerCounters(self.registry), answered
 
     @contextmanager
     def watch(self, jobs: Sequence[Job], started_s: float) -> Iterator[Watch]:
@@ -32,7 +33,7 @@ class Metrics:
 
         The request came at started_s of the performance counter.
         """
-        watch = Watch(self._counters, self.labels(jobs[0]), jobs, started_s)
+        watch = Watch(self._counters, self.labels(jobs[0]), jobs, started_s, self._answered)
         try:
             yield watch
         except BaseException as error:

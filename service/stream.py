@@ -25,6 +25,7 @@ from service.finished_log import log_finished
 from service.phases import Phases, Stopwatch
 from service.queue import JobQueue
 from service.tasks import is_cancelled
+from service.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -81,7 +82,7 @@ class StreamWriter:
     """Writes emissions of open streams, which go by the run ids of their claims.
 
     drop is told of runs that the engine should stop working on, hold of the queue entries of all open streams
-    whenever they change.
+    whenever they change, tracing of jobs that have ended here.
     """
 
     def __init__(
@@ -90,8 +91,10 @@ class StreamWriter:
         tokenizer: Tokenizer,
         drop: Callable[[str], None],
         hold: Callable[[frozenset[Entry]], None],
+        tracing: Tracing | None = None,
     ) -> None:
         self._queue, self._tokenizer, self._drop, self._hold = queue, tokenizer, drop, hold
+        self._tracing = tracing or Tracing()
         self._open: dict[str, OpenStream] = {}
         self._ended: set[str] = set()
         self._has_ended = asyncio.Event()
@@ -291,6 +294,7 @@ class StreamWriter:
         stream = self._open[run_id(ending.job_id, ending.epoch or 0)]
         self.phases.observe(stream.watch)
         log_finished(ending, stream.claim, stream.watch)
+        self._tracing.worked(stream.claim, stream.watch, ending.final)
 
     def _lose(self, request_ids: Sequence[str]) -> None:
         """Let go of jobs that are another worker's."""

@@ -1,8 +1,8 @@
-"""One answer as its gateway sees it come: what metrics count of it, and what is logged at its end."""
+"""One answer as its gateway sees it come: what metrics count of it, and what is told at its end."""
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
@@ -10,7 +10,7 @@ from client.wire import Chunk, Final, Job, Speculated, Usage
 from core.errors import RequestError
 from core.types import FinishReason
 from service.answer_counters import AnswerCounters, Labels
-from service.answer_log import AnswerRecord, log_answer
+from service.answer_log import AnswerRecord
 
 REASONS = {FinishReason.CANCELLED: "abort"}
 ABANDONED = "abort"
@@ -31,8 +31,15 @@ class _Choice(Struct):
 class Watch:
     """One answer: `saw` is told of every event of each of its jobs, `failed` of what broke it off, `close` ends it."""
 
-    def __init__(self, counters: AnswerCounters, labels: Labels, jobs: Sequence[Job], started_s: float) -> None:
-        self._counters, self._labels, self._jobs = counters, labels, jobs
+    def __init__(
+        self,
+        counters: AnswerCounters,
+        labels: Labels,
+        jobs: Sequence[Job],
+        started_s: float,
+        answered: Callable[[AnswerRecord], None],
+    ) -> None:
+        self._counters, self._labels, self._jobs, self._answered = counters, labels, jobs, answered
         self._prompt_len = len(jobs[0].prompt_ids)
         self._started_s = started_s
         self._choices = [_Choice() for _ in jobs]
@@ -58,7 +65,7 @@ class Watch:
                 self._status = FAILED
 
     def close(self) -> None:
-        """Count what never ended, the client left or the gateway gave up, and log the whole answer."""
+        """Count what never ended, the client left or the gateway gave up, and tell of the whole answer."""
         counters, labels = self._counters, self._labels
         for choice in self._choices:
             if choice.final is None:
@@ -66,7 +73,7 @@ class Watch:
         counters.of(counters.choices, labels).observe(len(self._jobs))
         counters.of(counters.max_tokens, labels).observe(self._jobs[0].sampling.max_tokens)
         counters.of(counters.most_generated, labels).observe(max(one.num_tokens for one in self._choices))
-        log_answer(self._record())
+        self._answered(self._record())
 
     def _chunk(self, index: int, chunk: Chunk) -> None:
         now_s, counters, labels, choice = time.perf_counter(), self._counters, self._labels, self._choices[index]

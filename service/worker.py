@@ -34,6 +34,7 @@ from service.queue import JobQueue, connect, redis_url
 from service.stream import End, StreamWriter
 from service.takeover import end_without_work, to_request
 from service.tasks import is_cancelled
+from service.tracing import Tracing, open_tracing
 from service.wanted_drafters import WantedDrafters
 from service.worker_stats import OutputCounts, QueueTimes, WorkCounts, encode_stats
 
@@ -70,11 +71,12 @@ class Worker:
         heartbeat: Heartbeat,
         verifier: str = "rejection",
         host: DrafterHost | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.name, self._verifier = heartbeat.worker, verifier
         self._queue, self._heartbeat = queue, heartbeat
         self._engine = EngineThread(engine)
-        self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold)
+        self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold, tracing)
         self._stopping = asyncio.Event()
         self._num_reclaimed = self._num_taken_over = 0
         self._queue_times, self._num_dead, self._num_heals = QueueTimes(), 0, 0
@@ -305,7 +307,9 @@ class Worker:
             self._presence.redis_s,
             self._writer.phases,
         )
-        return encode_stats(self._engine.snapshot, self._queue_times, drafters, self._num_dead, output, self._num_heals, work)
+        return encode_stats(
+            self._engine.snapshot, self._queue_times, drafters, self._num_dead, output, self._num_heals, work
+        )
 
 
 def run(settings: Settings) -> int:
@@ -326,15 +330,19 @@ async def work(
     engine: SteppedEngine,
     tokenizer: Tokenizer,
     host: DrafterHost | None = None,
+    tracing: Tracing | None = None,
 ) -> None:
     """Work off the queue with `engine` until `stop` is set. Raises QueueError without Redis."""
     url = redis_url(settings.queue)
-    async with connect(url, settings.queue.command_timeout_s) as client:
+    async with (
+        open_tracing(settings.tracing, "worker", tracing) as tracing,
+        connect(url, settings.queue.command_timeout_s) as client,
+    ):
         queue = JobQueue(client, settings.queue, model_name(settings))
         await queue.open()
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         heartbeat = Heartbeat(url, settings.queue, queue.model, name)
-        worker = Worker(engine, tokenizer, queue, heartbeat, settings.engine.verifier, host)
+        worker = Worker(engine, tokenizer, queue, heartbeat, settings.engine.verifier, host, tracing)
         log.info("worker_ready", worker=name, model=queue.model, max_model_len=engine.max_model_len)
         async with asyncio.TaskGroup() as group:
             stopping = group.create_task(_stop_on(stop, worker))

@@ -210,11 +210,13 @@ def fake_settings(redis_url: str, folder: Path, *, request_timeout_s: float = 30
 
 
 @asynccontextmanager
-async def worker(settings: Settings, engine: FakeEngine, host: object = None) -> AsyncIterator[None]:
+async def worker(
+    settings: Settings, engine: FakeEngine, host: object = None, tracing: object = None
+) -> AsyncIterator[None]:
     """Run a worker for as long as the context lasts."""
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(work(settings, stop, engine, Tokenizer(Path(settings.engine.target)), host))
+        group.create_task(work(settings, stop, engine, Tokenizer(Path(settings.engine.target)), host, tracing))
         try:
             yield
         finally:
@@ -222,11 +224,13 @@ async def worker(settings: Settings, engine: FakeEngine, host: object = None) ->
 
 
 @asynccontextmanager
-async def gateway(settings: Settings, *, ready_status: int = 200) -> AsyncIterator[aiohttp.ClientSession]:
+async def gateway(
+    settings: Settings, *, ready_status: int = 200, tracing: object = None
+) -> AsyncIterator[aiohttp.ClientSession]:
     """Run a gateway for as long as the context lasts, from when its health is as expected."""
     stop = asyncio.Event()
     async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as group:
-        group.create_task(serve_http(settings, stop))
+        group.create_task(serve_http(settings, stop, tracing))
         try:
             await until(lambda: health(http, settings), ready_status)
             yield http
