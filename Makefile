@@ -6,6 +6,7 @@
 #   make serve       serve the demo on http://127.0.0.1:8000 (ARGS="--port 9000" adds flags)
 #   make bench       compare decoding modes under load, 8 minutes (ARGS="--minutes 2" for a quick look)
 #   make lint        ruff and mypy only
+#   make lint-docker what deploys, against the schemas of Compose and Kubernetes (needs npx and an index)
 #   make clean       remove what make created
 
 VENV := .venv
@@ -20,10 +21,10 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist lo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all test-faults lint bench clean
+.PHONY: help demo serve test test-all test-faults lint lint-docker bench clean
 
 help:
-	@sed -n '3,9s/^#   //p' Makefile
+	@sed -n '3,10s/^#   //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/specd demo $(ARGS)
@@ -45,6 +46,14 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+lint-docker: $(STAMP)
+	$(BIN)/hadolint docker/Dockerfile
+	npx --yes dclint@3.1.0 --quiet --disable-rule no-build-and-image docker/compose.yaml
+	test -x build/kubernetes/bin/pip || $(BIN)/python -m venv build/kubernetes
+	build/kubernetes/bin/pip install --quiet 'kubernetes-validate>=1.31'
+	build/kubernetes/bin/kubernetes-validate --strict docker/kubernetes/base/redis.yaml \
+		docker/kubernetes/base/gateway.yaml docker/kubernetes/base/worker.yaml docker/kubernetes/base/network.yaml
 
 bench: $(STAMP)
 	@$(BIN)/specd bench --output bench/results/load $(ARGS)

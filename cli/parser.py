@@ -94,8 +94,10 @@ def make_parser() -> argparse.ArgumentParser:
     drafters.add_argument("--url", default="http://127.0.0.1:8000")
     drafters.add_argument("--timeout", type=float, default=120.0, help="seconds to wait (default %(default)s)")
 
-    config = commands.add_parser("config", help="show or check the settings a server would run with")
-    config.add_argument("action", choices=["show", "check"])
+    config = commands.add_parser(
+        "config", help="show or check the settings a server would run with, or print what there are"
+    )
+    config.add_argument("action", choices=["show", "check", "reference"])
     _add_settings(config)
 
     commands.add_parser("demo", help="answer three questions with and without speculation, side by side")
