@@ -3,6 +3,7 @@
 #   make demo        answer three questions with and without speculation, side by side
 #   make test        lint, types and the tests (make test-all adds the long proofs)
 #   make test-faults kill, freeze, starve and cut off every part of the service, for minutes
+#   make soak        the same with the real engine under load, for an hour (ARGS="--only endurance --minutes 480")
 #   make serve       serve the demo on http://127.0.0.1:8000 (ARGS="--port 9000" adds flags)
 #   make bench       compare decoding modes under load, 8 minutes (ARGS="--minutes 2" for a quick look)
 #   make lint        ruff and mypy only
@@ -21,10 +22,10 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist lo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all test-faults lint lint-docker bench clean
+.PHONY: help demo serve test test-all test-faults soak lint lint-docker bench clean
 
 help:
-	@sed -n '3,10s/^#   //p' Makefile
+	@sed -n '3,11s/^#   //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/specd demo $(ARGS)
@@ -42,6 +43,9 @@ test-all: lint
 test-faults: $(STAMP)
 	$(PYTEST) -m "" tests/faults $(ARGS)
 
+soak: $(STAMP)
+	@$(BIN)/python -m tests.faults.soak $(ARGS)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,7 +53,7 @@ lint: $(STAMP)
 
 lint-docker: $(STAMP)
 	$(BIN)/hadolint docker/Dockerfile
-	npx --yes dclint@3.1.0 --quiet --disable-rule no-build-and-image docker/compose.yaml
+	npx --yes dclint@3.1.0 docker/compose.yaml docker/compose.secrets.yaml --quiet --disable-rule no-build-and-image
 	test -x build/kubernetes/bin/pip || $(BIN)/python -m venv build/kubernetes
 	build/kubernetes/bin/pip install --quiet 'kubernetes-validate>=1.31'
 	build/kubernetes/bin/kubernetes-validate --strict docker/kubernetes/base/redis.yaml \

@@ -47,7 +47,7 @@ DESCRIPTIONS = {
     "drafter.min_ngram": "shortest match that is looked for, in tokens",
     "drafter.max_spec_factor": "drafts per matched token, at most",
     "drafter.min_token_prob": "a draft ends before its tokens' joint frequency falls below this",
-    "drafter.recent_answers": "finished answers that are looked through too, which tells tenants of each other; 0 is off",
+    "drafter.recent_answers": "finished answers looked through too, which tells tenants of each other; 0 is off",
     "policy.drafter": "a configured drafter that the policy brings; unset takes the default",
     "policy.hysteresis": "share of its plain decoding time that a sequence must gain in order to start drafting",
     "policy.probe_after": "steps without drafting after which a sequence drafts once to see",
