@@ -27,6 +27,7 @@ CheckpointKind = Literal["dspark", "dflash", "eagle3"]
 class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The HTTP side. port 0 takes a free one; model_name None takes the target's (see `model_name`).
 
+    strict refuses requests with fields that are not known, which else are left out and named in `x-specd-ignored`.
     With admin, whoever reaches the port may load and unload drafters.
     """
 
@@ -38,6 +39,7 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     request_timeout_s: Seconds = 600.0
     start_timeout_s: Seconds = 120.0
     admin: bool = False
+    strict: bool = False
 
 
 class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):

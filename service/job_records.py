@@ -31,7 +31,8 @@ ENDS = (JobState.FAILED, JobState.EXPIRED, JobState.CANCELLED, JobState.DONE)
 class JobRecord(Struct, frozen=True, tag="http/1", forbid_unknown_fields=True):
     """What cannot be told from the jobs of the choices; idempotency is the Redis key that stands for the job, if any.
 
-    digest is that of the request, by which another one under the same key is told apart.
+    digest is that of the request, by which another one under the same key is told apart. fingerprint is that of the
+    service that took the job on.
     """
 
     is_chat: bool
@@ -40,6 +41,8 @@ class JobRecord(Struct, frozen=True, tag="http/1", forbid_unknown_fields=True):
     wants_token_ids: bool = False
     idempotency: str = ""
     digest: str = ""
+    fingerprint: str = ""
+    is_detailed: bool = False
 
     @property
     def style(self) -> Style:
