@@ -1,13 +1,13 @@
 """Bodies of requests to typed requests; what is left out of one that says too much is named in the answer's head."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from aiohttp import web
 from msgspec import Struct
 
 from service.http_border import read_json
-from service.openai import ChatRequest, CompletionRequest
+from service.openai import NOT_BUILT, ChatRequest, CompletionRequest
 from service.parse import Unknown, parse, parse_either, refuse
 
 IGNORED_HEADER = "x-specd-ignored"
@@ -25,9 +25,14 @@ class Bodies:
     def __init__(self, *, is_strict: bool) -> None:
         self._is_strict = is_strict
 
-    async def read(self, request: web.Request, wanted: type[Wanted]) -> Wanted:
+    async def read(
+        self,
+        request: web.Request,
+        wanted: type[Wanted],
+        not_built: Mapping[str, tuple[object, ...]] = NOT_BUILT,
+    ) -> Wanted:
         """Return the request that a body holds; raises RequestError for what is none."""
-        return parse(await read_json(request), wanted, self._unknown(request))
+        return parse(await read_json(request), wanted, self._unknown(request), not_built)
 
     async def read_either(self, request: web.Request) -> CompletionRequest | ChatRequest:
         """Return the request of whichever endpoint a body belongs to; raises RequestError for what is none."""

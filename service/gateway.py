@@ -28,6 +28,7 @@ from service.job_routes import JobRoutes
 from service.jobs import JobMaker
 from service.metrics import Metrics
 from service.model_routes import ModelRoutes
+from service.openapi import OpenApiRoutes
 from service.priority_streams import make_group
 from service.probe_routes import ProbeRoutes
 from service.process import cancel_all, run_process
@@ -35,6 +36,7 @@ from service.prompts import Prompts
 from service.queue import JobQueue, connect
 from service.reader import BLOCK_MS, StreamReader
 from service.request_ids import add_headers, with_request_id
+from service.response_routes import ResponseRoutes
 from service.speculation import known_names
 from service.sweeper import Sweeper
 
@@ -65,9 +67,11 @@ class Gateway:
         self._routes = (
             CompletionRoutes(settings, jobs, prompts, tokenizer, answering, bodies),
             JobRoutes(self._queue, jobs, self._reader, tokenizer, bodies, system_fingerprint(settings)),
+            ResponseRoutes(settings, self._queue, jobs, self._reader, answering, bodies),
             ModelRoutes(settings, jobs, prompts, bodies),
             ProbeRoutes(self._queue, jobs, metrics),
             DrafterRoutes(settings, self._queue),
+            OpenApiRoutes(is_strict=settings.server.strict),
         )
 
     def app(self) -> web.Application:

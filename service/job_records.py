@@ -11,6 +11,7 @@ from client.wire import OUT_FIELD, Chunk, Final, Job, child_id, decode_event, de
 from core.errors import QueueError, RequestError
 from service.answers import CHAT, COMPLETION, Style
 from service.queue import LIVE_TTL_S, JobQueue
+from service.response_request import ResponseRequest
 
 
 class JobState(StrEnum):
@@ -32,7 +33,8 @@ class JobRecord(Struct, frozen=True, tag="http/1", forbid_unknown_fields=True):
     """What cannot be told from the jobs of the choices; idempotency is the Redis key that stands for the job, if any.
 
     digest is that of the request, by which another one under the same key is told apart. fingerprint is that of the
-    service that took the job on.
+    service that took the job on. response is what was asked, without the input, where the job is one of OpenAI's
+    responses.
     """
 
     is_chat: bool
@@ -43,6 +45,7 @@ class JobRecord(Struct, frozen=True, tag="http/1", forbid_unknown_fields=True):
     digest: str = ""
     fingerprint: str = ""
     is_detailed: bool = False
+    response: ResponseRequest | None = None
 
     @property
     def style(self) -> Style:

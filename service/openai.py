@@ -49,7 +49,6 @@ NOT_BUILT: dict[str, tuple[object, ...]] = {
     "service_tier": (),
     "store": (),
 }
-WITHOUT_EFFECT = tuple(name for name, neutral in NOT_BUILT.items() if not neutral)
 
 # The bounds of Sampling.max_tokens.
 MAX_TOKENS = 131072

@@ -1,7 +1,7 @@
 """Request bodies to typed requests; whatever is wrong is named, with what came and what would be right."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from core.config import nearest
 from core.errors import RequestError
-from service.openai import NOT_BUILT, WITHOUT_EFFECT, ChatRequest, CompletionRequest
+from service.openai import NOT_BUILT, ChatRequest, CompletionRequest
 
 # JSON nested deeper than this is refused before it is decoded.
 MAX_DEPTH = 64
@@ -32,21 +32,27 @@ def refuse(name: str, known: Iterable[str]) -> None:
     raise RequestError(f"unknown field {name!r}; {nearest(name, sorted({*known, *NOT_BUILT}))}", param=name)
 
 
-def parse(body: bytes, wanted: type[Wanted], unknown: Unknown = refuse) -> Wanted:
+def parse(
+    body: bytes,
+    wanted: type[Wanted],
+    unknown: Unknown = refuse,
+    not_built: Mapping[str, tuple[object, ...]] = NOT_BUILT,
+) -> Wanted:
     """Read a request body; raises RequestError naming the field, what came and what would be right.
 
-    An unknown field is left out if `unknown`, which is told of it, returns.
+    An unknown field is left out if `unknown`, which is told of it, returns. not_built has known fields that are
+    refused, with the values that ask for nothing.
     """
     fields = _decode_object(body)
     known = wanted.__struct_fields__
     for name in [name for name in fields if name not in known]:
         value = fields.pop(name)
-        if name in ENDPOINT_FIELDS:
+        if name in not_built:
+            _check_nothing(name, value, not_built[name])
+        elif name in ENDPOINT_FIELDS:
             _check_none(name, value)
-        elif name not in NOT_BUILT:
+        else:
             unknown(name, known)
-        elif name not in WITHOUT_EFFECT and not _asks_for_nothing(value, NOT_BUILT[name]):
-            raise RequestError(f"{name!r} is not supported yet; leave it out", param=name, code="unsupported_parameter")
     for message in _list(fields.get("messages")):
         _check_parts(message)
     if wanted is CompletionRequest and isinstance(fields.get("prompt"), list):
@@ -98,6 +104,12 @@ def _depth(body: bytes) -> int:
         if deepest > MAX_DEPTH:
             break
     return deepest
+
+
+def _check_nothing(name: str, value: Any, neutral: tuple[object, ...]) -> None:
+    """Raise RequestError for a known field whose value asks for something; one without such values has no effect."""
+    if neutral and not _asks_for_nothing(value, neutral):
+        raise RequestError(f"{name!r} is not supported yet; leave it out", param=name, code="unsupported_parameter")
 
 
 def _check_none(name: str, value: Any) -> None:
