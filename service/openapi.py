@@ -130,7 +130,7 @@ def _body(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _responses(key: tuple[str, str]) -> dict[str, Any]:
-    schemas: dict[str, dict[str, Any]] = {JSON: {}, EVENTS: {"type": "string"}, TEXT: {"type": "string"}}
+    schemas: dict[str, dict[str, Any]] = {JSON: {}, EVENTS: {}, TEXT: {"type": "string"}}
     told = {
         "2XX": {"description": "The answer.", "content": {one: {"schema": schemas[one]} for one in _content(key)}},
         "default": {
