@@ -4,6 +4,7 @@
 #   make test        lint, types and the tests (make test-all adds the long proofs)
 #   make test-faults kill, freeze, starve and cut off every part of the service, for minutes
 #   make test-clients check OpenAI's clients, litellm and others against a real server, each in its own venv
+#   make soak        the same with the real engine under load, for an hour (ARGS="--only endurance --minutes 480")
 #   make serve       serve the demo on http://127.0.0.1:8000 (ARGS="--port 9000" adds flags)
 #   make bench       compare decoding modes under load, 8 minutes (ARGS="--minutes 2" for a quick look)
 #   make lint        ruff and mypy only
@@ -22,10 +23,10 @@ ARGS ?=
 CLIENTS := openai-3 frameworks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all test-faults test-clients lint bench clean
+.PHONY: help demo serve test test-all test-faults test-clients soak lint bench clean
 
 help:
-	@sed -n '3,10s/^#   //p' Makefile
+	@sed -n '3,11s/^#   //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/specd demo $(ARGS)
@@ -51,6 +52,9 @@ test-clients: $(STAMP) $(CLIENTS:%=.venv-clients/%/.installed)
 	$(BIN)/python -m venv .venv-clients/$*
 	.venv-clients/$*/bin/python -m pip install --quiet -r $<
 	touch $@
+
+soak: $(STAMP)
+	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

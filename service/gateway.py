@@ -12,7 +12,6 @@ import structlog
 from aiohttp import web
 from redis.asyncio import Redis
 
-from client.wire import INTAKE_GROUP, INTAKE_STREAM
 from core.config import Settings, model_name
 from core.errors import ConfigError
 from models.folders import target_folder
@@ -28,8 +27,8 @@ from service.job_routes import JobRoutes
 from service.jobs import JobMaker
 from service.metrics import Metrics
 from service.model_routes import ModelRoutes
+from service.open_answers import OpenAnswers
 from service.openapi import OpenApiRoutes
-from service.priority_streams import make_group
 from service.probe_routes import ProbeRoutes
 from service.process import cancel_all, run_process
 from service.prompts import Prompts
@@ -39,6 +38,7 @@ from service.request_ids import add_headers, with_request_id
 from service.response_routes import ResponseRoutes
 from service.speculation import known_names
 from service.sweeper import Sweeper
+from service.upkeep_metrics import UpkeepMetrics
 
 log = structlog.get_logger()
 
@@ -63,7 +63,9 @@ class Gateway:
         prompts = Prompts(tokenizer, self._threads)
         self._jobs = jobs = JobMaker(settings, prompts, self._queue, known_names(settings))
         metrics, bodies = Metrics(settings), Bodies(is_strict=settings.server.strict)
-        answering = Answering(self._queue, jobs, self._reader, metrics)
+        self._upkeep = UpkeepMetrics(metrics.registry, self._queue.model)
+        self._open_answers = OpenAnswers(self._queue)
+        answering = Answering(self._queue, jobs, self._reader, metrics, self._open_answers)
         self._routes = (
             CompletionRoutes(settings, jobs, prompts, tokenizer, answering, bodies),
             JobRoutes(self._queue, jobs, self._reader, tokenizer, bodies, system_fingerprint(settings)),
@@ -85,10 +87,11 @@ class Gateway:
 
     async def _background(self, _: web.Application) -> AsyncIterator[None]:
         await self._queue.open()
-        await make_group(self._writing, INTAKE_STREAM, INTAKE_GROUP)
-        intake = Intake(self._reading, self._queue, self._jobs)
+        intake = Intake(self._reading, self._queue, self._jobs, self._upkeep.group_heals.inc)
+        await intake.make_group()
+        sweeper = Sweeper(self._queue, self._upkeep)
         async with asyncio.TaskGroup() as group:
-            work = (self._reader.run(), intake.run(), Sweeper(self._queue).run())
+            work = (self._reader.run(), intake.run(), sweeper.run(), self._open_answers.keep())
             tasks = [group.create_task(task) for task in work]
             yield
             await cancel_all(tasks)

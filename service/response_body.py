@@ -9,7 +9,7 @@ from client.wire import Chunk, Final, Usage
 from core.errors import RequestError
 from core.types import FinishReason
 from service.acceptance import Acceptance
-from service.http_border import check_final
+from service.job_events import failure
 from service.response_request import ResponseRequest
 
 ID_PREFIX = "resp_"
@@ -67,9 +67,7 @@ class ResponseBody(Struct, frozen=True):
 
     def ended(self, chunks: Sequence[Chunk], final: Final) -> dict[str, Any]:
         """Return the body of a response that has ended, however it did."""
-        try:
-            check_final(final)
-        except RequestError as error:
+        if error := failure([final]):
             return self.failed(error)
         acceptance = Acceptance()
         for chunk in chunks:

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from client.wire import Chunk, Final
 from core.errors import RequestError
+from service.http_border import check_final
 from service.reader import Events
 from service.respond import next_event
 from service.response_body import ResponseBody, text_part
@@ -25,7 +26,7 @@ class ResponseEvents:
         self._chunks: list[Chunk] = []
 
     async def send(self, stream: web.StreamResponse, events: Events) -> None:
-        """Send the events as they come, up to the end."""
+        """Send the events as they come, up to the end; raises RequestError if the service gives the answer up."""
         await self._open(stream)
         while True:
             _, message = await next_event(events, stream)
@@ -33,6 +34,9 @@ class ResponseEvents:
                 break
             self._chunks.append(message)
             await self._delta(stream, message.text)
+        if not self._body.asked.background:
+            # Nobody cancels an answer whose client waits, unless the service gives it up.
+            check_final(message)
         await self._delta(stream, message.tail)
         await self._close(stream, message)
 
