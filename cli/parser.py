@@ -252,6 +252,10 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="PROMPT")
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--priority", type=int, help="less is more urgent (default 0)")
+    parser.add_argument(
+        "--deadline-ms", type=int, metavar="MS", help="how long the answer may take (default: no limit)"
+    )
     style = parser.add_mutually_exclusive_group()
     style.add_argument("--chat", action="store_true", default=True, help="as a user's turn (the default)")
     style.add_argument("--raw", dest="chat", action="store_false", help="as text to go on with")
