@@ -141,7 +141,8 @@ class Usage(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Speculated(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What speculation did for one answer: rounds of verification, drafts verified in them, drafts accepted.
+    """What speculation did for one answer: rounds in which drafts were verified, those drafts, the
+    accepted ones.
 
     trimmed drafts were proposed, but not verified.
     """
@@ -158,7 +159,7 @@ class Speculated(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
 
     def plus(self, chunk: "Chunk") -> "Speculated":
         """Return the sums after one more round."""
-        return self.merged(Speculated(1, chunk.verified, chunk.num_drafts, chunk.trimmed))
+        return self.merged(Speculated(int(bool(chunk.verified)), chunk.verified, chunk.num_drafts, chunk.trimmed))
 
     def merged(self, other: "Speculated") -> "Speculated":
         """Return the sums over two answers."""

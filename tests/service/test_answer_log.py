@@ -33,10 +33,13 @@ async def test_an_answers_line_has_what_became_of_it_in_numbers(settings):
     settings = msgspec.structs.replace(settings, arms={"only": ArmSettings(policy="fixed")})
     with structlog.testing.capture_logs() as logs:
         async with running(settings, FakeEngine(step_s=0.005)) as service:
-            _, body = await service.post(prompt=SECRET, max_tokens=8, n=2, user="ada")
+            asked = {"prompt": SECRET, "max_tokens": 8, "n": 2, "user": "ada"}
+            headers = {"X-Request-Id": "of-the-client"}
+            async with service.http.post(f"{service.url}/v1/completions", json=asked, headers=headers) as response:
+                body = await response.json()
             (line,) = await lines_of(logs, "answer_finished")
     told = body["metrics"]["speculative_decoding"]
-    assert line["job_id"] == line["request_id"] == body["id"].split("-")[-1]
+    assert (line["job_id"], line["request_id"]) == (body["id"].split("-")[-1], "of-the-client")
     assert (line["model"], line["arm"], line["drafter"], line["policy"]) == ("fake", "only", "dspark", "fixed")
     assert (line["tenant"], line["choices"]) == (user_key("ada"), 2)
     assert (line["status"], line["finish"]) == (200, "length,length")

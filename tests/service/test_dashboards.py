@@ -109,14 +109,16 @@ def test_prometheus_scrapes_the_gateway_and_reads_the_alerts():
     config = yaml.safe_load((ALERTS.parent / "prometheus.yml").read_text(encoding="utf-8"))
     assert config["rule_files"] == [ALERTS.name]
     (job,) = config["scrape_configs"]
-    assert (job["job_name"], job["static_configs"]) == ("specd", [{"targets": ["gateway:8000"]}])
+    # Each gateway on its own: what one counts of its clients no other tells.
+    (found_by,) = job["dns_sd_configs"]
+    assert (job["job_name"], found_by["names"], found_by["port"]) == ("specd", ["gateway"], 8000)
 
 
 def test_grafana_is_given_the_dashboard_and_where_prometheus_is():
     folder = DOCKER / "grafana" / "provisioning"
-    (source,) = yaml.safe_load((folder / "datasources" / "prometheus.yml").read_text(encoding="utf-8"))["datasources"]
+    (source,) = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_text(encoding="utf-8"))["datasources"]
     assert (source["type"], source["url"]) == ("prometheus", "http://prometheus:9090")
-    (provider,) = yaml.safe_load((folder / "dashboards" / "specd.yml").read_text(encoding="utf-8"))["providers"]
+    (provider,) = yaml.safe_load((folder / "dashboards" / "specd.yaml").read_text(encoding="utf-8"))["providers"]
     assert provider["options"]["path"] == "/etc/grafana/dashboards"
 
 
