@@ -27,11 +27,13 @@ from models.tokenizer import Tokenizer
 from service.answers import CHAT, COMPLETION, Answer, Style, error_body
 from service.choices import ChoiceWriter
 from service.drafter_routes import DrafterRoutes
+from service.followers import Events
 from service.http_border import USER_HEADER, as_openai_errors, read_json, report
 from service.intake import Intake
 from service.job_routes import JobRoutes
 from service.jobs import JobMaker
 from service.logprobs import LogprobsWriter
+from service.lost_jobs import LostJobs
 from service.metrics import Metrics
 from service.openai import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from service.parse import parse
@@ -39,7 +41,7 @@ from service.priority_streams import make_group
 from service.process import cancel_all, run_process
 from service.prompts import Prompts
 from service.queue import JobQueue, connect
-from service.reader import BLOCK_MS, Events, StreamReader
+from service.reader import BLOCK_MS, StreamReader
 from service.respond import stream_answer, whole_answer
 from service.speculation import known_names
 from service.sse import event, open_events, send
@@ -94,7 +96,8 @@ class Gateway:
         await make_group(self._writing, INTAKE_STREAM, INTAKE_GROUP)
         intake = Intake(self._reading, self._queue, self._jobs)
         async with asyncio.TaskGroup() as group:
-            work = (self._reader.run(), intake.run(), Sweeper(self._queue).run())
+            lost = LostJobs(self._queue, self._reader)
+            work = (self._reader.run(), intake.run(), Sweeper(self._queue).run(), lost.run())
             tasks = [group.create_task(task) for task in work]
             yield
             await cancel_all(tasks)
@@ -181,7 +184,7 @@ class Gateway:
     async def _events(self, jobs: list[Job], started_s: float) -> AsyncIterator[Events]:
         """Deliver what comes for the jobs of a request, and count it."""
         with self._metrics.watch(jobs, started_s) as watch:
-            async with self._reader.follow([job.id for job in jobs], watch.saw) as events:
+            async with self._reader.follow(jobs, watch.saw) as events:
                 yield events
 
     async def _stream(
@@ -194,8 +197,9 @@ class Gateway:
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001 - a border: the status line is gone, the error is the last event
-            await self._cancel([child_id(answer.job_id, index) for index in range(len(choices))])
+            # Told first: Redis may be what does not answer.
             await send(response, event(error_body(report(error, request))))
+            await self._cancel([child_id(answer.job_id, index) for index in range(len(choices))])
         return response
 
     async def _cancel(self, job_ids: list[str]) -> None:
