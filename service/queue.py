@@ -36,6 +36,7 @@ from core.errors import QueueError
 from core.types import Backlog, FinishReason
 from service.claims import Append, AppendResult, Claim, DeadLetter, Ending, Entry, Standing
 from service.priority_streams import PriorityStreams
+from service.redis_connections import packed
 from service.scripts import Call, Scripts, raise_if_transient
 
 log = structlog.get_logger()
@@ -61,8 +62,9 @@ STATES = {"stop": "done", "length": "done", "cancelled": "cancelled", "deadline"
 def connect(url: str, timeout_s: float) -> Redis:
     """Return a client that fails within `timeout_s` and never repeats a command by itself."""
     # A repeated XADD could land twice; our own writes carry what makes them safe to repeat.
-    return Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0), protocol=2
+    retry = Retry(NoBackoff(), 0)
+    return packed(
+        Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry, protocol=2)
     )
 
 
