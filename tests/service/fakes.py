@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,6 +169,7 @@ class Service:
     settings: Settings
     engine: FakeEngine
     http: aiohttp.ClientSession
+    stop_gateway: Callable[[], None]
 
     @property
     def url(self) -> str:
@@ -215,9 +216,11 @@ async def worker(settings: Settings, engine: FakeEngine, host: object = None) ->
 
 
 @asynccontextmanager
-async def gateway(settings: Settings, *, ready_status: int = 200) -> AsyncIterator[aiohttp.ClientSession]:
-    """Run a gateway for as long as the context lasts, from when its health is as expected."""
-    stop = asyncio.Event()
+async def gateway(
+    settings: Settings, *, ready_status: int = 200, stop: asyncio.Event | None = None
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """Run a gateway for as long as the context lasts, or until `stop`, from when its health is as expected."""
+    stop = stop or asyncio.Event()
     async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as group:
         group.create_task(serve_http(settings, stop))
         try:
@@ -230,8 +233,9 @@ async def gateway(settings: Settings, *, ready_status: int = 200) -> AsyncIterat
 @asynccontextmanager
 async def running(settings: Settings, engine: FakeEngine, host: object = None) -> AsyncIterator[Service]:
     """Run a gateway and a worker for as long as the context lasts."""
-    async with worker(settings, engine, host), gateway(settings) as http:
-        yield Service(settings, engine, http)
+    stop = asyncio.Event()
+    async with worker(settings, engine, host), gateway(settings, stop=stop) as http:
+        yield Service(settings, engine, http, stop.set)
 
 
 async def health(http: aiohttp.ClientSession, settings: Settings) -> int:
