@@ -69,8 +69,8 @@ class Gateway:
         self._reader = StreamReader(self._reading, self._writing)
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         self._tokenizer, self._prompts = tokenizer, Prompts(tokenizer, self._threads)
-        self._jobs = JobMaker(settings, self._prompts, self._queue, known_names(settings))
         self._metrics = Metrics(settings)
+        self._jobs = JobMaker(settings, self._prompts, self._queue, known_names(settings), self._metrics.count_shed)
         self._drafters = DrafterRoutes(settings, self._queue)
         self._job_routes = JobRoutes(self._queue, self._jobs, self._reader, tokenizer)
 
@@ -164,7 +164,8 @@ class Gateway:
         self, request: web.Request, asked: CompletionRequest | ChatRequest, style: Style
     ) -> web.StreamResponse:
         started_s = time.perf_counter()
-        jobs = await self._jobs.make(asked, uuid.uuid4().hex, request.headers.get(USER_HEADER))
+        user_id, longest_wait_s = request.headers.get(USER_HEADER), self._settings.queue.max_wait_s
+        jobs = await self._jobs.make(asked, uuid.uuid4().hex, user_id, longest_wait_s)
         answer = Answer.new(style, jobs[0], asked)
         choices = [ChoiceWriter(answer, job.n_index, self._logprobs(job, style)) for job in jobs]
         job_ids = [job.id for job in jobs]

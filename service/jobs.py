@@ -1,7 +1,9 @@
 """From a validated request to jobs in the queue, whichever door it came in by. Knows no HTTP."""
 
+import math
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -25,12 +27,17 @@ WORKERS_TTL_S = 1.0
 
 
 class JobMaker:
-    """Holds requests to the model's limits, draws nonces and submits jobs, one for each choice."""
+    """Holds requests to the model's limits, draws nonces and submits jobs, one for each choice.
 
-    def __init__(self, settings: Settings, prompts: Prompts, queue: JobQueue, known: KnownNames) -> None:
+    shed is told why there was no room for a request (service/admission.py).
+    """
+
+    def __init__(
+        self, settings: Settings, prompts: Prompts, queue: JobQueue, known: KnownNames, shed: Callable[[str], None]
+    ) -> None:
         self._settings, self._prompts, self._queue, self._known = settings, prompts, queue, known
         self._arms = Arms(settings.arms)
-        self._admission = Admission(queue, settings.queue)
+        self._admission = Admission(queue, settings.queue, shed)
         self._context_lengths: list[int] = []
         self._asked_at = -WORKERS_TTL_S
 
@@ -63,11 +70,16 @@ class JobMaker:
             )
 
     async def make(
-        self, request: CompletionRequest | ChatRequest, request_id: str, user_id: str | None = None
+        self,
+        request: CompletionRequest | ChatRequest,
+        request_id: str,
+        user_id: str | None = None,
+        longest_wait_s: float = math.inf,
     ) -> list[Job]:
         """Return the jobs of a request, one for each choice; raises RequestError if it cannot be served.
 
-        user_id says whom the request comes from, where `user` of the request itself does not count.
+        user_id says whom the request comes from, where `user` of the request itself does not count. longest_wait_s is
+        how long it may wait in the queue.
         """
         self.check_model(request.model)
         num_choices, speculation, arm = request.num_choices, request.asked_speculation, ""
@@ -79,6 +91,7 @@ class JobMaker:
         context_length = await self.context_length()
         user = user_key(user_id or request.user)
         await self._check_room(num_choices, user)
+        await self._check_wait(request, longest_wait_s)
         prompt_ids = await self._prompts.ids(request)
         await self._check_tokens(num_choices * len(prompt_ids))
         sampling = self._sampling(request, len(prompt_ids), context_length)
@@ -138,6 +151,12 @@ class JobMaker:
         """Raise RequestError if the queue is too full: asked before any work goes into a request."""
         try:
             await self._admission.check(num_jobs, user)
+        except (RedisError, OSError) as error:
+            raise _queue_down() from error
+
+    async def _check_wait(self, request: CompletionRequest | ChatRequest, longest_s: float) -> None:
+        try:
+            await self._admission.check_wait(request.job_priority, longest_s, request.deadline_ms)
         except (RedisError, OSError) as error:
             raise _queue_down() from error
 

@@ -147,8 +147,8 @@ class JobQueue:
         """Return how many jobs are queued or running."""
         return await self._streams.depth()
 
-    async def entries(self) -> list[tuple[dict[bytes, bytes], bool]]:
-        """Return the fields of every entry, and whether no worker has taken it: a look at the whole queue."""
+    async def entries(self) -> list[tuple[dict[bytes, bytes], int, bool]]:
+        """Return every entry's fields and priority, and whether no worker has taken it: a look at the whole queue."""
         return await self._streams.counted()
 
     async def backlogs(self) -> list[Backlog]:

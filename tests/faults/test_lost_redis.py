@@ -154,7 +154,7 @@ async def is_restored(world, job_id):
 
 
 async def test_a_client_that_leaves_before_its_job_is_queued_again_cancels_it(world, http):
-    (gateway,) = await serving(world, http)
+    (gateway,) = await serving(world, http, constants=SOON | {"service.lost_jobs.SETTLE_S": 60.0})
     reader = Reader(http, gateway)
     await has_begun(reader)
     await world.client.flushall()

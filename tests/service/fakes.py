@@ -92,6 +92,7 @@ class FakeEngine:
     most_running: int = 0
     num_steps: int = 0
     num_rounds: int = 0
+    num_emitted: int = 0
     backlog: Backlog = field(default_factory=Backlog)
     backlogs: list[Backlog] = field(default_factory=list)
 
@@ -121,7 +122,9 @@ class FakeEngine:
             raise RuntimeError("the step broke")
         self.num_steps += 1
         self.num_rounds += len(self.running)
-        return [self._advance(request, done) for request, done in list(self.running.values())]
+        emissions = [self._advance(request, done) for request, done in list(self.running.values())]
+        self.num_emitted += sum(len(emission.token_ids) for emission in emissions)
+        return emissions
 
     def snapshot(self) -> dict:
         """Return the counts of an engine under one drafter and one policy."""
@@ -130,6 +133,7 @@ class FakeEngine:
         at = {"verified_at": [rounds, rounds], "accepted_at": [rounds, rounds]}
         return {
             "steps": self.num_steps,
+            "emitted": self.num_emitted,
             "running": len(self.running),
             "kv_usage": len(self.running) / self.num_slots,
             "kv_bytes": {"target": 4096, "recital": 0},
