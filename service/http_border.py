@@ -26,10 +26,13 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def check_final(final: Final) -> None:
-    """Raise RequestError if a job ended without an answer."""
+    """Raise RequestError if a job ended without an answer to a client that waits for it."""
     if final.reason is FinishReason.ERROR:
         error = final.error or WireError("the request failed")
         raise RequestError(error.message, status=error.status, param=error.param, code=error.code)
+    if final.reason is FinishReason.CANCELLED:
+        # Nobody but other gateways cancels an answer whose client waits: they took this one for dead.
+        raise RequestError("the answer was given up while its gateway was cut off", status=503, code="answer_given_up")
     if final.reason is FinishReason.DEADLINE:
         raise RequestError("the request's deadline passed", status=504, code="deadline_exceeded")
 

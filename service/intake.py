@@ -9,21 +9,22 @@ An entry is one field `request` holding an IntakeRequest as JSON; from a shell:
 An entry that is wrong ends in its out stream with a Final that says why; one without a usable id is logged.
 """
 
-import asyncio
 import re
 import uuid
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from client.wire import INTAKE_FIELD, INTAKE_GROUP, INTAKE_STREAM, Final, IntakeRequest, Usage, WireError
 from core.errors import QueueError, RequestError
 from core.types import FinishReason
 from service.claims import Ending
+from service.group_healing import GroupHealing
 from service.jobs import JobMaker, from_intake
 from service.priority_streams import make_group
 from service.queue import JobQueue
@@ -33,16 +34,16 @@ log = structlog.get_logger()
 
 BLOCK_MS = 1000
 BATCH = 16
-RETRY_S = 0.5
 # An entry that a gateway read and did not finish is taken over by another after this long.
 ABANDONED_MS = 10_000
 
 
 class Intake:
-    """One gateway's consumer of the intake stream."""
+    """One gateway's consumer of the intake stream; healed is told when its group had to be made again."""
 
-    def __init__(self, reading: Redis, queue: JobQueue, jobs: JobMaker) -> None:
+    def __init__(self, reading: Redis, queue: JobQueue, jobs: JobMaker, healed: Callable[[], None]) -> None:
         self._reading, self._queue, self._jobs = reading, queue, jobs
+        self._healing = GroupHealing(INTAKE_GROUP, self.make_group, healed)
         self._consumer = f"gateway-{uuid.uuid4().hex[:12]}"
 
     async def run(self) -> None:
@@ -50,17 +51,14 @@ class Intake:
         while not is_cancelled():
             try:
                 await self._read_once()
+                self._healing.worked()
             except (RedisError, OSError, QueueError) as error:
-                if isinstance(error, ResponseError) and "NOGROUP" in str(error):
-                    await self._heal()
                 log.warning("intake_read_failed", error=str(error))
-                await asyncio.sleep(RETRY_S)
+                await self._healing.after(error)
 
-    async def _heal(self) -> None:
-        try:
-            await make_group(self._queue.client, INTAKE_STREAM, INTAKE_GROUP)
-        except (RedisError, OSError) as error:
-            log.warning("intake_group_missing", error=str(error))
+    async def make_group(self) -> None:
+        """Create the intake's group unless it exists; raises RedisError or OSError."""
+        await make_group(self._queue.client, INTAKE_STREAM, INTAKE_GROUP)
 
     async def _read_once(self) -> None:
         stale: Any = await self._reading.xautoclaim(

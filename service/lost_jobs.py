@@ -109,7 +109,7 @@ class LostJobs:
 
     async def _queue_settled(self) -> None:
         while self._settling and self._settling[0][0] <= time.monotonic():
-            await self._queue.enqueue(self._settling[0][1])
+            await self._queue.add_entry(self._settling[0][1])
             del self._settling[0]
 
 

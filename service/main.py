@@ -49,7 +49,7 @@ async def supervise(settings: Settings, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         url = settings.queue.redis_url
         if url is None:
-            url = await stack.enter_async_context(private_redis(settings.queue.state_dir))
+            url = await stack.enter_async_context(private_redis(settings.queue.state_dir, settings.queue.redis_server))
         else:
             await check_redis(url, settings.queue.command_timeout_s)
         check_port(settings.server.host, settings.server.port)

@@ -29,6 +29,7 @@ from client.wire import (
     decode_job,
     encode,
     job_key,
+    live_key,
     out_stream,
 )
 from core.config import QueueSettings
@@ -97,18 +98,24 @@ class JobQueue:
         """Create a job and queue it; False if its id exists."""
         deadline = "" if job.deadline_ms is None else job.deadline_ms
         values = (encode(job), job.created_ms, LIVE_TTL_S, deadline)
+        # First of all: whatever breaks off from here on is found by those who look at live jobs.
+        await self.client.zadd(live_key(self.model), {job.id: 0}, nx=True)
         created = await self.scripts.run("submit", Call((job_key(job.id),), values))
         if created:
             if job.deadline_ms is not None:
                 await self.client.zadd(deadlines_key(self.model), {job.id: job.deadline_ms})
             # The queue is another key than the job, and a creator may die between the two. A second entry is harmless.
-            await self._streams.add(job)
+            await self.add_entry(job)
         return bool(created == 1)
+
+    async def add_entry(self, job: Job) -> None:
+        """Give a job a place in the queue."""
+        await self._streams.add(job)
 
     async def restore(self, job: Job, chunks: Sequence[bytes]) -> bool:
         """Write a job that Redis has lost anew, with what was read of its stream; False if anything of it is there.
 
-        It waits to be queued (`enqueue`); claims to it from before are void.
+        It waits to be queued (`add_entry`); claims to it from before are void.
         """
         count, rows = 0, list[str | bytes]()
         for chunk in chunks:
@@ -117,14 +124,11 @@ class JobQueue:
             rows += (f"{count}-0", chunk)
         deadline = "" if job.deadline_ms is None else job.deadline_ms
         values = (encode(job), job.created_ms, LIVE_TTL_S, deadline, count, *rows)
+        await self.client.zadd(live_key(self.model), {job.id: 0}, nx=True)
         restored = await self.scripts.run("restore", Call((job_key(job.id), out_stream(job.id)), values))
         if restored and job.deadline_ms is not None:
             await self.client.zadd(deadlines_key(self.model), {job.id: job.deadline_ms})
         return bool(restored)
-
-    async def enqueue(self, job: Job) -> None:
-        """Let workers have a job that exists; one that they have is theirs already."""
-        await self._streams.add(job)
 
     async def standings(self, job_ids: Sequence[str]) -> list[Standing | None]:
         """Return where jobs stand, in one round trip; None is of a job that is not there."""
@@ -232,6 +236,11 @@ class JobQueue:
         """
         await self.scripts.run_all("release", [Call((job_key(one.job.id),), (one.epoch,)) for one in claims])
         await self._streams.release(worker, entries, self.settings.lease_ms)
+
+    async def wake(self, num_workers: int) -> None:
+        """Have so many workers look at once for what was given back: it wakes nobody by itself."""
+        if num_workers:
+            await self._streams.wake(num_workers)
 
     async def claim(self, entry: Entry, worker: str) -> Claim | None:
         """Take a job over; None, with the entry acknowledged, if it has ended or is unknown.

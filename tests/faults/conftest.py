@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.faults.demo_pair import MODEL, engine_settings, plain_engine
 from tests.faults.processes import Nursery
 from tests.faults.proxy import Proxy
 from tests.faults.redis_process import RedisProcess
@@ -36,17 +37,17 @@ async def proxy(redis_url):
 
 
 @pytest.fixture
-def own_redis(tmp_path_factory):
+def own_redis(redis_binary, tmp_path_factory):
     # A socket's path may have 108 bytes at most.
-    redis = RedisProcess(tmp_path_factory.mktemp("redis"))
+    redis = RedisProcess(redis_binary, tmp_path_factory.mktemp("redis"))
     yield redis
     redis.kill()
 
 
 @pytest.fixture
-def forgetful_redis(tmp_path_factory):
+def forgetful_redis(redis_binary, tmp_path_factory):
     """A Redis that comes back empty."""
-    redis = RedisProcess(tmp_path_factory.mktemp("redis"), keeps_data=False)
+    redis = RedisProcess(redis_binary, tmp_path_factory.mktemp("redis"), keeps_data=False)
     yield redis
     redis.kill()
 
@@ -63,3 +64,15 @@ async def own_world(own_redis, nursery, tmp_path, tokenizer_folder):
     """A world on a Redis that may be killed."""
     async with world_on(own_redis.url, nursery, tmp_path, tokenizer_folder) as world:
         yield world
+
+
+@pytest.fixture(scope="session")
+def plain():
+    """An engine to which nothing happens."""
+    return plain_engine()
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory):
+    """What a worker is born with to have the real engine."""
+    return {"model": MODEL, "engine": engine_settings(tmp_path_factory.mktemp("costs"))}

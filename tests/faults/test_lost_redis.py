@@ -6,13 +6,14 @@ in the end (bar R6).
 
 import asyncio
 import json
+from functools import partial
 
 import aiohttp
 import pytest
 
 from client.wire import Chunk, Final, Job, Usage, job_key, out_stream
 from core.types import FinishReason, Sampling
-from tests.faults.history import log_violations
+from tests.faults.history import log_violations, recited
 from tests.faults.world import health
 from tests.service.fakes import until, until_true
 from tests.service.jobs import events_of
@@ -63,7 +64,7 @@ class Reader:
             await self.task
         job = Job(self.job_id, "fake", tuple(self.prompt), Sampling(max_tokens=NUM_TOKENS), b"n" * 16, 1)
         epoch = int(await client.hget(job_key(self.job_id), "restored") or 0) if restored is None else restored
-        found = log_violations(job, self.log, epoch)
+        found = log_violations(job, self.log, partial(recited, restored=epoch))
         tokens = [token for _, event in self.log if isinstance(event, Chunk) for token in event.token_ids]
         stored = [event for event in await events_of(client, self.job_id) if isinstance(event, Chunk)]
         if tokens != [token for event in stored for token in event.token_ids]:

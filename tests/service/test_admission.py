@@ -187,27 +187,27 @@ async def test_over_http_a_user_with_too_much_gets_a_429_with_retry_after(redis_
 
 
 async def test_tenfold_overload_is_shed_and_what_is_let_in_does_not_wait_long(redis_url, tmp_path, monkeypatch):
-    """A step of 30 ms gives 4 answers 3 tokens each, answers have 40 steps: 3 come off a second, and 33 come."""
+    """A step of 20 ms gives 4 answers 3 tokens each, answers have 40 steps: 5 come off a second, and 50 come."""
     monkeypatch.setattr(admissions, "SAMPLE_S", 0.7)
-    settings = fake_settings(redis_url, tmp_path / "model", max_wait_s=1.0)
-    async with running(settings, FakeEngine(step_s=0.03)) as service, asyncio.TaskGroup() as group:
+    settings = fake_settings(redis_url, tmp_path / "model", max_wait_s=1.5)
+    async with running(settings, FakeEngine(step_s=0.02)) as service, asyncio.TaskGroup() as group:
         # The speed with full hands is learnt while these wait.
         first = [group.create_task(ask(service)) for _ in range(12)]
         for _ in range(4):
             await asyncio.sleep(0.5)
             first.append(group.create_task(ask(service)))
         tasks = []
-        for _ in range(120):
+        for _ in range(80):
             tasks.append(group.create_task(ask(service)))
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(0.02)
         found = [await task for task in tasks]
         await asyncio.gather(*first)
         metrics = await (await service.http.get(f"{service.url}/metrics")).text()
     waits = [wait_s for status, wait_s in found if status == 200]
     assert {status for status, _ in found} == {200, 503}
     assert 3 <= len(waits) <= 30
-    # A second at most was predicted; as much again is for a busy machine.
-    assert max(waits) < 2.0
+    # Half a second more than what was predicted, at most, and as much again: slots become free four at a time.
+    assert max(waits) < 3.0
     num_shed = float(re.search(r'specd_shed_total{model_name="fake",reason="wait"} (.*)', metrics)[1])
     assert num_shed >= len(found) - len(waits)
 

@@ -27,7 +27,7 @@ async def test_a_job_goes_on_from_what_was_read_of_it_and_a_claim_from_before_is
     job = new_job()
     before, chunks = await lose(queue, client, job, 1, 2, 3)
     assert await queue.restore(job, chunks)
-    await queue.enqueue(job)
+    await queue.add_entry(job)
     claim = await take(queue, "two")
     assert [chunk.token_ids for chunk in claim.streamed] == [(1, 2, 3)]
     assert not (await queue.append([append(before, 3, 8, 8)]))[0].is_ours
@@ -72,6 +72,6 @@ async def test_a_worker_in_the_middle_of_a_step_of_a_job_that_was_lost_does_not_
         await client.flushall()
         await queue.make_group()
         assert await queue.restore(job, [])
-        await queue.enqueue(job)
+        await queue.add_entry(job)
         assert (await end_of(client, job)).reason is FinishReason.LENGTH
     assert len(engine.seen) == 2
