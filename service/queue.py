@@ -16,6 +16,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
+from client.redis_address import redis_address
 from client.wire import (
     OUT_FIELD,
     Chunk,
@@ -67,6 +68,12 @@ def connect(url: str, timeout_s: float) -> Redis:
     return packed(
         Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry, protocol=2)
     )
+
+
+def redis_url(settings: QueueSettings) -> str:
+    """Return the URL of the configured Redis with its secrets; raises ConfigError if one cannot be read."""
+    assert settings.redis_url is not None
+    return redis_address(settings.redis_url, settings.redis_password_file, settings.redis_ca_file)
 
 
 class JobQueue:

@@ -30,7 +30,7 @@ from service.heartbeat import Heartbeat
 from service.presence import Presence
 from service.priority_streams import WAKE
 from service.process import cancel_all, run_process
-from service.queue import JobQueue, connect
+from service.queue import JobQueue, connect, redis_url
 from service.stream import End, StreamWriter
 from service.takeover import end_without_work, to_request
 from service.tasks import is_cancelled
@@ -319,8 +319,7 @@ async def work(
     host: DrafterHost | None = None,
 ) -> None:
     """Work off the queue with `engine` until `stop` is set. Raises QueueError without Redis."""
-    url = settings.queue.redis_url
-    assert url is not None
+    url = redis_url(settings.queue)
     async with connect(url, settings.queue.command_timeout_s) as client:
         queue = JobQueue(client, settings.queue, model_name(settings))
         await queue.open()

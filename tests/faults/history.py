@@ -30,7 +30,9 @@ from tests.faults.recital import NUM_LETTERS, writers
 # An entry's id and what it holds.
 Seen = tuple[str, Chunk | Final]
 # What is not about single jobs stays: queues, workers, what was given up.
-LASTING = ("specd:q:", "specd:workers", "specd:intake", "specd:dead:", "specd:deadlines:")
+LASTING = (
+    *("specd:q:", "specd:workers", "specd:intake", "specd:dead:", "specd:deadlines:", "specd:live:", "specd:gateways:"),
+)
 # Returns what is wrong with the contents of a whole log of a job.
 Reading = Callable[[Job, Sequence[Seen]], list[str]]
 
