@@ -28,6 +28,7 @@ from service.http_border import BODY_TIMEOUT, as_openai_errors
 from service.intake import Intake
 from service.job_routes import JobRoutes
 from service.jobs import JobMaker
+from service.lost_jobs import LostJobs
 from service.metrics import Metrics
 from service.model_routes import ModelRoutes
 from service.open_answers import OpenAnswers
@@ -68,9 +69,9 @@ class Gateway:
         self._reader = StreamReader(self._reading, self._writing)
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         prompts = Prompts(tokenizer, self._threads)
-        self._jobs = jobs = JobMaker(settings, prompts, self._queue, known_names(settings))
         self._doorkeeper = Doorkeeper(settings.server, TenantLimits(self._queue))
         metrics, bodies = Metrics(settings), Bodies(is_strict=settings.server.strict)
+        self._jobs = jobs = JobMaker(settings, prompts, self._queue, known_names(settings), metrics.count_shed)
         self._upkeep = UpkeepMetrics(metrics.registry, self._queue.model)
         self._drafters = DrafterRoutes(settings, self._queue)
         self._open_answers = OpenAnswers(self._queue)
@@ -111,7 +112,8 @@ class Gateway:
         await intake.make_group()
         sweeper = Sweeper(self._queue, self._upkeep)
         async with asyncio.TaskGroup() as group:
-            work = (self._reader.run(), intake.run(), sweeper.run(), self._open_answers.keep())
+            lost = LostJobs(self._queue, self._reader)
+            work = (self._reader.run(), intake.run(), sweeper.run(), self._open_answers.keep(), lost.run())
             tasks = [group.create_task(task) for task in work]
             yield
             await cancel_all(tasks)
