@@ -96,7 +96,7 @@ class Gateway:
         await self._queue.open()
         intake = Intake(self._reading, self._queue, self._jobs, self._upkeep.group_heals.inc)
         await intake.make_group()
-        sweeper = Sweeper(self._queue, self._upkeep)
+        sweeper = Sweeper(self._queue, self._upkeep, self._open_answers.gateway)
         async with asyncio.TaskGroup() as group:
             work = (self._reader.run(), intake.run(), sweeper.run(), self._open_answers.keep())
             tasks = [group.create_task(task) for task in work]
