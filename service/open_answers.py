@@ -76,7 +76,8 @@ class OpenAnswers:
             # What an emptied Redis has lost is told again.
             if self._open:
                 pipe.sadd(self._key, *self._open)
-            pipe.expire(self._key, LIVE_TTL_S)
+            for key in (self._key, self._gateways):
+                pipe.expire(key, LIVE_TTL_S)
             await pipe.execute()
         self._closed.difference_update(closed)
 
