@@ -110,7 +110,7 @@ class Gateway:
         max_bytes = self._settings.server.max_body_bytes
         intake = Intake(self._reading, self._queue, self._jobs, max_bytes, self._upkeep.group_heals.inc)
         await intake.make_group()
-        sweeper = Sweeper(self._queue, self._upkeep)
+        sweeper = Sweeper(self._queue, self._upkeep, self._open_answers.gateway)
         async with asyncio.TaskGroup() as group:
             lost = LostJobs(self._queue, self._reader)
             work = (self._reader.run(), intake.run(), sweeper.run(), self._open_answers.keep(), lost.run())
