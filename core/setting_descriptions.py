@@ -25,6 +25,7 @@ DESCRIPTIONS = {
     "queue.max_queued_requests": "jobs queued or running, of all",
     "queue.max_queued_tokens": "prompt tokens of jobs that no worker has taken",
     "queue.max_queued_per_user": "jobs queued or running of one user; unset is no bound",
+    "queue.max_wait_s": "seconds that a request whose client waits may be expected to wait in the queue",
     "queue.max_memory_share": "share of Redis's `maxmemory` above which no more jobs are let in",
     "queue.result_ttl_s": "seconds for which an ended job and its answer are kept",
     "queue.command_timeout_s": "seconds until a command to Redis counts as failed",

@@ -9,11 +9,12 @@ from redis.exceptions import RedisError
 
 from client.wire import Job
 from core.errors import QueueError
+from service.followers import Events
 from service.jobs import JobMaker
 from service.metrics import Metrics
 from service.open_answers import OpenAnswers
 from service.queue import JobQueue
-from service.reader import Events, StreamReader
+from service.reader import StreamReader
 
 log = structlog.get_logger()
 
@@ -39,7 +40,7 @@ class Answering:
             async with self._open_answers.held(job_ids):
                 await self._jobs.submit(jobs)
                 with self._metrics.watch(jobs, started_s) as watch:
-                    async with self._reader.follow(job_ids, watch.saw) as events:
+                    async with self._reader.follow(jobs, watch.saw) as events:
                         yield events
         except BaseException:
             log.info("answer_abandoned", job_id=jobs[0].id)

@@ -15,12 +15,12 @@ from service.bodies import Bodies
 from service.choices import ChoiceWriter
 from service.doorkeeper import tenant_of
 from service.fingerprint import system_fingerprint
+from service.followers import Events
 from service.http_border import USER_HEADER, report
 from service.jobs import JobMaker
 from service.logprobs import LogprobsWriter
 from service.openai import ChatRequest, CompletionRequest
 from service.prompts import Prompts
-from service.reader import Events
 from service.respond import stream_answer, whole_answer
 from service.sse import event, open_events, send
 
@@ -38,6 +38,7 @@ class CompletionRoutes:
         bodies: Bodies,
     ) -> None:
         self._timeout_s, self._fingerprint = settings.server.request_timeout_s, system_fingerprint(settings)
+        self._longest_wait_s = settings.queue.max_wait_s
         self._jobs, self._prompts, self._tokenizer = jobs, prompts, tokenizer
         self._answering, self._bodies = answering, bodies
 
@@ -60,7 +61,8 @@ class CompletionRoutes:
         self, request: web.Request, asked: CompletionRequest | ChatRequest, style: Style, echoed: str = ""
     ) -> web.StreamResponse:
         started_s = time.perf_counter()
-        jobs = await self._jobs.make(asked, uuid.uuid4().hex, tenant_of(request), request.headers.get(USER_HEADER))
+        tenant, user_id = tenant_of(request), request.headers.get(USER_HEADER)
+        jobs = await self._jobs.make(asked, uuid.uuid4().hex, tenant, user_id, self._longest_wait_s)
         answer = Answer.new(style, jobs[0], asked, fingerprint=self._fingerprint, echoed=echoed)
         choices = [ChoiceWriter(answer, job.n_index, self._logprobs(job, style)) for job in jobs]
         async with self._answering.run(jobs, started_s) as events:
@@ -79,8 +81,9 @@ class CompletionRoutes:
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001 - a border: the status line is gone, the error is the last event
-            await self._answering.cancel(jobs)
+            # Told first: Redis may be what does not answer.
             await send(response, event(error_body(report(error, request))))
+            await self._answering.cancel(jobs)
         return response
 
     def _logprobs(self, job: Job, style: Style) -> LogprobsWriter | None:

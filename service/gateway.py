@@ -30,6 +30,7 @@ from service.http_metrics import HttpMetrics
 from service.intake import Intake
 from service.job_routes import JobRoutes
 from service.jobs import JobMaker
+from service.lost_jobs import LostJobs
 from service.metrics import Metrics
 from service.model_routes import ModelRoutes
 from service.open_answers import OpenAnswers
@@ -71,10 +72,11 @@ class Gateway:
         self._reader = StreamReader(self._reading, self._writing)
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         prompts = Prompts(tokenizer, self._threads)
-        self._jobs = jobs = JobMaker(settings, prompts, self._queue, known_names(settings), self._tracing.traceparent)
         self._doorkeeper = Doorkeeper(settings.server, TenantLimits(self._queue))
         metrics, bodies = Metrics(settings, self._answered), Bodies(is_strict=settings.server.strict)
-        self._http = HttpMetrics(metrics.registry)
+        self._http, names = HttpMetrics(metrics.registry), known_names(settings)
+        jobs = JobMaker(settings, prompts, self._queue, names, metrics.count_shed, self._tracing.traceparent)
+        self._jobs = jobs
         self._upkeep = UpkeepMetrics(metrics.registry, self._queue.model)
         self._drafters = DrafterRoutes(settings, self._queue)
         self._open_answers = OpenAnswers(self._queue)
@@ -119,9 +121,10 @@ class Gateway:
         max_bytes = self._settings.server.max_body_bytes
         intake = Intake(self._reading, self._queue, self._jobs, max_bytes, self._upkeep.group_heals.inc)
         await intake.make_group()
-        sweeper = Sweeper(self._queue, self._upkeep)
+        sweeper = Sweeper(self._queue, self._upkeep, self._open_answers.gateway)
         async with asyncio.TaskGroup() as group:
-            work = (self._reader.run(), intake.run(), sweeper.run(), self._open_answers.keep())
+            lost = LostJobs(self._queue, self._reader)
+            work = (self._reader.run(), intake.run(), sweeper.run(), self._open_answers.keep(), lost.run())
             tasks = [group.create_task(task) for task in work]
             yield
             await cancel_all(tasks)

@@ -5,10 +5,9 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from redis.exceptions import RedisError
 
 from client.wire import OUT_FIELD, Chunk, Final, Job, child_id, decode_event, decode_job, job_key, out_stream
-from core.errors import QueueError, RequestError
+from core.errors import RequestError
 from service.answers import CHAT, COMPLETION, Style
 from service.queue import LIVE_TTL_S, JobQueue
 from service.response_request import ResponseRequest
@@ -82,6 +81,11 @@ class KnownJob(Struct, frozen=True):
         return choice_ids(self.id, self.record.num_choices)
 
     @property
+    def jobs(self) -> list[Job]:
+        """The jobs of the choices."""
+        return [msgspec.structs.replace(self.first, id=one, n_index=index) for index, one in enumerate(self.ids)]
+
+    @property
     def state(self) -> JobState:
         """The state of all choices together."""
         states = [choice.state for choice in self.choices]
@@ -145,13 +149,6 @@ class JobRecords:
         """Cancel a job and forget it; those who follow it read that it was cancelled."""
         await self._queue.forget(*choice_ids(job_id, record.num_choices))
         await self._queue.client.delete(_record_key(job_id))
-
-    async def vanished(self, job_id: str) -> bool:
-        """Tell whether a job is surely gone; False while Redis cannot say."""
-        try:
-            return not await self._queue.client.exists(job_key(job_id))
-        except (RedisError, OSError, QueueError):
-            return False
 
 
 def choice_ids(job_id: str, num_choices: int) -> list[str]:

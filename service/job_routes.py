@@ -123,8 +123,8 @@ class JobRoutes:
         last_id = request.headers.get("Last-Event-ID") or request.query.get("starting_after", "")
         after = read_cursor(last_id, job.choices)
         answer = _answer(job)
-        sender = JobEvents(answer, self._writers(job, answer), after, lambda: self._records.vanished(job.id))
-        async with self._reader.follow(job.ids, _unseen) as events:
+        sender = JobEvents(answer, self._writers(job, answer), after)
+        async with self._reader.follow(job.jobs, _unseen, lambda: self._records.write(job.id, job.record)) as events:
             response = await open_events(request)
             try:
                 await sender.send(response, events)

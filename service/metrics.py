@@ -6,10 +6,10 @@ What engines computed is told by service/worker_metrics.py, what HTTP saw by ser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from client.wire import Job
-from core.config import Settings, kind_of, policy_drafters
+from core.config import Settings, kind_of, model_name, policy_drafters
 from service.answer_counters import AnswerCounters, Labels
 from service.answer_log import AnswerRecord, log_answer
 from service.watch import Watch
@@ -26,6 +26,10 @@ class Metrics:
         self._policy_drafters = policy_drafters(settings)
         self.registry = CollectorRegistry()
         self._counters, self._answered = AnswerCounters(self.registry), answered
+        self._model_name = model_name(settings)
+        self._shed = Counter(
+            "specd_shed", "Requests refused for want of room.", ("model_name", "reason"), registry=self.registry
+        )
 
     @contextmanager
     def watch(self, jobs: Sequence[Job], started_s: float) -> Iterator[Watch]:
@@ -50,6 +54,10 @@ class Metrics:
         if asked.max_drafts == 0 or drafter == NO_DRAFTER:
             drafter, policy = NO_DRAFTER, NO_POLICY
         return Labels(job.model, job.arm, drafter, policy)
+
+    def count_shed(self, reason: str) -> None:
+        """Count a request that was refused for want of room; reason is one of admission's."""
+        self._shed.labels(self._model_name, reason).inc()
 
     def text(self) -> bytes:
         """Return all of it in Prometheus' text format."""

@@ -4,14 +4,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from aiohttp import web
-
 from client.wire import Chunk, Final
 from service.answers import Answer
 from service.choices import ChoiceWriter, sums, whole_body
+from service.followers import Event, Events
 from service.http_border import check_final
-from service.reader import Event, Events
-from service.sse import DONE, KEEP_ALIVE, event, send
+from service.sse import DONE, KEEP_ALIVE, EventResponse, event, send
 
 KEEP_ALIVE_S = 15.0
 
@@ -36,7 +34,7 @@ async def gather(events: Events, num_choices: int) -> tuple[list[list[Chunk]], l
 
 
 async def stream_answer(
-    response: web.StreamResponse, answer: Answer, choices: Sequence[ChoiceWriter], events: Events
+    response: EventResponse, answer: Answer, choices: Sequence[ChoiceWriter], events: Events
 ) -> None:
     """Send the choices' chunks as they come, then their sums; raises RequestError if one of them failed."""
     finals: list[Final] = []
@@ -58,7 +56,7 @@ async def stream_answer(
     await send(response, DONE)
 
 
-async def next_event(events: Events, response: web.StreamResponse) -> Event:
+async def next_event(events: Events, response: EventResponse) -> Event:
     """Wait for the jobs' next event, keeping the client's connection alive meanwhile."""
     while True:
         try:

@@ -6,15 +6,13 @@ those that the client has are left out.
 
 from typing import Any
 
-from aiohttp import web
-
 from client.wire import Chunk, Final
 from core.errors import RequestError
+from service.followers import Events
 from service.http_border import check_final
-from service.reader import Events
 from service.respond import next_event
 from service.response_body import ResponseBody, text_part
-from service.sse import event, send
+from service.sse import EventResponse, event, send
 
 
 class ResponseEvents:
@@ -25,7 +23,7 @@ class ResponseEvents:
         self._number = 0
         self._chunks: list[Chunk] = []
 
-    async def send(self, stream: web.StreamResponse, events: Events) -> None:
+    async def send(self, stream: EventResponse, events: Events) -> None:
         """Send the events as they come, up to the end; raises RequestError if the service gives the answer up."""
         await self._open(stream)
         while True:
@@ -40,11 +38,11 @@ class ResponseEvents:
         await self._delta(stream, message.tail)
         await self._close(stream, message)
 
-    async def fail(self, stream: web.StreamResponse, error: RequestError) -> None:
+    async def fail(self, stream: EventResponse, error: RequestError) -> None:
         """Send the last event of a response that goes no further here."""
         await self._send(stream, "response.failed", response=self._body.failed(error))
 
-    async def _open(self, stream: web.StreamResponse) -> None:
+    async def _open(self, stream: EventResponse) -> None:
         item = self._body.message("", "in_progress") | {"content": []}
         status = "queued" if self._body.asked.background else "in_progress"
         await self._send(stream, "response.created", response=self._body.standing(status))
@@ -52,11 +50,11 @@ class ResponseEvents:
         await self._send(stream, "response.output_item.added", output_index=0, item=item)
         await self._send_part(stream, "response.content_part.added", part=text_part(""))
 
-    async def _delta(self, stream: web.StreamResponse, text: str) -> None:
+    async def _delta(self, stream: EventResponse, text: str) -> None:
         if text:
             await self._send_part(stream, "response.output_text.delta", delta=text, logprobs=[])
 
-    async def _close(self, stream: web.StreamResponse, final: Final) -> None:
+    async def _close(self, stream: EventResponse, final: Final) -> None:
         body = self._body.ended(self._chunks, final)
         for item in body["output"]:
             (part,) = item["content"]
@@ -67,10 +65,10 @@ class ResponseEvents:
         kind = "incomplete" if body["status"] == "cancelled" else body["status"]
         await self._send(stream, f"response.{kind}", response=body)
 
-    async def _send_part(self, stream: web.StreamResponse, kind: str, **fields: Any) -> None:
+    async def _send_part(self, stream: EventResponse, kind: str, **fields: Any) -> None:
         await self._send(stream, kind, item_id=self._body.item_id, output_index=0, content_index=0, **fields)
 
-    async def _send(self, stream: web.StreamResponse, kind: str, **fields: Any) -> None:
+    async def _send(self, stream: EventResponse, kind: str, **fields: Any) -> None:
         number, self._number = self._number, self._number + 1
         if number > self._after:
             told = event({"type": kind, "sequence_number": number} | fields)

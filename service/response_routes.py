@@ -5,9 +5,11 @@ leaves; else it is cancelled then.
 """
 
 import asyncio
+import math
 import re
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -20,11 +22,12 @@ from core.errors import RequestError
 from service.answering import Answering
 from service.bodies import Bodies
 from service.doorkeeper import tenant_of
+from service.followers import Events
 from service.http_border import USER_HEADER, report
 from service.job_records import JobRecord, JobRecords, JobState, KnownJob
 from service.jobs import JobMaker
 from service.queue import JobQueue
-from service.reader import Events, StreamReader
+from service.reader import StreamReader
 from service.respond import gather
 from service.response_body import ID_PREFIX, ResponseBody
 from service.response_events import ResponseEvents
@@ -51,7 +54,8 @@ class ResponseRoutes:
         answering: Answering,
         bodies: Bodies,
     ) -> None:
-        self._timeout_s, self._queue, self._jobs = settings.server.request_timeout_s, queue, jobs
+        self._timeout_s, self._longest_wait_s = settings.server.request_timeout_s, settings.queue.max_wait_s
+        self._queue, self._jobs = queue, jobs
         self._reader, self._answering, self._bodies = reader, answering, bodies
         self._records = JobRecords(queue)
 
@@ -69,15 +73,17 @@ class ResponseRoutes:
         if asked.background and not asked.is_stored:
             raise RequestError("a response in the background must be stored; leave store out", param="store")
         tenant, user_id = tenant_of(request), request.headers.get(USER_HEADER)
-        jobs = await self._jobs.make(asked.chat, uuid.uuid4().hex, tenant, user_id)
+        # Who does not wait for an answer does not mind that it waits.
+        longest_wait_s = math.inf if asked.background else self._longest_wait_s
+        jobs = await self._jobs.make(asked.chat, uuid.uuid4().hex, tenant, user_id, longest_wait_s)
         body = ResponseBody(jobs[0].id, jobs[0].model, int(time.time()), asked)
+        # What was asked is in the job; the record is for what a response says of it.
+        shown = msgspec.structs.replace(asked, input="")
+        record = JobRecord(True, body.created, 1, response=shown, tenant=tenant.name)
         if asked.is_stored:
-            # What was asked is in the job; the record is for what a response says of it.
-            shown = msgspec.structs.replace(asked, input="")
-            record = JobRecord(True, body.created, 1, response=shown, tenant=tenant.name)
             await self._records.write(body.job_id, record)
         if asked.background:
-            return await self._begin(request, body, jobs)
+            return await self._begin(request, body, jobs, record)
         async with self._answering.run(jobs, started_s) as events:
             if asked.stream:
                 return await self._stream(request, ResponseEvents(body), events, jobs)
@@ -95,7 +101,7 @@ class ResponseRoutes:
             raise RequestError(
                 f"starting_after must be the sequence_number of an event, got {after[:64]!r}", param="starting_after"
             )
-        return await self._follow(request, body, int(after) if after else -1)
+        return await self._follow(request, body, job.jobs, job.record, int(after) if after else -1)
 
     async def cancel(self, request: web.Request) -> web.Response:
         """POST /v1/responses/ID/cancel: ask for the end of a response in the background."""
@@ -111,16 +117,20 @@ class ResponseRoutes:
         await self._records.forget(job.id, job.record)
         return web.json_response({"id": ID_PREFIX + job.id, "object": "response", "deleted": True})
 
-    async def _begin(self, request: web.Request, body: ResponseBody, jobs: list[Job]) -> web.StreamResponse:
+    async def _begin(
+        self, request: web.Request, body: ResponseBody, jobs: list[Job], record: JobRecord
+    ) -> web.StreamResponse:
         """Queue a response that goes on without its client."""
         await self._jobs.submit(jobs)
         log.info("job_made", job_id=body.job_id, num_choices=1)
         if body.asked.stream:
-            return await self._follow(request, body)
+            return await self._follow(request, body, jobs, record)
         return web.json_response(body.standing("queued"))
 
-    async def _follow(self, request: web.Request, body: ResponseBody, after: int = -1) -> web.StreamResponse:
-        async with self._reader.follow([body.job_id], _unseen) as events:
+    async def _follow(
+        self, request: web.Request, body: ResponseBody, jobs: Sequence[Job], record: JobRecord, after: int = -1
+    ) -> web.StreamResponse:
+        async with self._reader.follow(jobs, _unseen, lambda: self._records.write(body.job_id, record)) as events:
             return await self._stream(request, ResponseEvents(body, after), events)
 
     async def _stream(

@@ -117,7 +117,7 @@ async def test_a_choice_is_taken_over_alone(settings, queue, client):
 
 
 async def test_a_submission_that_broke_off_is_repeated_to_its_end(settings, queue):
-    made = JobMaker(settings, None, queue, None)
+    made = JobMaker(settings, None, queue, None, None)
     jobs = [new_job(id=child_id("b" * 32, index)) for index in range(3)]
     assert await queue.submit(jobs[0])
     await made.submit(jobs)
