@@ -136,9 +136,11 @@ async def test_latencies_are_no_shorter_than_the_steps_were(settings):
         found.total("vllm:e2e_request_latency_seconds_sum"),
     )
     assert first >= 0.03
-    assert last >= first + 3 * 0.03
-    assert found.total("vllm:inter_token_latency_seconds_sum") >= 3 * 0.03
-    assert found.total("vllm:request_time_per_output_token_seconds_sum") >= 3 * 0.03 / 11
+    assert last >= 4 * 0.03
+    # What came late makes the time to what came after it shorter: only together are they as long as the steps.
+    between = found.total("vllm:inter_token_latency_seconds_sum")
+    assert first + between >= 4 * 0.03
+    assert found.total("vllm:request_time_per_output_token_seconds_sum") == pytest.approx(between / 11)
 
 
 async def test_how_answers_end_is_told(settings):
@@ -281,8 +283,9 @@ async def test_the_phases_of_ended_jobs_are_no_shorter_than_their_steps(settings
         found.total(f"vllm:request_{phase}_time_seconds_sum") for phase in ("prefill", "decode", "inference")
     )
     assert prefill >= 0.03
-    assert decode >= 3 * 0.03 - 0.005
+    # The last tokens are no sooner than four steps after the claim, whenever the writer had time for the first.
     assert both == pytest.approx(prefill + decode)
+    assert both >= 4 * 0.03
 
 
 async def test_signs_of_life_are_as_old_as_they_are_and_redis_is_timed(settings):
