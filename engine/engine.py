@@ -169,6 +169,7 @@ class Engine:
             "waiting": len(scheduler.waiting),
             "kv_usage": 1 - pool.num_free / pool.num_usable,
             "kv_bytes": self.memory.kv_bytes,
+            "kv_blocks": {"count": pool.num_usable, "size": pool.block_size},
             "preemptions": scheduler.num_preemptions,
             "prefix_queries": scheduler.prefix_queries,
             "prefix_hits": scheduler.prefix_hits,
@@ -200,7 +201,7 @@ class Engine:
         self._commit(batch, plan, rows, verdict, features)
         facts = self._facts(batch, plan, rows, started)
         self._observe(plan, (draft, survival), verdict, facts)
-        return self._emit(batch, verdict)
+        return self._emit(batch, draft, verdict)
 
     def _schedule(self) -> Batch:
         with self.stats.timed("schedule"):
@@ -332,7 +333,7 @@ class Engine:
     def _observe(self, plan: StepPlan, proposal: tuple[Draft, Tensor], verdict: Round, facts: StepFacts) -> None:
         """Count the round and teach each policy its part of it; the proposal comes with its survivals."""
         self.stats.count_step(facts.step_s, facts.catch_up_rows, plan.predicted_step_s)
-        self.stats.emitted += sum(map(len, verdict.emitted))
+        self.stats.count_tokens(facts.prefill_rows, sum(map(len, verdict.emitted)))
         if proposal[0].tokens.shape[1]:
             self.stats.soft_accepts += float(verdict.verdict.soft_labels.sum())
         for part in plan.parts:
@@ -340,13 +341,13 @@ class Engine:
                 part.group.count_plain(num_judged(plan, part, verdict))
         for part, outcome in outcomes(plan, *proposal, verdict, facts):
             self.recent.add(part, outcome)
-            if part.view is not None and len(plan.parts) == 1:
-                self.costs.observe(part.group.key[0], part.view, part.plan, outcome)
-            part.group.observe(outcome)
+            if (alone := part.view if len(plan.parts) == 1 else None) is not None:
+                self.costs.observe(part.group.key[0], alone, part.plan, outcome)
+            part.group.observe(part.plan, outcome, alone)
 
-    def _emit(self, batch: Batch, verdict: Round) -> list[Emission]:
+    def _emit(self, batch: Batch, draft: Draft, verdict: Round) -> list[Emission]:
         """Say what each sequence gained, and let go of those that are done."""
-        emissions = []
+        emissions, drafted = [], draft.lengths.tolist()
         for i, b in enumerate(verdict.index.tolist()):
             sequence, tokens, accepted = batch.sequences[b], verdict.emitted[i], verdict.accepted[i]
             reason = FinishReason.LENGTH if sequence.num_remaining <= 0 else None
@@ -362,6 +363,7 @@ class Engine:
                     reason,
                     logprobs=verdict.logprobs[i],
                     num_cached_tokens=sequence.num_cached or 0,
+                    num_drafted=drafted[b],
                 )
             )
             if reason is not None:

@@ -135,10 +135,16 @@ class PolicyGroup:
         self._stats.rounds += num_rounds
         self.counts.rounds += num_rounds
 
-    def observe(self, outcome: StepOutcome) -> None:
-        """Count a finished step and teach it to the calibration and the policy."""
+    def observe(self, plan: Plan, outcome: StepOutcome, alone: StepView | None = None) -> None:
+        """Count a finished step and teach it to the calibration and the policy.
+
+        alone is what the group saw before, if it had the step to itself: only then does its time tell of it.
+        """
+        if alone is not None:
+            self.counts.benefit.observe(alone, outcome)
         for counts in (self._stats, self.counts):
             counts.count_rounds(outcome.drafted, outcome.verified, outcome.accepted)
+            counts.count_budget(plan, outcome)
         self._learn(outcome)
         try:
             self.policy.observe(outcome)
