@@ -74,9 +74,9 @@ class Gateway:
         prompts = Prompts(tokenizer, self._threads)
         self._doorkeeper = Doorkeeper(settings.server, TenantLimits(self._queue))
         metrics, bodies = Metrics(settings, self._answered), Bodies(is_strict=settings.server.strict)
-        self._http, names = HttpMetrics(metrics.registry), known_names(settings)
-        jobs = JobMaker(settings, prompts, self._queue, names, metrics.count_shed, self._tracing.traceparent)
-        self._jobs = jobs
+        known, traceparent = known_names(settings), self._tracing.traceparent
+        self._jobs = jobs = JobMaker(settings, prompts, self._queue, known, metrics.count_shed, traceparent)
+        self._http = HttpMetrics(metrics.registry)
         self._upkeep = UpkeepMetrics(metrics.registry, self._queue.model)
         self._drafters = DrafterRoutes(settings, self._queue)
         self._open_answers = OpenAnswers(self._queue)

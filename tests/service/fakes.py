@@ -180,7 +180,7 @@ class Service:
     settings: Settings
     engine: FakeEngine
     http: aiohttp.ClientSession
-    stop_gateway: Callable[[], None]
+    stop_gateway: Callable[[], None] | None = None
 
     @property
     def url(self) -> str:
