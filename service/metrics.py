@@ -27,7 +27,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._counters, self._answered = AnswerCounters(self.registry), answered
         self._model_name = model_name(settings)
-        self._shed = Counter(
+        self.shed = Counter(
             "specd_shed", "Requests refused for want of room.", ("model_name", "reason"), registry=self.registry
         )
 
@@ -57,7 +57,7 @@ class Metrics:
 
     def count_shed(self, reason: str) -> None:
         """Count a request that was refused for want of room; reason is one of admission's."""
-        self._shed.labels(self._model_name, reason).inc()
+        self.shed.labels(self._model_name, reason).inc()
 
     def text(self) -> bytes:
         """Return all of it in Prometheus' text format."""
