@@ -125,8 +125,9 @@ async def test_one_that_has_stopped_reading_for_good_is_dropped_and_its_job_canc
     async with asking(gateway) as connection:
         key = await new_job(world, set())
         await until(lambda: world.client.hget(key, "state"), b"cancelled", 30.0)
+        # Not only when it reads what is left for it.
+        await until_true(lambda: num_connections(gateway) <= num_before)
         assert not (await rest_of(connection)).endswith(b"0\r\n\r\n")
-    await until_true(lambda: num_connections(gateway) <= num_before)
 
 
 def num_connections(gateway):
