@@ -14,8 +14,8 @@ from msgspec import Struct
 from client.wire import Chunk, Final
 from core.errors import RequestError
 from core.types import FinishReason
-from service.answers import Answer, counted, error_body, usage_fields
-from service.choices import ChoiceWriter
+from service.answers import Answer, error_body, usage_fields
+from service.choices import ChoiceWriter, sums
 from service.followers import Events, Place
 from service.http_border import check_final
 from service.job_records import Choice
@@ -94,7 +94,7 @@ class JobEvents:
         elif message.reason in (FinishReason.ERROR, FinishReason.DEADLINE):
             return None
         else:
-            body = choice.ending(message) | usage_fields(message.usage, message.speculated)
+            body = choice.ending(message) | usage_fields(message.usage, choice.acceptance)
         if is_first and self._answer.style.is_chat:
             # The role has no event of its own here: it would be one without a place.
             spelt = body["choices"][0]
@@ -106,7 +106,7 @@ class JobEvents:
         """Spell the last event: the sums over all choices, or why there is no answer."""
         if error := failure(finals):
             return error_body(error)
-        return self._answer.streamed([]) | usage_fields(*counted(finals))
+        return self._answer.streamed([]) | sums(self._choices, finals)
 
 
 def failure(finals: Sequence[Final]) -> RequestError | None:

@@ -10,6 +10,7 @@ from client.wire import OUT_FIELD, Chunk, Final, Job, child_id, decode_event, de
 from core.errors import RequestError
 from service.answers import CHAT, COMPLETION, Style
 from service.queue import LIVE_TTL_S, JobQueue
+from service.response_request import ResponseRequest
 from service.tenants import Tenant
 
 
@@ -31,8 +32,10 @@ ENDS = (JobState.FAILED, JobState.EXPIRED, JobState.CANCELLED, JobState.DONE)
 class JobRecord(Struct, frozen=True, tag="http/1", forbid_unknown_fields=True):
     """What cannot be told from the jobs of the choices; idempotency is the Redis key that stands for the job, if any.
 
-    digest is that of the request, by which another one under the same key is told apart; tenant is the name of whom the
-    job belongs to, for everybody else there is no such job.
+    digest is that of the request, by which another one under the same key is told apart. fingerprint is that of the
+    service that took the job on. response is what was asked, without the input, where the job is one of OpenAI's
+    responses. tenant is the name of whom the job
+    belongs to, for everybody else there is no such job.
     """
 
     is_chat: bool
@@ -41,6 +44,9 @@ class JobRecord(Struct, frozen=True, tag="http/1", forbid_unknown_fields=True):
     wants_token_ids: bool = False
     idempotency: str = ""
     digest: str = ""
+    fingerprint: str = ""
+    is_detailed: bool = False
+    response: ResponseRequest | None = None
     tenant: str = ""
 
     @property

@@ -106,7 +106,7 @@ class JobQueue:
         deadline = "" if job.deadline_ms is None else job.deadline_ms
         values = (encode(job), job.created_ms, LIVE_TTL_S, deadline)
         # First of all: whatever breaks off from here on is found by those who look at live jobs.
-        await self.client.zadd(live_key(self.model), {job.id: 0}, nx=True)
+        await self.note(job.id)
         created = await self.scripts.run("submit", Call((job_key(job.id),), values))
         if created:
             if job.deadline_ms is not None:
@@ -114,6 +114,14 @@ class JobQueue:
             # The queue is another key than the job, and a creator may die between the two. A second entry is harmless.
             await self.add_entry(job)
         return bool(created == 1)
+
+    async def note(self, job_id: str) -> None:
+        """Have those who look at live jobs look at this one, too (service/lost_entries.py)."""
+        async with self.client.pipeline(transaction=False) as pipe:
+            pipe.zadd(live_key(self.model), {job_id: 0}, nx=True)
+            # As long as a job may live.
+            pipe.expire(live_key(self.model), LIVE_TTL_S)
+            await pipe.execute()
 
     async def add_entry(self, job: Job) -> None:
         """Give a job a place in the queue."""
