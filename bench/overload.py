@@ -92,6 +92,8 @@ class Crowd:
         """Ask, and return whether there was an answer."""
         asked_s, connection = time.perf_counter(), self._connect()
         seen = self.seen if asked_s >= self._begin_s else Seen()
+        times: list[float] = []
+        is_whole = False
         fields = {"max_tokens": question.max_tokens, "stream": True, "cache_salt": os.urandom(8).hex()}
         try:
             body = json.dumps({"prompt": question.text} | fields)
@@ -104,7 +106,7 @@ class Crowd:
                 return False
             times, is_whole = _read(response, asked_s)
         except (OSError, HTTPException):
-            times, is_whole = list[float](), False
+            is_whole = False
         finally:
             connection.close()
         with self._lock:
@@ -199,7 +201,7 @@ def _phase(url: str, pool: PromptPool, num_clients: int, seconds: float) -> Phas
 
 def _read(response: HTTPResponse, asked_s: float) -> tuple[list[float], bool]:
     """Return the seconds from one event with tokens to the next, the first from `asked_s`, and whether [DONE] came."""
-    times, at_s = [], asked_s
+    times, at_s = list[float](), asked_s
     for line in response:
         if line.startswith(b"data: [DONE]"):
             return times, True
