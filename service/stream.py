@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import structlog
 from msgspec import Struct
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from client.wire import Chunk, Final, Speculated, Usage, WireError
 from core.types import Emission, FinishReason
@@ -240,12 +240,16 @@ class StreamWriter:
 
     async def _until_written(self, step: _Step) -> None:
         """Write one step; a fault of Redis is retried, which the fence makes safe, until the lease is surely lost."""
-        deadline = time.monotonic() + self._queue.settings.lease_ms / 1000
+        lease_s = self._queue.settings.lease_ms / 1000
+        deadline = time.monotonic() + lease_s
         while True:
             try:
                 await self._write(step)
             except (RedisError, OSError) as error:
                 log.warning("append_failed", error=str(error))
+                if isinstance(error, ResponseError):
+                    # It answers and only cannot write, as when it is full: it takes the beats that keep our leases.
+                    deadline = time.monotonic() + lease_s
                 if time.monotonic() > deadline or is_cancelled():
                     break
                 await asyncio.sleep(RETRY_S)
