@@ -12,7 +12,7 @@ in meanwhile is not among them, so the bounds may be passed by a moment's reques
 import hashlib
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +26,8 @@ from service.speed import Speed
 from service.worker_metrics import Workers, read_workers
 
 SCAN_S = 0.1
+# For so long a job that was let in counts although it is not found in the queue: it may be on its way.
+ENTERING_S = 0.2
 # Workers tell their counts once a second.
 SAMPLE_S = 2.0
 MIN_RETRY_S, MAX_RETRY_S = 1, 60
@@ -90,6 +92,8 @@ class Admission:
         self._speed = Speed()
         self._load: Load | None = None
         self._scanned_at_s = self._sampled_at_s = -math.inf
+        # Jobs that were let in, and when, while they may not stand in the queue yet.
+        self._entering: deque[tuple[float, Job]] = deque()
 
     async def check(self, num_jobs: int, user: str) -> None:
         """Raise RequestError if there is no room for so many jobs: asked before any work goes into a request."""
@@ -129,6 +133,7 @@ class Admission:
 
     def admitted(self, jobs: Sequence[Job]) -> None:
         """Count jobs that are about to be submitted."""
+        self._entering.extend((time.monotonic(), job) for job in jobs)
         if self._load:
             self._load.add(jobs)
 
@@ -159,13 +164,18 @@ class Admission:
 
     async def _scan(self) -> Load:
         load = Load(0, Counter(), 0, 0, Counter(), await memory_share(self._queue.client))
+        present = set()
         for fields, priority, is_waiting in await self._queue.entries():
+            present.add(fields.get(b"j", b"").decode())
             load.num_jobs += 1
             load.max_answer_tokens += int(fields.get(b"a", 0))
             load.by_user[fields.get(b"u", b"").decode()] += 1
             if is_waiting:
                 load.waiting[priority] += 1
                 load.queued_tokens += int(fields.get(b"t", 0))
+        while self._entering and self._entering[0][0] < time.monotonic() - ENTERING_S:
+            self._entering.popleft()
+        load.add([job for _, job in self._entering if job.id not in present])
         return load
 
 

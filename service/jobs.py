@@ -106,7 +106,7 @@ class JobMaker:
         context_length = await self.context_length()
         user = user_key(user_name)
         await self._check_room(num_choices, user)
-        await self._check_wait(request, longest_wait_s)
+        await self._check_wait(priority, longest_wait_s, request.deadline_ms)
         prompt_ids = await self._prompts.ids(request)
         tenant.check_prompt(len(prompt_ids))
         await self._check_tokens(num_choices * len(prompt_ids))
@@ -133,8 +133,10 @@ class JobMaker:
             msgspec.structs.replace(first, id=child_id(request_id, index), n_index=index)
             for index in range(num_choices)
         ]
-        await self._take(tenant, jobs)
+        # Others were let in while this one was made; from here on it counts.
+        await self._check_wait(priority, longest_wait_s, request.deadline_ms)
         self._admission.admitted(jobs)
+        await self._take(tenant, jobs)
         return jobs
 
     async def _deadline_ms(self, within_ms: int | None) -> int | None:
@@ -172,9 +174,9 @@ class JobMaker:
         except (RedisError, OSError) as error:
             raise _queue_down() from error
 
-    async def _check_wait(self, request: CompletionRequest | ChatRequest, longest_s: float) -> None:
+    async def _check_wait(self, priority: int, longest_s: float, deadline_ms: int | None) -> None:
         try:
-            await self._admission.check_wait(request.job_priority, longest_s, request.deadline_ms)
+            await self._admission.check_wait(priority, longest_s, deadline_ms)
         except (RedisError, OSError) as error:
             raise _queue_down() from error
 

@@ -60,6 +60,17 @@ async def test_what_this_gateway_let_in_counts_at_once(queue):
     assert await refusal(door.check(1, user_key("ann"))) == (429, "user_queue_full")
 
 
+async def test_what_is_on_its_way_to_the_queue_counts_when_that_is_looked_at_anew(queue, monkeypatch):
+    monkeypatch.setattr(admissions, "SCAN_S", 0.0)
+    monkeypatch.setattr(admissions, "ENTERING_S", 60.0)
+    door, job = admission(queue, max_queued_tokens=100), job_of(prompt=[5] * 90)
+    door.admitted([job])
+    assert await refusal(door.check_tokens(11)) == (503, "queue_full")
+    # Once, whether or not it is there by now.
+    await fill(queue, job)
+    await door.check_tokens(10)
+
+
 async def test_jobs_of_one_user_are_bounded_running_ones_too_and_nobody_elses(queue):
     await fill(queue, job_of("ann"), job_of("ann"), job_of("bob"), job_of())
     await take(queue)
@@ -222,3 +233,14 @@ async def ask(service):
         wait_s = time.monotonic() - begin_s
         await response.read()
         return response.status, wait_s
+
+
+async def test_a_crowd_that_comes_at_once_is_bounded_too(redis_url, tmp_path, monkeypatch):
+    """All of them look at the queue before any of them stands in it."""
+    settings = fake_settings(redis_url, tmp_path / "model", max_wait_s=1.0)
+    monkeypatch.setattr(admissions, "Speed", full_speed)
+    monkeypatch.setattr(admissions, "SAMPLE_S", 60.0)
+    async with running(settings, FakeEngine(step_s=0.02)) as service:
+        found = await asyncio.gather(*(ask(service) for _ in range(40)))
+    # Of 120 tokens each, at 100 a second: beside those that found no others, one may wait.
+    assert sum(status == 200 for status, _ in found) <= 8
