@@ -8,6 +8,7 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
+from client.http import refusal
 from client.wire import DrafterState
 from core.errors import QueueError
 
@@ -54,13 +55,5 @@ async def _ask(socket: Path, method: str, path: str, body: Mapping[str, Any] | N
     except (aiohttp.ClientError, TimeoutError) as error:
         raise QueueError(f"no answer at the admin socket {socket}: {error or 'timed out'}") from error
     if response.status not in (200, 202):
-        raise QueueError(f"{socket} answered {response.status}: {_reason(data)}")
+        raise QueueError(f"{socket} answered {response.status}: {refusal(response.status, data).message}")
     return data
-
-
-def _reason(data: bytes) -> str:
-    """Return the message of an error body, else the body as it came."""
-    try:
-        return str(msgspec.json.decode(data)["error"]["message"])
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return data.decode(errors="replace")[:200]

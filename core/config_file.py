@@ -22,6 +22,7 @@ from core.errors import ConfigError
 from core.masking import shown
 from core.registry import DRAFTERS, POLICIES
 from core.setting_types import Name
+from core.toml_file import read_toml
 
 # A client's: the key that `specd complete` and its like send. No setting of a server.
 API_KEY_VARIABLE = f"{ENV_PREFIX}API_KEY"
@@ -140,14 +141,8 @@ def _toml_value(value: object) -> str:
 def _from_file(path: Path | None) -> _Tree:
     if path is None:
         return {}
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
     tree: _Tree = {}
-    for section, values in document.items():
+    for section, values in read_toml(path, "the configuration file").items():
         if section not in TABLES:
             _check_section(section, str(path), [*SECTIONS, *TABLES])
             tree[section] = _section_of_file(section, values, path)

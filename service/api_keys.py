@@ -14,7 +14,6 @@ import json
 import os
 import secrets
 import time
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +25,7 @@ from msgspec import Meta
 from core.config import nearest
 from core.config_file import NAME
 from core.errors import ConfigError
+from core.toml_file import read_toml
 from service.tenants import Limits, Tenant
 
 log = structlog.get_logger()
@@ -92,12 +92,7 @@ def hash_of(key: str) -> str:
 
 def read_keys(path: Path) -> dict[str, ApiKey]:
     """Return the keys of a file by name; raises ConfigError that names what is wrong with it."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the API keys in {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    document = read_toml(path, "the API keys in")
     if unknown := [section for section in document if section != "keys"]:
         raise ConfigError(f"{path}: unknown section {unknown[0]!r}; keys are tables [keys.NAME]")
     tables = document.get("keys", {})

@@ -236,10 +236,7 @@ def _group_counters(workers: Workers) -> Iterator[Metric]:
         ("specd_engine_expected_tokens", "Verified draft tokens that admission expected to be kept.", "expected"),
         ("specd_engine_accepted_tokens", "Draft tokens kept.", "accepted"),
     ):
-        counter = CounterMetricFamily(name, meaning, labels=GROUP)
-        for worker, group in _groups(workers):
-            counter.add_metric((workers.model, worker, group.drafter, group.policy), getattr(group, field))
-        yield counter
+        yield _by_group(workers, name, meaning, field)
     for name, meaning, field in (
         ("specd_engine_verified_tokens_per_pos", "Draft tokens sent to the target, by position.", "verified_at"),
         ("specd_engine_accepted_tokens_per_pos", "Draft tokens kept, by position.", "accepted_at"),
@@ -265,10 +262,7 @@ def _benefits(workers: Workers) -> Iterator[Metric]:
         ("specd_speculation_plain_seconds", "Time in which plain steps would have made the same tokens.", "plain_s"),
         ("specd_speculation_spent_seconds", "Time in which they were made.", "spent_s"),
     ):
-        counter = CounterMetricFamily(name, meaning, labels=GROUP)
-        for worker, group in _groups(workers):
-            counter.add_metric((workers.model, worker, group.drafter, group.policy), getattr(group, field))
-        yield counter
+        yield _by_group(workers, name, meaning, field)
     ratio = GaugeMetricFamily(
         "specd_speculation_benefit", "Tokens per second lately over those of plain steps.", labels=GROUP
     )
@@ -276,6 +270,14 @@ def _benefits(workers: Workers) -> Iterator[Metric]:
         if group.benefit is not None:
             ratio.add_metric((workers.model, worker, group.drafter, group.policy), group.benefit)
     yield ratio
+
+
+def _by_group(workers: Workers, name: str, meaning: str, field: str) -> Metric:
+    """Return a counter with one value per drafter and policy of a worker, a field of its counts."""
+    counter = CounterMetricFamily(name, meaning, labels=GROUP)
+    for worker, group in _groups(workers):
+        counter.add_metric((workers.model, worker, group.drafter, group.policy), getattr(group, field))
+    return counter
 
 
 def _groups(workers: Workers) -> list[tuple[str, GroupCounts]]:

@@ -37,7 +37,8 @@ async def rest_of(connection):
     """Read up to the last event or the end of the connection."""
     found = b""
     async with asyncio.timeout(30):
-        while not found.endswith(b"0\r\n\r\n"):
+        # The head ends in an empty line, too, and may do so after a 0.
+        while not (found.endswith(b"0\r\n\r\n") and found.count(b"\r\n\r\n") > 1):
             try:
                 data = await asyncio.get_running_loop().sock_recv(connection, 1 << 16)
             except ConnectionError:
