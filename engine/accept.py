@@ -1,15 +1,16 @@
 """From target logits to the tokens of a round: process, judge, cut at stop ids, one copy to the host."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from core.tensors import Draft, LawRows, Verdict
+from core.tensors import Allowed, Draft, LawRows, Verdict
 from core.types import TokenLogprobs
 from engine.drafts import select
 from engine.noise import RoundNoise
 from engine.slots import Terms
+from kernels.allowed import disallow
 from kernels.coupled import couple, keep_drawn
 from kernels.logprobs import token_logprobs
 from kernels.process import process
@@ -39,18 +40,28 @@ class Round:
     verified: list[int]
 
 
-def accept(index: Tensor, logits: Tensor, draft: Draft, lengths: Tensor, noise: RoundNoise, terms: Terms) -> Round:
+def accept(
+    index: Tensor,
+    logits: Tensor,
+    proposal: tuple[Draft, Tensor],
+    noise: RoundNoise,
+    terms: Terms,
+    allowed: Allowed | None = None,
+) -> Round:
     """Judge the drafts of S sequences by their target logits f32 [sum(lengths + 1), V].
 
     index      i64 [S]; places of the sequences in the batch
-    draft, lengths, noise   of these sequences, lengths i32 [S] drafts verified
+    proposal   their drafts, and how many of each are verified, lengths i32 [S]
+    noise, terms   of these sequences
+    allowed    what their grammars say of the logits' rows
     """
-    rows = make_law_rows(lengths, draft.tokens)
+    draft, lengths = proposal
+    rows = replace(make_law_rows(lengths, draft.tokens), allowed=allowed)
     processing = terms.processing
     if not draft.tokens.shape[1] and noise.gumbel is None:
         return _accept_plain(index, logits, draft, noise, rows, terms)
     if processing.is_greedy and processing.edits is None:
-        verdict = keep_drawn(logits.argmax(-1), draft, lengths)
+        verdict = keep_drawn(_best(logits, rows), draft, lengths)
     else:
         verdict = _judge(process(logits, processing, rows), draft, lengths, noise, rows)
     tokens, counts, stopped = _cut(draft.tokens, verdict, terms.stop_ids)
@@ -69,7 +80,7 @@ def accept(index: Tensor, logits: Tensor, draft: Draft, lengths: Tensor, noise: 
 def _accept_plain(index: Tensor, logits: Tensor, draft: Draft, noise: RoundNoise, rows: LawRows, terms: Terms) -> Round:
     """Draw one token for each sequence: what `accept` comes to where nothing was drafted, in fewer operations."""
     if terms.processing.is_greedy and terms.processing.edits is None:
-        tokens = logits.argmax(-1)
+        tokens = _best(logits, rows)
     else:
         tokens = draw_next(process(logits, terms.processing, rows), noise.verdict[:, 0])
     emitted = tokens[:, None]
@@ -78,6 +89,11 @@ def _accept_plain(index: Tensor, logits: Tensor, draft: Draft, noise: RoundNoise
     verdict = Verdict(draft.lengths, tokens, draft.lengths, draft.evidence)
     nothing, told = [0] * len(stopped), emitted.tolist()
     return Round(index, verdict, told, stopped, _logprobs(logits, rows, told, terms.logprobs), nothing, nothing)
+
+
+def _best(logits: Tensor, rows: LawRows) -> Tensor:
+    """Return the likeliest allowed token of each row, i64 [N]."""
+    return (logits if rows.allowed is None else disallow(logits, rows.allowed)).argmax(-1)
 
 
 def make_law_rows(lengths: Tensor, drafts: Tensor) -> LawRows:

@@ -135,13 +135,13 @@ class PolicyGroup:
         self._stats.rounds += num_rounds
         self.counts.rounds += num_rounds
 
-    def observe(self, outcome: StepOutcome) -> None:
-        """Count a finished step and teach it to the calibration and the policy."""
+    def observe(self, outcome: StepOutcome, taught: StepOutcome) -> None:
+        """Count a finished step, and teach the calibration and the policy what of it they may learn from."""
         for counts in (self._stats, self.counts):
             counts.count_rounds(outcome.drafted, outcome.verified, outcome.accepted)
-        self._learn(outcome)
+        self._learn(taught)
         try:
-            self.policy.observe(outcome)
+            self.policy.observe(taught)
         except Exception as error:  # noqa: BLE001 - see plan
             self._fell_back(error)
 
