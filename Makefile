@@ -3,6 +3,7 @@
 #   make demo        answer three questions with and without speculation, side by side
 #   make test        lint, types and the tests (make test-all adds the long proofs)
 #   make test-faults kill, freeze, starve and cut off every part of the service, for minutes
+#   make soak        the same with the real engine under load, for an hour (ARGS="--only endurance --minutes 480")
 #   make serve       serve the demo on http://127.0.0.1:8000 (ARGS="--port 9000" adds flags)
 #   make bench       compare decoding modes under load, 8 minutes (ARGS="--minutes 2" for a quick look)
 #   make lint        ruff and mypy only
@@ -20,10 +21,10 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist lo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all test-faults lint bench clean
+.PHONY: help demo serve test test-all test-faults soak lint bench clean
 
 help:
-	@sed -n '3,9s/^#   //p' Makefile
+	@sed -n '3,10s/^#   //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/specd demo $(ARGS)
@@ -40,6 +41,9 @@ test-all: lint
 
 test-faults: $(STAMP)
 	$(PYTEST) -m "" tests/faults $(ARGS)
+
+soak: $(STAMP)
+	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -56,10 +56,10 @@ def accept(
     allowed    what their grammars say of the logits' rows
     """
     draft, lengths = proposal
-    rows = replace(make_law_rows(lengths, draft.tokens), allowed=allowed)
     processing = terms.processing
-    if not draft.tokens.shape[1] and noise.gumbel is None:
-        return _accept_plain(index, logits, draft, noise, rows, terms)
+    if not draft.tokens.shape[1] and noise.gumbel is None and allowed is None and not any_logprobs(terms):
+        return _accept_plain(index, logits, draft, noise, terms)
+    rows = replace(make_law_rows(lengths, draft.tokens), allowed=allowed)
     if processing.is_greedy and processing.edits is None:
         verdict = keep_drawn(_best(logits, rows), draft, lengths)
     else:
@@ -77,18 +77,27 @@ def accept(
     )
 
 
-def _accept_plain(index: Tensor, logits: Tensor, draft: Draft, noise: RoundNoise, rows: LawRows, terms: Terms) -> Round:
+def _accept_plain(index: Tensor, logits: Tensor, draft: Draft, noise: RoundNoise, terms: Terms) -> Round:
     """Draw one token for each sequence: what `accept` comes to where nothing was drafted, in fewer operations."""
-    if terms.processing.is_greedy and terms.processing.edits is None:
-        tokens = _best(logits, rows)
+    processing = terms.processing
+    if processing.is_greedy and processing.edits is None:
+        tokens = logits.argmax(-1)
     else:
-        tokens = draw_next(process(logits, terms.processing, rows), noise.verdict[:, 0])
+        # The rows of a plain batch are as they are.
+        if not processing.is_plain:
+            logits = process(logits, processing, make_law_rows(draft.lengths, draft.tokens))
+        tokens = draw_next(logits, noise.verdict[:, 0])
     emitted = tokens[:, None]
     stopped = (emitted == terms.stop_ids).any(1).tolist()
     # Nothing was drafted, so all counts are those of the draft, which are 0.
     verdict = Verdict(draft.lengths, tokens, draft.lengths, draft.evidence)
-    nothing, told = [0] * len(stopped), emitted.tolist()
-    return Round(index, verdict, told, stopped, _logprobs(logits, rows, told, terms.logprobs), nothing, nothing)
+    nothing = [0] * len(stopped)
+    return Round(index, verdict, emitted.tolist(), stopped, [None] * len(stopped), nothing, nothing)
+
+
+def any_logprobs(terms: Terms) -> bool:
+    """Tell whether any of the sequences wants log-probabilities."""
+    return any(number is not None for number in terms.logprobs)
 
 
 def _best(logits: Tensor, rows: LawRows) -> Tensor:

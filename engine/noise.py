@@ -50,7 +50,7 @@ def draw_noise(
         return RoundNoise(torch.zeros(size, width), torch.zeros(size, width + 1), coupled, None)
     is_coupled = np.array([uses_gumbel(sequence.request) for sequence in sequences])
     if not width and not is_coupled.any():
-        verdict = torch.from_numpy(plain.of(sequences))
+        verdict = plain.of(sequences)
         return RoundNoise(verdict[:, :0], verdict, torch.from_numpy(is_coupled), None)
     nonces = np.array([sequence.request.nonce for sequence in sequences], dtype=np.uint64)
     anchors = np.array([len(sequence.tokens) - 1 for sequence in sequences], dtype=np.int64)

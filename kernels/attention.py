@@ -66,6 +66,10 @@ class LoneTile:
         # Query heads of one KV head become further rows of it: no key is ever repeated for its group.
         grouped = q[self.targets].view(-1, num_kv_heads, q.shape[1] // num_kv_heads, head_dim)
         own_keys, own_values = (x.transpose(0, 1).unsqueeze(0) for x in seen)
+        if len(grouped) == 1:
+            # The views below, and back, would leave a single row as it is.
+            mixed = F.scaled_dot_product_attention(grouped, own_keys, own_values, self.mask, scale=scale)
+            return mixed.view(1, *q.shape[1:])
         rows = grouped.permute(1, 2, 0, 3).flatten(1, 2).unsqueeze(0)
         mixed = F.scaled_dot_product_attention(rows, own_keys, own_values, self.mask, scale=scale).squeeze(0)
         return mixed.unflatten(1, (grouped.shape[2], -1)).permute(2, 0, 1, 3).reshape(-1, *q.shape[1:])
@@ -146,6 +150,8 @@ def plan_attention(
     window     rows see nothing further back than this many positions, their own included; None sees all
     skips      no row sees, and nobody writes, so many places at a sequence's start
     """
+    if len(positions) == len(cu_rows) - 1 == 1:
+        return _lone_row(kv, int(positions), int(visible), window, skips)
     counts = cu_rows.diff()
     sizes = counts.tolist()
     write = cache_rows(kv, torch.repeat_interleave(counts, output_size=len(positions)), positions)
@@ -224,17 +230,30 @@ def paged_attention(
     return out
 
 
+def _lone_row(kv: PagedKV, position: int, visible: int, window: int | None, skips: int) -> AttentionLayout:
+    """Lay out a batch of one row, the step of a single request, in few operations: it sees all that it reads."""
+    start = skips if window is None else max(position + 1 - window, skips)
+    block, offset = divmod(position, kv.block_size)
+    write = kv.block_tables[0, block : block + 1] * kv.block_size + offset
+    return AttentionLayout(write, (LoneTile(slice(0, 1), _context(kv, 0, start, visible), None),))
+
+
+def _context(kv: PagedKV, sequence: int, start: int, stop: int) -> slice | Tensor:
+    """Return the cache rows of places start..stop - 1: a range where the sequence's blocks follow each other."""
+    first_block = start // kv.block_size
+    blocks = kv.block_tables[sequence, first_block : -(-stop // kv.block_size)].tolist()
+    if blocks != list(range(blocks[0], blocks[0] + len(blocks))):
+        bounds = torch.tensor([[start]]), torch.tensor([[stop]])
+        return window_rows(kv, torch.tensor([sequence]), *bounds, stop - start).squeeze(0)
+    offset = (blocks[0] - first_block) * kv.block_size
+    return slice(offset + start, offset + stop)
+
+
 def _lone_tile(kv: PagedKV, sequence: int, rows: slice, reach: Reach, group: int) -> LoneTile:
     visible = reach.visible[rows]
     least, most = (int(bound) for bound in visible.aminmax())
     start = 0 if reach.first is None else int(reach.first[rows].min())
-    first_block = start // kv.block_size
-    blocks = kv.block_tables[sequence, first_block : -(-most // kv.block_size)].tolist()
-    offset = (blocks[0] - first_block) * kv.block_size
-    cache: slice | Tensor = slice(offset + start, offset + most)
-    if blocks != list(range(blocks[0], blocks[0] + len(blocks))):
-        bounds = torch.tensor([[start]]), torch.tensor([[most]])
-        cache = window_rows(kv, torch.tensor([sequence]), *bounds, most - start).squeeze(0)
+    cache = _context(kv, sequence, start, most)
     places = torch.arange(start, most)
     hidden = None if least == most else places >= visible[:, None]
     if reach.first is not None and int(reach.first[rows].max()) > start:

@@ -91,6 +91,8 @@ class EngineThread:
         # What the engine has counted, as of a step ago or a little longer.
         self.snapshot = engine.snapshot()
         self._next_snapshot_s = 0.0
+        # Seconds in which the thread could not step because its reader was behind.
+        self.held_s = 0.0
         # What waits in the queue; the engine hears of it with its next step.
         self.backlog = Backlog()
 
@@ -163,7 +165,13 @@ class EngineThread:
                 continue
             if self.has_backlog and any(emission.finish_reason for emission in done.emissions):
                 self._refilled.wait(REFILL_S)
-            self._room.acquire()
+            self._wait_for_room()
+
+    def _wait_for_room(self) -> None:
+        """Wait until the reader has the last step but one."""
+        started_s = time.perf_counter()
+        self._room.acquire()
+        self.held_s += time.perf_counter() - started_s
 
     def _rest(self) -> None:
         """Wait until the failed step is dealt with."""

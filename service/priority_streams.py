@@ -111,6 +111,10 @@ class PriorityStreams:
                     pipe.xdel(self.names[priority], *ids)
                 await pipe.execute()
 
+    async def retire(self, idle_ms: int) -> int:
+        """Forget workers that hold nothing and were not heard of for so long; returns in how many groups."""
+        return int(await self._scripts.run("retire", Call(self.names, (WORKER_GROUP, idle_ms))))
+
     async def depth(self) -> int:
         """Return how many entries there are, taken or not."""
         async with self._client.pipeline(transaction=False) as pipe:

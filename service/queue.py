@@ -17,6 +17,8 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from client.wire import (
+    INTAKE_GROUP,
+    INTAKE_STREAM,
     OUT_FIELD,
     Chunk,
     Final,
@@ -36,6 +38,7 @@ from core.errors import QueueError
 from core.types import Backlog, FinishReason
 from service.claims import Append, AppendResult, Claim, DeadLetter, Ending, Entry
 from service.priority_streams import PriorityStreams
+from service.redis_connections import packed
 from service.scripts import Call, Scripts, raise_if_transient
 
 log = structlog.get_logger()
@@ -48,6 +51,8 @@ MAX_DEAD_LETTERS = 10_000
 OVERDUE_BATCH = 256
 # The stream of a job that was deleted stays for those who follow it, so that they read its end.
 FORGOTTEN_S = 60
+# A consumer that holds nothing is forgotten when it was not heard of for so many leases, and for so long.
+IDLE_LEASES, LEAST_IDLE_MS = 10, 60_000
 # What emit.lua says of an append, added up.
 NOT_OURS, CANCELLED = 1, 2
 # What cancel.lua and expire.lua say of a job that they ended.
@@ -60,8 +65,9 @@ STATES = {"stop": "done", "length": "done", "cancelled": "cancelled", "deadline"
 def connect(url: str, timeout_s: float) -> Redis:
     """Return a client that fails within `timeout_s` and never repeats a command by itself."""
     # A repeated XADD could land twice; our own writes carry what makes them safe to repeat.
-    return Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0), protocol=2
+    retry = Retry(NoBackoff(), 0)
+    return packed(
+        Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry, protocol=2)
     )
 
 
@@ -165,6 +171,12 @@ class JobQueue:
         final = encode(Final(FinishReason.DEADLINE, Usage(prompt_len, int(count or 0))))
         values = (epoch or b"", count or b"", final, self.settings.result_ttl_s, 2 * self.settings.lease_ms)
         return Call((job_key(job_id), out_stream(job_id)), values)
+
+    async def retire(self) -> int:
+        """Forget workers and gateways that are long gone: Redis keeps their names until it is told; return how many."""
+        idle_ms = max(LEAST_IDLE_MS, IDLE_LEASES * self.settings.lease_ms)
+        num_gateways = await self.scripts.run("retire", Call((INTAKE_STREAM,), (INTAKE_GROUP, idle_ms)))
+        return int(num_gateways) + await self._streams.retire(idle_ms)
 
     async def forget(self, *job_ids: str) -> None:
         """Cancel jobs and forget them; those who follow one that has not ended read that it was cancelled."""

@@ -93,6 +93,8 @@ class StreamWriter:
         self._ended: set[str] = set()
         self._has_ended = asyncio.Event()
         self._steps: asyncio.Queue[tuple[list[Emission], list[End]]] = asyncio.Queue(MAX_STEPS_BEHIND)
+        # How many steps were written, and the seconds that took.
+        self.num_written, self.write_s = 0, 0.0
 
     @property
     def entries(self) -> list[Entry]:
@@ -170,7 +172,10 @@ class StreamWriter:
         """Write steps until cancelled."""
         while not is_cancelled():
             emissions, ends = await self._steps.get()
+            started_s = time.perf_counter()
             await self._until_written(self._prepare(emissions, ends))
+            self.write_s += time.perf_counter() - started_s
+            self.num_written += 1
             self._steps.task_done()
 
     async def drain(self) -> None:

@@ -33,7 +33,7 @@ from service.stream import End, StreamWriter
 from service.takeover import end_without_work, to_request
 from service.tasks import is_cancelled
 from service.wanted_drafters import WantedDrafters
-from service.worker_stats import QueueTimes, encode_stats
+from service.worker_stats import OutputCounts, QueueTimes, encode_stats
 
 log = structlog.get_logger()
 
@@ -275,7 +275,8 @@ class Worker:
 
     def _stats(self) -> bytes:
         drafters = self._drafters.states if self._drafters else ()
-        return encode_stats(self._engine.snapshot, self._queue_times, drafters, self._num_dead)
+        output = OutputCounts(self._writer.num_written, self._writer.write_s, self._engine.held_s)
+        return encode_stats(self._engine.snapshot, self._queue_times, drafters, self._num_dead, output)
 
 
 def run(settings: Settings) -> int:

@@ -107,6 +107,7 @@ def families(workers: Workers) -> Iterator[Metric]:
         yield _by_worker(GaugeMetricFamily(name, meaning, labels=WORKER), workers, field)
     yield _kv_reserved(workers)
     yield from _engine_counters(workers)
+    yield from _output(workers)
     yield from _group_counters(workers)
     yield from _calibrations(workers)
     yield _queue_times(workers)
@@ -161,6 +162,18 @@ def _engine_counters(workers: Workers) -> Iterator[Metric]:
         for worker, stats in workers.stats.items():
             for part, value in getattr(stats.engine, field).items():
                 counter.add_metric((workers.model, worker, part), value)
+        yield counter
+
+
+def _output(workers: Workers) -> Iterator[Metric]:
+    for name, meaning, field in (
+        ("specd_output_steps", "Steps whose tokens were written to their streams.", "steps"),
+        ("specd_output_seconds", "Time that took, beside the engine's next steps.", "write_s"),
+        ("specd_output_held_seconds", "Time in which the engine waited for it.", "held_s"),
+    ):
+        counter = CounterMetricFamily(name, meaning, labels=WORKER)
+        for worker, stats in workers.stats.items():
+            counter.add_metric((workers.model, worker), getattr(stats.output, field))
         yield counter
 
 

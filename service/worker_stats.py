@@ -94,6 +94,18 @@ class QueueTimes(Struct):
         self.sum_s += waited_s
 
 
+class OutputCounts(Struct, frozen=True):
+    """What it takes to get tokens from the engine into streams.
+
+    write_s are the seconds in which steps became text and went to Redis, beside the engine's next step; held_s those in
+    which the engine had to wait because its output was behind.
+    """
+
+    steps: int = 0
+    write_s: float = 0.0
+    held_s: float = 0.0
+
+
 class WorkerStats(Struct, frozen=True):
     """All that one worker tells; num_dead counts the jobs that it gave up (queue.max_attempts)."""
 
@@ -101,14 +113,19 @@ class WorkerStats(Struct, frozen=True):
     queue_times: QueueTimes = field(default_factory=QueueTimes)
     drafters: tuple[DrafterState, ...] = ()
     num_dead: int = 0
+    output: OutputCounts = OutputCounts()
 
 
 def encode_stats(
-    snapshot: Mapping[str, Any], queue_times: QueueTimes, drafters: Sequence[DrafterState] = (), num_dead: int = 0
+    snapshot: Mapping[str, Any],
+    queue_times: QueueTimes,
+    drafters: Sequence[DrafterState] = (),
+    num_dead: int = 0,
+    output: OutputCounts | None = None,
 ) -> bytes:
     """Return what goes into a worker's hash; snapshot is the engine's."""
     told = {"engine": snapshot, "queue_times": queue_times, "drafters": drafters, "num_dead": num_dead}
-    return msgspec.json.encode(told)
+    return msgspec.json.encode(told | {"output": output or OutputCounts()})
 
 
 def decode_stats(data: bytes) -> WorkerStats:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.faults.demo_pair import MODEL, engine_settings, plain_engine
 from tests.faults.processes import Nursery
 from tests.faults.proxy import Proxy
 from tests.faults.redis_process import RedisProcess
@@ -48,3 +49,15 @@ async def own_world(own_redis, nursery, tmp_path, tokenizer_folder):
     """A world on a Redis that may be killed."""
     async with world_on(own_redis.url, nursery, tmp_path, tokenizer_folder) as world:
         yield world
+
+
+@pytest.fixture(scope="session")
+def plain():
+    """An engine to which nothing happens."""
+    return plain_engine()
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory):
+    """What a worker is born with to have the real engine."""
+    return {"model": MODEL, "engine": engine_settings(tmp_path_factory.mktemp("costs"))}

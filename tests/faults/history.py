@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import product
 from typing import Any
@@ -28,22 +29,41 @@ from tests.faults.recital import writers
 
 # An entry's id and what it holds.
 Seen = tuple[str, Chunk | Final]
+# What is not about single jobs stays: queues, workers, what was given up.
+LASTING = ("specd:q:", "specd:workers", "specd:intake", "specd:dead:", "specd:deadlines:")
+# Returns what is wrong with the contents of a whole log of a job.
+Reading = Callable[[Job, Sequence[Seen]], list[str]]
 
 
 class Clients:
-    """Follows the streams of jobs as clients do, waits out any fault, and keeps what it saw, in order."""
+    """Follows the streams of jobs as clients do, waits out any fault, and keeps what it saw, in order.
+
+    arrived_s holds when each entry of a log came, by the monotonic clock; waiting the jobs whose logs have no end yet.
+    """
 
     def __init__(self, url: str, jobs: Sequence[Job]) -> None:
         self._url = url
-        self.logs: dict[str, list[Seen]] = {job.id: [] for job in jobs}
+        self.logs: dict[str, list[Seen]] = {}
+        self.arrived_s: dict[str, list[float]] = {}
+        self.waiting: set[str] = set()
+        for job in jobs:
+            self.follow(job)
+
+    def follow(self, job: Job) -> None:
+        """Read one more job's stream from now on."""
+        self.logs[job.id], self.arrived_s[job.id] = [], []
+        self.waiting.add(job.id)
 
     async def run(self) -> None:
-        """Read until every log has an end."""
+        """Read every stream to its end, until cancelled."""
         client = connect(self._url, 2.0)
         try:
-            while waiting := [job_id for job_id in self.logs if not self.has_ended(job_id)]:
+            while True:
+                if not self.waiting:
+                    await asyncio.sleep(0.02)
+                    continue
                 try:
-                    await self._read(client, waiting)
+                    await self._read(client, sorted(self.waiting))
                 except (RedisError, OSError):
                     await asyncio.sleep(0.1)
         finally:
@@ -59,9 +79,13 @@ class Clients:
     async def _read(self, client: Redis, job_ids: list[str]) -> None:
         last = {out_stream(job_id): (self.logs[job_id] or [("0-0", None)])[-1][0] for job_id in job_ids}
         names = {out_stream(job_id): job_id for job_id in job_ids}
-        answer: Any = await client.xread(last, block=500)
+        # Jobs that are followed later are read from the next call on.
+        answer: Any = await client.xread(last, block=100)
+        now_s = time.monotonic()
         for key, rows in answer or []:
             self.logs[names[key.decode()]] += [_seen(row) for row in rows]
+            self.arrived_s[names[key.decode()]] += [now_s] * len(rows)
+        self.waiting -= {job_id for job_id in job_ids if self.has_ended(job_id)}
 
 
 @asynccontextmanager
@@ -85,8 +109,12 @@ def tokens_in(log: Sequence[Seen]) -> list[int]:
     return [token for _, event in log if isinstance(event, Chunk) for token in event.token_ids]
 
 
-def log_violations(job: Job, log: Sequence[Seen]) -> list[str]:
-    """Return what is wrong with what one client saw of one job."""
+def text_in(log: Sequence[Seen]) -> str:
+    return "".join(event.text if isinstance(event, Chunk) else event.tail for _, event in log)
+
+
+def log_violations(job: Job, log: Sequence[Seen], read: Reading | None = None) -> list[str]:
+    """Return what is wrong with what one client saw of one job; `read` judges the contents, `recited` by default."""
     found, count = [], 0
     for entry_id, event in log:
         count += len(event.token_ids) if isinstance(event, Chunk) else 0
@@ -95,29 +123,33 @@ def log_violations(job: Job, log: Sequence[Seen]) -> list[str]:
     ends = [index for index, (_, event) in enumerate(log) if isinstance(event, Final)]
     if ends != [len(log) - 1]:
         found.append(f"{len(ends)} ends in {len(log)} events")
-    tokens = tokens_in(log)
+    found += (read or recited)(job, log)
+    return [f"{job.id}: {one}" for one in found]
+
+
+def recited(job: Job, log: Sequence[Seen]) -> list[str]:
+    """Return what is wrong with an answer of the reciting engine: its tokens, its text, its end."""
+    found, tokens = [], tokens_in(log)
     epochs = writers(job.prompt_ids, tokens)
     if epochs != sorted(epochs) or (epochs and not 1 <= epochs[0] <= epochs[-1] < 30):
         found.append(f"tokens do not follow from one another: written under the claims {epochs}")
-    text = "".join(event.text if isinstance(event, Chunk) else event.tail for _, event in log)
-    if text != bytes(tokens).decode():
+    if text_in(log) != bytes(tokens).decode():
         found.append("the text is not that of the tokens")
-    if ends:
-        final = log[ends[0]][1]
+    for final in (event for _, event in log if isinstance(event, Final)):
         if final.reason is not FinishReason.LENGTH:
             found.append(f"the answer ended as {final.reason}: {final.error}")
         elif not len(tokens) == final.usage.completion_tokens == job.sampling.max_tokens:
             wanted = job.sampling.max_tokens
             found.append(f"{wanted} tokens asked for, {final.usage.completion_tokens} counted, {len(tokens)} seen")
-    return [f"{job.id}: {one}" for one in found]
+    return found
 
 
-async def violations(client: Redis, jobs: Sequence[Job], clients: Clients) -> list[str]:
+async def violations(client: Redis, jobs: Sequence[Job], clients: Clients, read: Reading | None = None) -> list[str]:
     """Return what is wrong with the logs, with the streams they were read from, and with what is left in Redis."""
     found = []
     for job in jobs:
         log = clients.logs[job.id]
-        found += log_violations(job, log)
+        found += log_violations(job, log, read)
         if log != [_seen(row) for row in await client.xrange(out_stream(job.id))]:
             found.append(f"{job.id}: the log is not what the stream holds")
         if (state := await client.hget(job_key(job.id), "state")) != b"done":
@@ -131,11 +163,11 @@ async def violations(client: Redis, jobs: Sequence[Job], clients: Clients) -> li
 
 
 async def leaked_keys(client: Redis, jobs: Sequence[Job]) -> list[str]:
-    """Return keys of jobs that are not ours or never expire."""
+    """Return keys of our jobs that stay for longer than they are kept, and all others that never expire."""
     known = {key for job in jobs for key in (job_key(job.id), out_stream(job.id))}
     found = []
-    async for raw in client.scan_iter("specd:{*"):
+    async for raw in client.scan_iter():
         key, ttl_s = raw.decode(), await client.ttl(raw)
-        if key in known and not 0 < ttl_s <= 3600:
-            found.append(f"{key} lives for {ttl_s} s")
+        if ttl_s < 0 if key not in known else not 0 < ttl_s <= 3600:
+            found += [] if key.startswith(LASTING) else [f"{key} lives for {ttl_s} s"]
     return found

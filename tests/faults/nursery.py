@@ -1,6 +1,7 @@
 """The process that all workers and gateways of the fault tests are forked from: `python -m tests.faults.nursery`.
 
-Importing a worker takes seconds, forking one that is imported milliseconds: so kill -9 is real, and cheap. Orders come
+Importing a worker takes seconds, forking one that is imported milliseconds: so kill -9 is real, and cheap. Nothing is
+computed here: a process whose torch has threads cannot be forked. Orders come
 as JSON lines on stdin, one answer each on stdout; when stdin ends, whatever still lives is killed.
 """
 
@@ -28,7 +29,11 @@ from tests.faults.recital import RecitingEngine
 
 
 class Birth(Struct, frozen=True, tag="birth"):
-    """A process to start. constants are module-level numbers to change in it, by dotted name."""
+    """A process to start. constants are module-level numbers to change in it, by dotted name.
+
+    engine holds settings of the real engine, which a worker then builds as in production, after the fork; without any
+    it has the reciting one.
+    """
 
     role: str
     folder: str
@@ -42,6 +47,7 @@ class Birth(Struct, frozen=True, tag="birth"):
     faults: tuple[Fault, ...] = ()
     plant: str = ""
     constants: dict[str, int | float] = {}
+    engine: dict[str, Any] = {}
 
 
 class Status(Struct, frozen=True, tag="status"):
@@ -57,7 +63,7 @@ def settings_of(birth: Birth) -> Settings:
     return Settings(
         server=ServerSettings(port=birth.port or 1, model_name=birth.model, request_timeout_s=birth.request_timeout_s),
         queue=QueueSettings(**birth.queue),
-        engine=EngineSettings(target=birth.tokenizer),
+        engine=EngineSettings(**birth.engine) if birth.engine else EngineSettings(target=birth.tokenizer),
     )
 
 
@@ -72,6 +78,8 @@ def live(birth: Birth) -> int:
         plant(birth.plant)
     if birth.role == "gateway":
         return run_process(settings_of(birth), service.gateway.serve_http)
+    if birth.engine:
+        return run_process(settings_of(birth), service.worker.serve_queue)
 
     async def serve(settings, stop):
         engine = RecitingEngine(num_slots=birth.num_slots, step_s=birth.step_s)

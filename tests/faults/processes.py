@@ -61,7 +61,8 @@ class Member:
 
     @property
     def log(self) -> str:
-        return (Path(self.birth.folder) / "log").read_text(encoding="utf-8")
+        path = Path(self.birth.folder) / "log"
+        return path.read_text(encoding="utf-8") if path.exists() else ""
 
     @property
     def is_frozen(self) -> bool:

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from tests.faults.history import following
+from tests.faults.storm import submit_surely
 from tests.faults.world import LEASE_S, new_jobs
 from tests.service.fakes import until_true
 
@@ -38,15 +39,6 @@ async def keep_submitting(world, jobs, per_second):
     for job in jobs:
         await submit_surely(world, job)
         await asyncio.sleep(1 / per_second)
-
-
-async def submit_surely(world, job):
-    """Submit as a client that repeats itself: a job is created once however often it is submitted."""
-    while True:
-        try:
-            return await world.submit([job])
-        except Exception:
-            await asyncio.sleep(0.1)
 
 
 async def test_five_workers_killed_under_load(world):

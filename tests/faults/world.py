@@ -16,7 +16,7 @@ from core.config import QueueSettings
 from core.types import Sampling
 from service.main import free_port
 from service.queue import JobQueue, connect
-from tests.faults.history import Clients, violations
+from tests.faults.history import Clients, Reading, violations
 from tests.faults.nursery import Birth
 from tests.faults.processes import Member, Nursery
 from tests.service.fakes import until
@@ -54,11 +54,13 @@ class World:
     lease_ms: int = LEASE_MS
     members: list[Member] = field(default_factory=list)
     plant: str = ""
+    queue_settings: dict[str, object] = field(default_factory=dict)
 
     def start(self, role: str, model: str, url: str | None, **fields: object) -> Member:
         folder = self.folder / f"{role}-{len(self.members)}"
         folder.mkdir()
         queue = {"redis_url": url or self.url, "lease_ms": self.lease_ms, "command_timeout_s": 1.0}
+        queue |= self.queue_settings
         member = Member(self.nursery, Birth(role, str(folder), str(self.tokenizer), model, queue, **fields))
         self.members.append(member)
         return member
@@ -91,7 +93,9 @@ class World:
             while not all(clients.has_ended(job.id) for job in jobs):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
-    async def judge(self, jobs: Sequence[Job], clients: Clients, timeout_s: float = 60.0) -> list[str]:
+    async def judge(
+        self, jobs: Sequence[Job], clients: Clients, timeout_s: float = 60.0, read: Reading | None = None
+    ) -> list[str]:
         """Wait for all ends, and for what follows them, then return every violation."""
         await self.until_ended(jobs, clients, timeout_s)
         # The last entries are acknowledged after the end that clients see, by an heir after another lease.
@@ -100,7 +104,7 @@ class World:
             if await queue.depth() == 0:
                 break
             await asyncio.sleep(0.05)
-        return await violations(self.client, jobs, clients)
+        return await violations(self.client, jobs, clients, read)
 
     def end(self) -> None:
         for member in self.members:

@@ -8,7 +8,7 @@ import pytest
 from core.types import Request, Sampling
 from service import engine_thread
 from service.engine_thread import EngineThread
-from tests.service.fakes import FakeEngine
+from tests.service.fakes import FakeEngine, until
 
 
 def asking(name, prompt=(65,), max_tokens=30):
@@ -31,6 +31,19 @@ async def test_it_is_at_most_one_step_ahead_of_its_reader(started):
     await thread.step()
     await asyncio.sleep(0.05)
     assert engine.num_steps == 3
+
+
+async def test_it_tells_how_long_its_reader_kept_it_waiting(started):
+    thread, _ = started
+    thread.add(asking("a"))
+    await asyncio.sleep(0.1)
+    assert thread.held_s < 0.05
+    await thread.step()
+    await until(lambda: has_waited(thread), True)
+
+
+async def has_waited(thread):
+    return 0.05 < thread.held_s < 5
 
 
 async def test_every_step_is_read_once_and_in_order(started):

@@ -233,6 +233,14 @@ async def test_the_engines_counts_are_told_by_worker_drafter_and_policy(settings
     assert found.total("vllm:request_queue_time_seconds_count") == 1
 
 
+async def test_the_way_out_is_timed(settings):
+    async with running(settings, FakeEngine()) as service:
+        await service.post(prompt="a", max_tokens=9)
+        found = await scrape_until(service, settings, "specd_output_steps_total", 3)
+    assert 0 < found.total("specd_output_seconds_total") < 3
+    assert 0 <= found.total("specd_output_held_seconds_total") < 3
+
+
 async def test_how_well_survivals_are_calibrated_is_told_by_position(settings):
     async with running(settings, FakeEngine()) as service:
         await service.post(prompt="a", max_tokens=6)
