@@ -2,6 +2,7 @@
 #
 #   make demo        answer three questions with and without speculation, side by side
 #   make test        lint, types and the tests (make test-all adds the long proofs)
+#   make test-security  refuse everybody who has no business here: keys, bombs, forged logs, 10,000 wrong requests
 #   make test-faults kill, freeze, starve and cut off every part of the service, for minutes
 #   make soak        the same with the real engine under load, for an hour (ARGS="--only endurance --minutes 480")
 #   make serve       serve the demo on http://127.0.0.1:8000 (ARGS="--port 9000" adds flags)
@@ -21,10 +22,10 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist lo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all test-faults soak lint bench clean
+.PHONY: help demo serve test test-all test-faults test-security soak lint bench clean
 
 help:
-	@sed -n '3,10s/^#   //p' Makefile
+	@sed -n '3,11s/^#   //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/specd demo $(ARGS)
@@ -38,6 +39,9 @@ test: lint
 test-all: lint
 	$(PYTEST) -m "" $(ARGS)
 	$(BIN)/specd prove --full
+
+test-security: $(STAMP)
+	$(PYTEST) -m "" tests/security $(ARGS)
 
 test-faults: $(STAMP)
 	$(PYTEST) -m "" tests/faults $(ARGS)

@@ -90,7 +90,7 @@ def engine_settings(arguments: argparse.Namespace) -> EngineSettings:
 def open_targets(modes: Sequence[Mode], arguments: argparse.Namespace) -> Iterator[list[Target]]:
     """Yield one target per mode, ready for load."""
     if arguments.url:
-        yield [_running_server(arguments.url.rstrip("/"), mode) for mode in modes]
+        yield [_running_server(arguments.url.rstrip("/"), mode, arguments.api_key) for mode in modes]
     elif arguments.server:
         with local_servers([mode.settings for mode in modes]) as urls:
             yield [ServerTarget(mode.name, partial(Connection, url, {})) for mode, url in zip(modes, urls, strict=True)]
@@ -98,7 +98,7 @@ def open_targets(modes: Sequence[Mode], arguments: argparse.Namespace) -> Iterat
         yield [EngineTarget(mode.name, build_engine(mode.settings)) for mode in modes]
 
 
-def _running_server(url: str, mode: Mode) -> ServerTarget:
+def _running_server(url: str, mode: Mode, api_key: str | None) -> ServerTarget:
     """A running server has its own settings; a mode can only be what a request may ask for."""
     policy, drafter = mode.settings.policy, mode.settings.drafter
     asked: dict[str, Any] = {"policy": kind_of(policy)}
@@ -108,5 +108,5 @@ def _running_server(url: str, mode: Mode) -> ServerTarget:
         raise ConfigError(f"a request cannot ask for {mode.name!r}: a running server sets its policies' values itself")
     if "@" in mode.name:
         asked["drafter"] = kind_of(drafter)
-    fields = {"model": served_model(url), "speculation": "off" if mode.name == BASELINE else asked}
-    return ServerTarget(mode.name, partial(Connection, url, fields))
+    fields = {"model": served_model(url, api_key), "speculation": "off" if mode.name == BASELINE else asked}
+    return ServerTarget(mode.name, partial(Connection, url, fields, api_key=api_key))

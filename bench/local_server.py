@@ -15,9 +15,10 @@ from pathlib import Path
 
 import msgspec
 
-from core.config import ENV_PREFIX, LogSettings, QueueSettings, ServerSettings, Settings
+from core.config import ENV_PREFIX, LogSettings, QueueSettings, Settings
 from core.config_file import to_toml
 from core.errors import SpecdError
+from core.server_settings import ServerSettings
 
 HOST = "127.0.0.1"
 # A policy may want the machine profiled before the server takes requests.

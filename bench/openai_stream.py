@@ -41,10 +41,11 @@ class Arrival(Struct, frozen=True):
 class Connection:
     """One client's connection. `fields` are added to every request; chats go through the server's template."""
 
-    def __init__(self, url: str, fields: dict[str, Any], *, chat: bool = False) -> None:
+    def __init__(self, url: str, fields: dict[str, Any], *, chat: bool = False, api_key: str | None = None) -> None:
         parts = urlsplit(url)
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._url, self._fields, self._chat = url, fields, chat
+        self._headers = {"Content-Type": "application/json", **_authorization(api_key)}
         self._path = parts.path.rstrip("/") + ("/v1/chat/completions" if chat else "/v1/completions")
         self._connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
 
@@ -61,7 +62,7 @@ class Connection:
         body |= {"messages": question.messages} if self._chat else {"prompt": question.text}
         ended = False
         try:
-            self._connection.request("POST", self._path, json.dumps(body), {"Content-Type": "application/json"})
+            self._connection.request("POST", self._path, json.dumps(body), self._headers)
             response = self._connection.getresponse()
             if response.status != HTTPStatus.OK:
                 raise QueueError(
@@ -82,18 +83,22 @@ class Connection:
         self._connection.close()
 
 
-def served_model(url: str) -> str:
+def served_model(url: str, api_key: str | None = None) -> str:
     """Return the name of the model that a server has; raises QueueError if it does not answer."""
     parts = urlsplit(url)
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
     try:
-        connection.request("GET", parts.path.rstrip("/") + "/v1/models")
+        connection.request("GET", parts.path.rstrip("/") + "/v1/models", headers=_authorization(api_key))
         return str(json.loads(connection.getresponse().read())["data"][0]["id"])
     except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
         raise QueueError(f"{url} does not tell its models: {error!r}") from error
     finally:
         connection.close()
+
+
+def _authorization(api_key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
 def _arrivals(response: HTTPResponse) -> Iterator[Arrival]:

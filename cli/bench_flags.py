@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from bench.modes import DEFAULT_MODES
+from cli.api_key import add_api_key_flag
 
 CONCURRENCY = [1, 4, 16, 64]
 DOMAINS = ["math", "code", "chat"]
@@ -15,6 +16,7 @@ def add_bench_flags(parser: argparse.ArgumentParser) -> None:
     place.add_argument("--in-process", action="store_true", help="engines in this process, by turns (the default)")
     place.add_argument("--server", action="store_true", help="one server per mode, started and stopped here")
     place.add_argument("--url", help="a specd server that runs; modes are what its requests may ask for")
+    add_api_key_flag(parser)
     parser.add_argument(
         "--modes",
         nargs="+",

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from cli.api_key import api_key
 from cli.display import show_answer, show_summary
 from client.http import stream_chat, stream_completion
 from client.wire import Chunk, Final
@@ -17,6 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     events = ask(
         arguments.url,
         arguments.prompt,
+        api_key=api_key(arguments),
         chat=arguments.chat,
         model=arguments.model,
         max_tokens=arguments.max_tokens,

@@ -20,26 +20,31 @@ def effective_settings(arguments: argparse.Namespace) -> tuple[Settings, dict[st
 
 
 def with_state_dirs(settings: Settings, environ: Mapping[str, str]) -> Settings:
-    """Return the settings with folders for cost tables and proofs: those configured, else state_dir's, else the user's.
+    """Return the settings with places for cost tables, proofs and the admin socket: those configured, else state_dir's,
+    else the user's.
 
-    Where none of them is known, tables are measured anew at each start, and no proof is found.
+    Where none of them is known, tables are measured anew at each start, no proof is found, and there is no socket.
     """
     home = Path(environ["HOME"]) if environ.get("HOME") else None
-    engine, state_dir = settings.engine, settings.queue.state_dir
+    engine, state_dir, server = settings.engine, settings.queue.state_dir, settings.server
+    user_state = environ.get("XDG_STATE_HOME"), home and home / ".local" / "state"
+    if server.admin == "auto":
+        socket = _folder("admin-{port}.sock", state_dir, *user_state)
+        server = msgspec.structs.replace(server, admin=socket or "off")
     return msgspec.structs.replace(
         settings,
+        server=server,
         engine=msgspec.structs.replace(
             engine,
             cost_table_dir=engine.cost_table_dir
             or _folder("cost", state_dir, environ.get("XDG_CACHE_HOME"), home and home / ".cache"),
-            proof_dir=engine.proof_dir
-            or _folder("proofs", state_dir, environ.get("XDG_STATE_HOME"), home and home / ".local" / "state"),
+            proof_dir=engine.proof_dir or _folder("proofs", state_dir, *user_state),
         ),
     )
 
 
 def _folder(name: str, state_dir: str | None, told: str | None, usual: Path | None) -> str | None:
-    """Return a folder of state_dir, else of the user's: where the environment says, else where it usually is."""
+    """Return a path in state_dir, else of the user's: where the environment says, else where it usually is."""
     if state_dir is not None:
         return str(Path(state_dir) / name)
     own = told or usual

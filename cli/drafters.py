@@ -2,39 +2,54 @@
 
 import argparse
 import asyncio
+import os
 import time
 import tomllib
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from cli.configuration import with_state_dirs
 from client.drafters import WorkerDrafters, fetch_drafters, load_drafter, unload_drafter
+from core.config_file import load_settings
 from core.errors import ConfigError, QueueError
+from service.admin_socket import admin_path
 
 POLL_S = 0.5
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what is asked, wait until every worker has done it, and list all drafters; 1 if some worker could not."""
-    url, console = arguments.url.rstrip("/"), Console(highlight=False)
+    socket, console = admin_socket_of(arguments), Console(highlight=False)
     if arguments.action == "list":
         if arguments.name:
             raise ConfigError("`specd drafters list` takes no name")
-        show(console, asyncio.run(fetch_drafters(url)))
+        show(console, asyncio.run(fetch_drafters(socket)))
         return 0
     if not arguments.name:
         raise ConfigError(f"`specd drafters {arguments.action}` needs the drafter's NAME")
     if arguments.action == "load":
-        asyncio.run(load_drafter(url, arguments.name, read_settings(arguments.settings)))
+        asyncio.run(load_drafter(socket, arguments.name, read_settings(arguments.settings)))
     else:
         if arguments.settings:
             raise ConfigError("`specd drafters unload` takes a NAME and no settings")
-        asyncio.run(unload_drafter(url, arguments.name))
+        asyncio.run(unload_drafter(socket, arguments.name))
     wanted = {"load": "loaded", "unload": "unloaded"}[arguments.action]
-    workers = asyncio.run(wait_for(url, arguments.name, wanted, arguments.timeout))
+    workers = asyncio.run(wait_for(socket, arguments.name, wanted, arguments.timeout))
     show(console, workers)
     return 0 if all(state_of(worker, arguments.name) == wanted for worker in workers) else 1
+
+
+def admin_socket_of(arguments: argparse.Namespace) -> Path:
+    """Return where the server's admin socket is, by the settings that it was started with; raises ConfigError."""
+    flags = {"server.port": arguments.port, "server.admin": arguments.socket}
+    settings = with_state_dirs(load_settings(arguments.config, os.environ, flags)[0], os.environ)
+    path = admin_path(settings.server)
+    if path is None:
+        raise ConfigError("the server has no admin socket by these settings (server.admin); name it with --socket")
+    return path
 
 
 def read_settings(pairs: list[str]) -> dict[str, Any]:
@@ -51,14 +66,14 @@ def read_settings(pairs: list[str]) -> dict[str, Any]:
     return settings
 
 
-async def wait_for(url: str, name: str, wanted: str, timeout_s: float) -> list[WorkerDrafters]:
+async def wait_for(socket: Path, name: str, wanted: str, timeout_s: float) -> list[WorkerDrafters]:
     """Return the workers' drafters once each has `name` in the wanted state or has failed; raises QueueError."""
     deadline = time.monotonic() + timeout_s
     # What workers told before they can have heard of it says nothing.
     await asyncio.sleep(2 * POLL_S)
     while True:
         await asyncio.sleep(POLL_S)
-        workers = await fetch_drafters(url)
+        workers = await fetch_drafters(socket)
         if workers and all(state_of(worker, name) in (wanted, "failed") for worker in workers):
             return workers
         if time.monotonic() > deadline:

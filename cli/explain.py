@@ -6,6 +6,7 @@ import asyncio
 from rich.console import Console
 from rich.table import Table
 
+from cli.api_key import api_key
 from client.steps import WorkerSteps, fetch_steps
 from core.step_record import StepRecord
 
@@ -15,7 +16,7 @@ COLUMNS = ("step", "drafter", "policy", "seqs", "survival", "rule", "drafts", "v
 def run(arguments: argparse.Namespace) -> int:
     """Print the last steps of every worker."""
     console = Console(highlight=False)
-    for worker in asyncio.run(fetch_steps(arguments.url.rstrip("/"))):
+    for worker in asyncio.run(fetch_steps(arguments.url.rstrip("/"), api_key(arguments))):
         show(console, worker, arguments.steps)
     return 0
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+from cli.api_key import add_api_key_flag
 from cli.bench_flags import add_bench_flags
 from core.batch_lengths import read_batch_lengths
 from core.config import SECTIONS, Settings, nearest
@@ -26,6 +27,10 @@ SETTING_FLAGS = {
     "numerics": "engine.numerics",
     "redis_url": "queue.redis_url",
     "admin": "server.admin",
+    "api_keys": "server.api_keys_file",
+    "allow_no_keys": "server.allow_no_keys",
+    "redis_password_file": "queue.redis_password_file",
+    "redis_ca_file": "queue.redis_ca_file",
 }
 # policy kind -> the field that "kind:value" sets, and how to read the value.
 POLICY_VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
@@ -57,10 +62,12 @@ def make_parser() -> argparse.ArgumentParser:
     _add_prompt(complete)
     complete.add_argument("--url", default=SERVER_URL, help="the server (default %(default)s)")
     complete.add_argument("--model", help="model name (default: the one the server serves)")
+    add_api_key_flag(complete)
 
     submit = commands.add_parser("submit", help="put a job straight into Redis and follow its stream")
     _add_prompt(submit)
     submit.add_argument("--redis-url", required=True, help="the Redis that the workers read")
+    _add_redis_files(submit)
 
     train = commands.add_parser("train", help="train a target or a drafter")
     train.add_argument("recipe", choices=["demo"], help="demo: rebuild the demo pair from nothing")
@@ -78,6 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     explain = commands.add_parser("explain", help="what a running server's policies saw, expected and chose lately")
     explain.add_argument("--url", default=SERVER_URL, help="the server (default %(default)s)")
+    add_api_key_flag(explain)
     explain.add_argument("--steps", type=int, default=16, help="most steps to show (default %(default)s)")
 
     inspect = commands.add_parser("inspect", help="say what a checkpoint holds")
@@ -91,8 +99,26 @@ def make_parser() -> argparse.ArgumentParser:
     drafters.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="as in a table [drafters.NAME]: kind=dspark path=FOLDER"
     )
-    drafters.add_argument("--url", default="http://127.0.0.1:8000")
+    drafters.add_argument(
+        "--socket", metavar="PATH", help="the server's admin socket (default: as `specd serve` has it)"
+    )
+    drafters.add_argument(
+        "--port", type=int, help="of the server, which its admin socket is named after (default 8000)"
+    )
+    drafters.add_argument("--config", type=Path, metavar="FILE", help="the server's TOML settings")
     drafters.add_argument("--timeout", type=float, default=120.0, help="seconds to wait (default %(default)s)")
+
+    _add_keys(commands.add_parser("keys", help="make, list or revoke the API keys that a server takes"))
+
+    acl = commands.add_parser(
+        "redis-acl", help="print Redis users for gateways, workers and clients, with their rights"
+    )
+    acl.add_argument("folder", type=Path, metavar="DIR", help="of passwords, a file per user; drawn if not there")
+    acl.add_argument("--redis-6", action="store_true", help="without read-only and write-only keys, which came with 7")
+
+    doctor = commands.add_parser("doctor", help="check a deployment and say how to mend it")
+    doctor.add_argument("--json", action="store_true", help="one JSON object per check")
+    _add_settings(doctor)
 
     config = commands.add_parser("config", help="show or check the settings a server would run with")
     config.add_argument("action", choices=["show", "check"])
@@ -179,10 +205,30 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--speculative-config", metavar="JSON", help="vLLM's, in place of --drafter and --policy")
     parser.add_argument("--verifier", help="rejection or coupled (default rejection)")
     parser.add_argument("--numerics", help="fast or batch_invariant (default fast)")
+    parser.add_argument("--admin", metavar="PATH|off", help="unix socket for loading and unloading drafters")
+    parser.add_argument("--api-keys", metavar="FILE", help="let in only who has one of these keys (`specd keys`)")
     parser.add_argument(
-        "--admin", action="store_true", default=None, help="let whoever reaches the port load and unload drafters"
+        "--allow-no-keys", action="store_true", default=None, help="ask nobody for a key, whoever reaches the port"
     )
     parser.add_argument("--redis-url", help="redis://, rediss:// or unix:// (default: a private server)")
+    _add_redis_files(parser)
+
+
+def _add_redis_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--redis-password-file", metavar="FILE", help="of the user that the URL of Redis names")
+    parser.add_argument("--redis-ca-file", metavar="FILE", help="authorities that may sign a rediss:// certificate")
+
+
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["create", "list", "revoke"])
+    parser.add_argument("name", nargs="?", metavar="NAME")
+    parser.add_argument("--file", type=Path, metavar="FILE", help="(default: server.api_keys_file of the settings)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML settings")
+    parser.add_argument("--tenant", help="who owns the key's jobs (default: NAME); several keys may share one")
+    parser.add_argument("--max-concurrency", type=int, metavar="N", help="jobs queued or running at once")
+    parser.add_argument("--requests-per-minute", type=int, metavar="N")
+    parser.add_argument("--max-prompt-tokens", type=int, metavar="N")
+    parser.add_argument("--top-priority", choices=["high", "normal", "low"], help="(default high)")
 
 
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from cli.display import show_answer, show_summary
 from client.direct import new_job_id, submit
+from client.redis_address import redis_address
 from client.wire import ChatMessage, IntakeRequest
 
 
@@ -20,6 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     Console(stderr=True).print(f"job {request.id}", style="dim", highlight=False)
     console = Console()
-    _, tally = show_answer(console, submit(arguments.redis_url, request))
+    url = redis_address(arguments.redis_url, arguments.redis_password_file, arguments.redis_ca_file)
+    _, tally = show_answer(console, submit(url, request))
     show_summary(console, tally)
     return 0

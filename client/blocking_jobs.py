@@ -11,8 +11,8 @@ from client.jobs import JobEvent, Jobs
 class BlockingJobs:
     """What `Jobs` does, with calls that wait; a context, to be used from one thread."""
 
-    def __init__(self, urls: str | Sequence[str], *, max_failures: int = 10) -> None:
-        self._jobs = Jobs(urls, max_failures=max_failures)
+    def __init__(self, urls: str | Sequence[str], *, api_key: str | None = None, max_failures: int = 10) -> None:
+        self._jobs = Jobs(urls, api_key=api_key, max_failures=max_failures)
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Self:

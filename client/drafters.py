@@ -1,6 +1,7 @@
-"""Ask a server which drafters its workers have, and have drafters loaded and unloaded."""
+"""Ask a server which drafters its workers have, and have drafters loaded and unloaded, over its admin socket."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -21,36 +22,39 @@ class WorkerDrafters(Struct, frozen=True):
     drafters: tuple[DrafterState, ...]
 
 
-async def fetch_drafters(url: str) -> list[WorkerDrafters]:
-    """Return the drafters of every worker behind `url`; raises QueueError if it cannot say."""
-    data = await _ask("GET", url + DRAFTERS_PATH)
+async def fetch_drafters(socket: Path) -> list[WorkerDrafters]:
+    """Return the drafters of every worker of the server at `socket`; raises QueueError if it cannot say."""
+    data = await _ask(socket, "GET", DRAFTERS_PATH)
     try:
         return msgspec.json.decode(data, type=list[WorkerDrafters])
     except msgspec.DecodeError as error:
-        raise QueueError(f"{url} sent what is no list of drafters: {error}") from error
+        raise QueueError(f"{socket} sent what is no list of drafters: {error}") from error
 
 
-async def load_drafter(url: str, name: str, told: Mapping[str, Any]) -> None:
+async def load_drafter(socket: Path, name: str, told: Mapping[str, Any]) -> None:
     """Want a drafter loaded by every worker; `told` are its settings. Raises QueueError if that is refused."""
-    await _ask("PUT", f"{url}{DRAFTERS_PATH}/{name}", told)
+    await _ask(socket, "PUT", f"{DRAFTERS_PATH}/{name}", told)
 
 
-async def unload_drafter(url: str, name: str) -> None:
+async def unload_drafter(socket: Path, name: str) -> None:
     """Want a drafter gone from every worker; raises QueueError if that is refused."""
-    await _ask("DELETE", f"{url}{DRAFTERS_PATH}/{name}")
+    await _ask(socket, "DELETE", f"{DRAFTERS_PATH}/{name}")
 
 
-async def _ask(method: str, address: str, body: Mapping[str, Any] | None = None) -> bytes:
+async def _ask(socket: Path, method: str, path: str, body: Mapping[str, Any] | None = None) -> bytes:
     try:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as session,
-            session.request(method, address, json=body) as response,
+            aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(str(socket)), timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)
+            ) as session,
+            # The name of the host is none: the socket leads to one server.
+            session.request(method, f"http://specd{path}", json=body) as response,
         ):
             data = await response.read()
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise QueueError(f"no answer from {address}: {error or 'timed out'}") from error
+        raise QueueError(f"no answer at the admin socket {socket}: {error or 'timed out'}") from error
     if response.status not in (200, 202):
-        raise QueueError(f"{address} answered {response.status}: {_reason(data)}")
+        raise QueueError(f"{socket} answered {response.status}: {_reason(data)}")
     return data
 
 

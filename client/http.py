@@ -17,32 +17,44 @@ READ_TIMEOUT_S = 60.0
 REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH, "abort": FinishReason.CANCELLED}
 
 
-async def stream_completion(url: str, prompt: str, **fields: Any) -> AsyncIterator[Chunk | Final]:
+def authorization(api_key: str | None) -> dict[str, str]:
+    """Return the headers that show an API key; none without one."""
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+async def stream_completion(
+    url: str, prompt: str, *, api_key: str | None = None, **fields: Any
+) -> AsyncIterator[Chunk | Final]:
     """Yield the events of a completion of `prompt`; fields are those of POST /v1/completions.
 
     Raises RequestError if the server refuses, QueueError if it is out of reach or the stream breaks off.
     """
-    async for event in _stream(f"{url}/v1/completions", {"prompt": prompt, **fields}):
+    async for event in _stream(f"{url}/v1/completions", api_key, {"prompt": prompt, **fields}):
         yield event
 
 
-async def stream_chat(url: str, messages: list[dict[str, str]], **fields: Any) -> AsyncIterator[Chunk | Final]:
+async def stream_chat(
+    url: str, messages: list[dict[str, str]], *, api_key: str | None = None, **fields: Any
+) -> AsyncIterator[Chunk | Final]:
     """Yield the events of the assistant's next turn; fields are those of POST /v1/chat/completions.
 
     Raises RequestError if the server refuses, QueueError if it is out of reach or the stream breaks off.
     """
-    async for event in _stream(f"{url}/v1/chat/completions", {"messages": messages, **fields}):
+    async for event in _stream(f"{url}/v1/chat/completions", api_key, {"messages": messages, **fields}):
         yield event
 
 
-async def _stream(url: str, body: dict[str, Any]) -> AsyncIterator[Chunk | Final]:
+async def _stream(url: str, api_key: str | None, body: dict[str, Any]) -> AsyncIterator[Chunk | Final]:
     body = {name: value for name, value in body.items() if value is not None}
     if body.get("n", 1) != 1:
         raise RequestError(f"one stream of events is one choice: n must be 1 here, got {body['n']}", param="n")
     body |= {"stream": True, "stream_options": {"include_usage": True}}
     timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
     try:
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.post(url, json=body) as response:
+        async with (
+            aiohttp.ClientSession(timeout=timeout, headers=authorization(api_key)) as session,
+            session.post(url, json=body) as response,
+        ):
             if response.status != 200:
                 raise refusal(response.status, await response.read())
             async for event in _events(response.content):

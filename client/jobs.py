@@ -16,7 +16,7 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
-from client.http import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, read_end, read_final, refusal
+from client.http import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, authorization, read_end, read_final, refusal
 from client.sse import ServerEvent, read_events
 from client.wire import JOBS_PATH, Chunk, Final
 from core.errors import QueueError, RequestError
@@ -38,20 +38,21 @@ class JobEvent(Struct, frozen=True):
 class Jobs:
     """A client of one or more gateways of one Redis; an async context.
 
+    api_key is shown to each of them.
     max_failures is how many attempts in a row may fail before a call gives up with QueueError, which takes about
     `sum(min(0.1 * 2**i, 5) for i in range(max_failures))` seconds. Methods raise RequestError where the server refuses.
     """
 
-    def __init__(self, urls: str | Sequence[str], *, max_failures: int = 10) -> None:
+    def __init__(self, urls: str | Sequence[str], *, api_key: str | None = None, max_failures: int = 10) -> None:
         self._urls = [urls] if isinstance(urls, str) else list(urls)
-        self._max_failures = max_failures
+        self._max_failures, self._api_key = max_failures, api_key
         # The gateway that answered last is asked first.
         self._at = 0
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
-        self._session = aiohttp.ClientSession(timeout=timeout)
+        self._session = aiohttp.ClientSession(timeout=timeout, headers=authorization(self._api_key))
         return self
 
     async def __aexit__(

@@ -4,6 +4,7 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
+from client.http import authorization, refusal
 from core.errors import QueueError
 from core.step_record import StepRecord
 
@@ -18,16 +19,18 @@ class WorkerSteps(Struct, frozen=True):
     steps: tuple[StepRecord, ...]
 
 
-async def fetch_steps(url: str) -> list[WorkerSteps]:
+async def fetch_steps(url: str, api_key: str | None = None) -> list[WorkerSteps]:
     """Return the last steps of every worker behind `url`; raises QueueError if it cannot say."""
     try:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as session,
+            aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S), headers=authorization(api_key)
+            ) as session,
             session.get(url + STEPS_PATH) as response,
         ):
             data = await response.read()
             if response.status != 200:
-                raise QueueError(f"{url} answered {response.status}; is it a specd server?")
+                raise QueueError(f"{url}: {refusal(response.status, data).message}")
             return msgspec.json.decode(data, type=list[WorkerSteps])
     except (aiohttp.ClientError, TimeoutError) as error:
         raise QueueError(f"no answer from {url}: {error or 'timed out'}") from error

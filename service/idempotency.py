@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from client.wire import JobId
 from service.scripts import Call, Scripts
+from service.tenants import Tenant
 
 # How long a gateway may take to queue the jobs of one request before another may do it in its place.
 HOLD_S = 10
@@ -24,9 +25,9 @@ class Held(Struct, frozen=True, forbid_unknown_fields=True):
     is_settled: bool = False
 
 
-def idempotency_key(text: str) -> str:
-    """Return the Redis key of a client's key, of which nothing enters it."""
-    return f"specd:idem:{hashlib.sha256(text.encode()).hexdigest()}"
+def idempotency_key(tenant: Tenant, text: str) -> str:
+    """Return the Redis key of a tenant's key, of which nothing enters it."""
+    return f"specd:idem:{hashlib.sha256(tenant.own(text).encode()).hexdigest()}"
 
 
 class IdempotencyKeys:

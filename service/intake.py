@@ -9,40 +9,49 @@ An entry is one field `request` holding an IntakeRequest as JSON; from a shell:
 An entry that is wrong ends in its out stream with a Final that says why; one without a usable id is logged.
 """
 
-import asyncio
 import re
 import uuid
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from client.wire import INTAKE_FIELD, INTAKE_GROUP, INTAKE_STREAM, Final, IntakeRequest, Usage, WireError
 from core.errors import QueueError, RequestError
 from core.types import FinishReason
 from service.claims import Ending
+from service.group_healing import GroupHealing
 from service.jobs import JobMaker, from_intake
+from service.log_text import frames
+from service.parse import check_depth
 from service.priority_streams import make_group
 from service.queue import JobQueue
 from service.tasks import is_cancelled
+from service.tenants import INTAKE
 
 log = structlog.get_logger()
 
 BLOCK_MS = 1000
 BATCH = 16
-RETRY_S = 0.5
 # An entry that a gateway read and did not finish is taken over by another after this long.
 ABANDONED_MS = 10_000
 
 
 class Intake:
-    """One gateway's consumer of the intake stream."""
+    """One gateway's consumer of the intake stream; entries are of max_bytes at most.
 
-    def __init__(self, reading: Redis, queue: JobQueue, jobs: JobMaker) -> None:
-        self._reading, self._queue, self._jobs = reading, queue, jobs
+    healed is told when its group had to be made again.
+    """
+
+    def __init__(
+        self, reading: Redis, queue: JobQueue, jobs: JobMaker, max_bytes: int, healed: Callable[[], None]
+    ) -> None:
+        self._reading, self._queue, self._jobs, self._max_bytes = reading, queue, jobs, max_bytes
+        self._healing = GroupHealing(INTAKE_GROUP, self.make_group, healed)
         self._consumer = f"gateway-{uuid.uuid4().hex[:12]}"
 
     async def run(self) -> None:
@@ -50,17 +59,14 @@ class Intake:
         while not is_cancelled():
             try:
                 await self._read_once()
+                self._healing.worked()
             except (RedisError, OSError, QueueError) as error:
-                if isinstance(error, ResponseError) and "NOGROUP" in str(error):
-                    await self._heal()
                 log.warning("intake_read_failed", error=str(error))
-                await asyncio.sleep(RETRY_S)
+                await self._healing.after(error)
 
-    async def _heal(self) -> None:
-        try:
-            await make_group(self._queue.client, INTAKE_STREAM, INTAKE_GROUP)
-        except (RedisError, OSError) as error:
-            log.warning("intake_group_missing", error=str(error))
+    async def make_group(self) -> None:
+        """Create the intake's group unless it exists; raises RedisError or OSError."""
+        await make_group(self._queue.client, INTAKE_STREAM, INTAKE_GROUP)
 
     async def _read_once(self) -> None:
         stale: Any = await self._reading.xautoclaim(
@@ -83,12 +89,12 @@ class Intake:
 
     async def _take(self, data: bytes) -> None:
         try:
-            request = msgspec.json.decode(data, type=IntakeRequest)
-        except msgspec.DecodeError as error:
-            await self._refuse(_find_id(data), RequestError(f"the intake entry is not a valid request: {error}"))
+            request = self._read(data)
+        except RequestError as error:
+            await self._refuse(_find_id(data), error)
             return
         try:
-            await self._jobs.submit(await self._jobs.make(from_intake(request), request.id))
+            await self._jobs.submit(await self._jobs.make(from_intake(request), request.id, INTAKE))
         except RequestError as error:
             if error.code == "queue_down":
                 # The entry stays unacknowledged and is taken up again.
@@ -96,9 +102,21 @@ class Intake:
             # A second entry under one id must not end the first one's stream.
             if error.status != HTTPStatus.CONFLICT:
                 await self._refuse(request.id, error)
-        except Exception:
-            log.exception("intake_failed", job_id=request.id)
+        except Exception as error:  # noqa: BLE001 - a border: one bad entry must not end the others
+            log.error("intake_failed", job_id=request.id, exception=frames(error))  # noqa: TRY400
             await self._refuse(request.id, RequestError("internal error", status=500, code="internal_error"))
+
+    def _read(self, data: bytes) -> IntakeRequest:
+        """Read an entry, held to what a body over HTTP is held to; raises RequestError."""
+        if len(data) > self._max_bytes:
+            raise RequestError(
+                f"the entry has {len(data)} bytes, of at most {self._max_bytes}", status=413, code="too_large"
+            )
+        check_depth(data)
+        try:
+            return msgspec.json.decode(data, type=IntakeRequest)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise RequestError(f"the intake entry is not a valid request: {error}") from error
 
     async def _refuse(self, job_id: str | None, error: RequestError) -> None:
         log.info("intake_refused", job_id=job_id, code=error.code)

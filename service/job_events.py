@@ -132,6 +132,9 @@ class JobEvents:
 def failure(finals: Sequence[Final]) -> RequestError | None:
     """Return why a job has no answer: what the first of its choices that failed says."""
     for final in finals:
+        # A job is cancelled by its client, who gets what there is of the answer.
+        if final.reason is FinishReason.CANCELLED:
+            continue
         try:
             check_final(final)
         except RequestError as error:

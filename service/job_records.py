@@ -11,6 +11,7 @@ from client.wire import OUT_FIELD, Chunk, Final, Job, child_id, decode_event, de
 from core.errors import QueueError, RequestError
 from service.answers import CHAT, COMPLETION, Style
 from service.queue import LIVE_TTL_S, JobQueue
+from service.tenants import Tenant
 
 
 class JobState(StrEnum):
@@ -31,7 +32,8 @@ ENDS = (JobState.FAILED, JobState.EXPIRED, JobState.CANCELLED, JobState.DONE)
 class JobRecord(Struct, frozen=True, tag="http/1", forbid_unknown_fields=True):
     """What cannot be told from the jobs of the choices; idempotency is the Redis key that stands for the job, if any.
 
-    digest is that of the request, by which another one under the same key is told apart.
+    digest is that of the request, by which another one under the same key is told apart; tenant is the name of whom the
+    job belongs to, for everybody else there is no such job.
     """
 
     is_chat: bool
@@ -40,6 +42,7 @@ class JobRecord(Struct, frozen=True, tag="http/1", forbid_unknown_fields=True):
     wants_token_ids: bool = False
     idempotency: str = ""
     digest: str = ""
+    tenant: str = ""
 
     @property
     def style(self) -> Style:
@@ -93,16 +96,17 @@ class JobRecords:
         """Keep a record."""
         await self._queue.client.set(_record_key(job_id), msgspec.json.encode(record), ex=self.ttl_s)
 
-    async def record(self, job_id: str) -> JobRecord:
-        """Return a job's record; raises RequestError with 404 if there is none."""
+    async def record(self, job_id: str, tenant: Tenant) -> JobRecord:
+        """Return the record of a tenant's job; raises RequestError with 404 if there is none."""
         data = await self._queue.client.get(_record_key(job_id))
-        if data is None:
+        record = None if data is None else msgspec.json.decode(data, type=JobRecord)
+        if record is None or record.tenant != tenant.name:
             raise RequestError(f"no job {job_id!r}", status=404, param="id", code="job_not_found")
-        return msgspec.json.decode(data, type=JobRecord)
+        return record
 
-    async def find(self, job_id: str) -> KnownJob:
-        """Return a job; raises RequestError with 404 if it is unknown and 410 if its answer is kept no longer."""
-        record = await self.record(job_id)
+    async def find(self, job_id: str, tenant: Tenant) -> KnownJob:
+        """Return a tenant's job; raises RequestError with 404 if there is none, 410 if its answer is kept no longer."""
+        record = await self.record(job_id, tenant)
         async with self._queue.client.pipeline(transaction=False) as pipe:
             for one in choice_ids(job_id, record.num_choices):
                 pipe.hmget(job_key(one), "state", "n")
@@ -118,10 +122,10 @@ class JobRecords:
         choices = tuple(Choice(JobState(state.decode()), int(num_tokens)) for state, num_tokens in rows)
         return KnownJob(job_id, record, decode_job(data), choices)
 
-    async def is_kept(self, job_id: str) -> bool:
-        """Tell whether a job and all of its choices are there."""
+    async def is_kept(self, job_id: str, tenant: Tenant) -> bool:
+        """Tell whether a tenant's job and all of its choices are there."""
         try:
-            await self.find(job_id)
+            await self.find(job_id, tenant)
         except RequestError:
             return False
         return True

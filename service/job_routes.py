@@ -10,6 +10,7 @@ import uuid
 import msgspec
 import structlog
 from aiohttp import web
+from msgspec import Struct
 from redis.exceptions import RedisError
 
 from client.wire import JOBS_PATH, Chunk, Final, Usage
@@ -17,10 +18,11 @@ from core.errors import QueueError, RequestError
 from models.tokenizer import Tokenizer
 from service.answers import Answer, error_body, token_counts
 from service.choices import ChoiceWriter
+from service.doorkeeper import tenant_of
 from service.http_border import USER_HEADER, read_json, report
 from service.idempotency import Held, IdempotencyKeys, idempotency_key
 from service.job_events import JobEvents, failure, read_cursor
-from service.job_records import JobRecord, JobRecords, KnownJob
+from service.job_records import JobRecord, JobRecords, KnownJob, choice_ids
 from service.jobs import JobMaker
 from service.logprobs import LogprobsWriter
 from service.openai import ChatRequest, CompletionRequest
@@ -28,6 +30,8 @@ from service.parse import parse_either
 from service.queue import JobQueue
 from service.reader import StreamReader
 from service.sse import event, open_events, send
+from service.tenant_limits import TenantLimits
+from service.tenants import Tenant
 
 log = structlog.get_logger()
 
@@ -38,12 +42,20 @@ KEY = re.compile(r"[\x21-\x7e]{1,255}")
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 
+class Asker(Struct, frozen=True):
+    """Who asks: a tenant, and which of its users, where it says."""
+
+    tenant: Tenant
+    user_id: str | None
+
+
 class JobRoutes:
     """POST /v1/jobs, GET and DELETE /v1/jobs/ID, GET /v1/jobs/ID/events and POST /v1/jobs/ID/cancel."""
 
     def __init__(self, queue: JobQueue, jobs: JobMaker, reader: StreamReader, tokenizer: Tokenizer) -> None:
         self._queue, self._jobs, self._reader, self._tokenizer = queue, jobs, reader, tokenizer
         self._records = JobRecords(queue)
+        self._tenant_limits = TenantLimits(queue)
         self._keys = IdempotencyKeys(queue.scripts, self._records.ttl_s)
 
     def add_to(self, app: web.Application) -> None:
@@ -61,38 +73,39 @@ class JobRoutes:
         asked = parse_either(await read_json(request))
         if asked.stream or asked.stream_options is not None:
             raise RequestError("a job is not streamed when it is made; read its events instead", param="stream")
-        user_id, key = request.headers.get(USER_HEADER), request.headers.get(KEY_HEADER)
+        key, asker = request.headers.get(KEY_HEADER), Asker(tenant_of(request), request.headers.get(USER_HEADER))
         if key is None:
-            job_id = await self._make(asked, uuid.uuid4().hex, user_id)
+            job_id = await self._make(asked, uuid.uuid4().hex, asker)
         elif KEY.fullmatch(key):
-            job_id = await self._make_once(asked, key, user_id)
+            job_id = await self._make_once(asked, key, asker)
         else:
             raise RequestError(f"{KEY_HEADER} must be 1 to 255 visible ASCII characters", code="bad_idempotency_key")
-        body = await self._view(await self._records.find(job_id))
+        body = await self._view(await self._records.find(job_id, asker.tenant))
         return web.json_response(body, status=202, headers={"Location": f"{JOBS_PATH}/{job_id}"})
 
     async def show(self, request: web.Request) -> web.Response:
         """GET /v1/jobs/ID: the state, the usage so far, and the answer once there is one."""
-        return web.json_response(await self._view(await self._records.find(_job_id(request))))
+        return web.json_response(await self._view(await self._find(request)))
 
     async def cancel(self, request: web.Request) -> web.Response:
         """POST /v1/jobs/ID/cancel: ask for the end of what has not ended; what has, stays as it is."""
-        job = await self._records.find(_job_id(request))
+        job = await self._find(request)
         await self._queue.cancel(*job.ids)
-        return web.json_response(await self._view(await self._records.find(job.id)))
+        return web.json_response(await self._view(await self._find(request)))
 
     async def delete(self, request: web.Request) -> web.Response:
         """DELETE /v1/jobs/ID: cancel what runs, and forget the job, its answer and its idempotency key."""
         job_id = _job_id(request)
-        record = await self._records.record(job_id)
+        record = await self._records.record(job_id, tenant_of(request))
         await self._records.forget(job_id, record)
+        await self._tenant_limits.release(tenant_of(request), choice_ids(job_id, record.num_choices))
         if record.idempotency:
             await self._keys.drop(record.idempotency, Held(job_id, record.digest, is_settled=True))
         return web.json_response({"id": job_id, "object": "job", "deleted": True})
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/jobs/ID/events: its events after the one that is named, up to the end; leaving does not end it."""
-        job = await self._records.find(_job_id(request))
+        job = await self._find(request)
         # A client that reconnects by itself keeps its address, and says in the header how far it came since.
         last_id = request.headers.get("Last-Event-ID") or request.query.get("starting_after", "")
         after = read_cursor(last_id, job.choices)
@@ -110,17 +123,17 @@ class JobRoutes:
 
     # --- Making ------------------------------------------------------------------------------------------------
 
-    async def _make_once(self, asked: CompletionRequest | ChatRequest, text: str, user_id: str | None) -> str:
+    async def _make_once(self, asked: CompletionRequest | ChatRequest, text: str, asker: Asker) -> str:
         """Return the job of an idempotency key, made now if there is none."""
-        key = idempotency_key(text)
+        key = idempotency_key(asker.tenant, text)
         digest = hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
         while True:
             mine = Held(uuid.uuid4().hex, digest)
             held = await self._keys.hold(key, mine)
             if held == mine:
-                if job_id := await self._make_held(asked, key, mine, user_id):
+                if job_id := await self._make_held(asked, key, mine, asker):
                     return job_id
-            elif held.is_settled and not await self._records.is_kept(held.job_id):
+            elif held.is_settled and not await self._records.is_kept(held.job_id, asker.tenant):
                 await self._keys.drop(key, held)
             elif held.digest != digest:
                 raise RequestError(
@@ -134,26 +147,26 @@ class JobRoutes:
                 await asyncio.sleep(POLL_S)
 
     async def _make_held(
-        self, asked: CompletionRequest | ChatRequest, key: str, held: Held, user_id: str | None
+        self, asked: CompletionRequest | ChatRequest, key: str, held: Held, asker: Asker
     ) -> str | None:
         """Make the job that a key is held for; None if that took so long that the key is another's."""
         try:
-            await self._make(asked, held.job_id, user_id, key, held.digest)
+            await self._make(asked, held.job_id, asker, key, held.digest)
         except BaseException:
             with contextlib.suppress(RedisError, OSError, QueueError):
                 await asyncio.shield(self._keys.drop(key, held))
             raise
         if await self._keys.settle(key, held):
             return held.job_id
-        await self._records.forget(held.job_id, await self._records.record(held.job_id))
+        await self._records.forget(held.job_id, await self._records.record(held.job_id, asker.tenant))
         return None
 
     async def _make(
-        self, asked: CompletionRequest | ChatRequest, job_id: str, user_id: str | None, key: str = "", digest: str = ""
+        self, asked: CompletionRequest | ChatRequest, job_id: str, asker: Asker, key: str = "", digest: str = ""
     ) -> str:
-        jobs = await self._jobs.make(asked, job_id, user_id)
+        jobs = await self._jobs.make(asked, job_id, asker.tenant, asker.user_id)
         is_chat, wants_token_ids = isinstance(asked, ChatRequest), bool(asked.return_token_ids)
-        record = JobRecord(is_chat, int(time.time()), len(jobs), wants_token_ids, key, digest)
+        record = JobRecord(is_chat, int(time.time()), len(jobs), wants_token_ids, key, digest, asker.tenant.name)
         try:
             await self._records.write(job_id, record)
             await self._jobs.submit(jobs)
@@ -162,8 +175,11 @@ class JobRoutes:
             with contextlib.suppress(RedisError, OSError, QueueError):
                 await asyncio.shield(self._records.forget(job_id, record))
             raise
-        log.info("job_made", job_id=job_id, num_choices=len(jobs))
+        log.info("job_made", job_id=job_id, num_choices=len(jobs), tenant=asker.tenant.name)
         return job_id
+
+    async def _find(self, request: web.Request) -> KnownJob:
+        return await self._records.find(_job_id(request), tenant_of(request))
 
     # --- Showing -----------------------------------------------------------------------------------------------
 

@@ -18,6 +18,8 @@ from service.parse import convert
 from service.prompts import Prompts
 from service.queue import JobQueue
 from service.speculation import KnownNames, known_now
+from service.tenant_limits import TenantLimits
+from service.tenants import Tenant
 
 # What an answer may hold at most where the request does not say: OpenAI's default for completions.
 DEFAULT_COMPLETION_TOKENS = 16
@@ -31,6 +33,7 @@ class JobMaker:
         self._settings, self._prompts, self._queue, self._known = settings, prompts, queue, known
         self._arms = Arms(settings.arms)
         self._admission = Admission(queue, settings.queue)
+        self._tenant_limits = TenantLimits(queue)
         self._context_lengths: list[int] = []
         self._asked_at = -WORKERS_TTL_S
 
@@ -63,23 +66,28 @@ class JobMaker:
             )
 
     async def make(
-        self, request: CompletionRequest | ChatRequest, request_id: str, user_id: str | None = None
+        self, request: CompletionRequest | ChatRequest, request_id: str, tenant: Tenant, user_id: str | None = None
     ) -> list[Job]:
-        """Return the jobs of a request, one for each choice; raises RequestError if it cannot be served.
+        """Return the jobs of a tenant's request, one for each choice; raises RequestError if it cannot be served.
 
-        user_id says whom the request comes from, where `user` of the request itself does not count.
+        user_id says which of the tenant's users asks, where `user` of the request itself does not count. The jobs count
+        as the tenant's from here on, so submit them.
         """
         self.check_model(request.model)
         num_choices, speculation, arm = request.num_choices, request.asked_speculation, ""
+        priority = tenant.priority(None if request.priority is None else request.job_priority)
         deadline_ms = await self._deadline_ms(request.deadline_ms)
         await self._check_names(speculation)
         # A request that says itself what it wants is outside every experiment.
-        if request.speculation is None and (picked := self._arms.pick(user_id or request.user or request_id)):
+        named_user = user_id or request.user
+        user_name = tenant.own(named_user) if named_user else None
+        if request.speculation is None and (picked := self._arms.pick(user_name or request_id)):
             speculation, arm = picked.speculation, picked.name
         context_length = await self.context_length()
-        user = user_key(user_id or request.user)
+        user = user_key(user_name)
         await self._check_room(num_choices, user)
         prompt_ids = await self._prompts.ids(request)
+        tenant.check_prompt(len(prompt_ids))
         await self._check_tokens(num_choices * len(prompt_ids))
         sampling = self._sampling(request, len(prompt_ids), context_length)
         self._prompts.check_ids("prompt", prompt_ids)
@@ -92,9 +100,9 @@ class JobMaker:
             sampling,
             nonce=secrets.token_bytes(16),
             created_ms=time.time_ns() // 1_000_000,
-            cache_salt=request.cache_salt or "",
+            cache_salt=tenant.own(request.cache_salt or ""),
             speculation=speculation,
-            priority=request.job_priority,
+            priority=priority,
             deadline_ms=deadline_ms,
             arm=arm,
             user=user,
@@ -103,6 +111,7 @@ class JobMaker:
             msgspec.structs.replace(first, id=child_id(request_id, index), n_index=index)
             for index in range(num_choices)
         ]
+        await self._take(tenant, jobs)
         self._admission.admitted(jobs)
         return jobs
 
@@ -144,6 +153,13 @@ class JobMaker:
     async def _check_tokens(self, num_tokens: int) -> None:
         try:
             await self._admission.check_tokens(num_tokens)
+        except (RedisError, OSError) as error:
+            raise _queue_down() from error
+
+    async def _take(self, tenant: Tenant, jobs: list[Job]) -> None:
+        """Raise RequestError if the tenant has too many jobs with these."""
+        try:
+            await self._tenant_limits.take(tenant, [job.id for job in jobs])
         except (RedisError, OSError) as error:
             raise _queue_down() from error
 

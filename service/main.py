@@ -26,7 +26,7 @@ from core.errors import ConfigError, QueueError, SpecdError
 from core.masking import shown
 from service.process import run_process
 from service.processes import die_with_parent
-from service.queue import connect
+from service.queue import connect, redis_url
 from service.redis_server import private_redis
 
 log = structlog.get_logger()
@@ -49,9 +49,9 @@ async def supervise(settings: Settings, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         url = settings.queue.redis_url
         if url is None:
-            url = await stack.enter_async_context(private_redis(settings.queue.state_dir))
+            url = await stack.enter_async_context(private_redis(settings.queue.state_dir, settings.queue.redis_server))
         else:
-            await check_redis(url, settings.queue.command_timeout_s)
+            await check_redis(redis_url(settings.queue), settings.queue.command_timeout_s)
         check_port(settings.server.host, settings.server.port)
         server = msgspec.structs.replace(settings.server, port=settings.server.port or free_port(settings.server.host))
         queue = msgspec.structs.replace(settings.queue, redis_url=url)

@@ -36,12 +36,18 @@ WITHOUT_EFFECT = ("metadata", "service_tier", "store")
 # The bounds of Sampling.max_tokens.
 MAX_TOKENS = 131072
 MaxTokens = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
-StopText = Annotated[str, Meta(min_length=1, max_length=1024)]
+# A stop text is looked for after every token, so it is short. Bytes are counted below, where they are known.
+MAX_STOP_BYTES = 256
+StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_BYTES)]
 # An empty text stands for no stop, as it does for OpenAI.
-Stop = Annotated[str, Meta(max_length=1024)] | Annotated[list[StopText], Meta(max_length=16)]
+Stop = Annotated[str, Meta(max_length=MAX_STOP_BYTES)] | Annotated[list[StopText], Meta(max_length=16)]
 Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 Bias = Annotated[float, Meta(ge=-100.0, le=100.0)]
-MAX_CHOICES = 16
+MAX_CHOICES = 8
+# No context is as long as these, which only bound what is looked at.
+MAX_TOKEN_IDS = 1 << 20
+MAX_MESSAGES = 4096
+TokenIds = Annotated[list[int], Meta(max_length=MAX_TOKEN_IDS)]
 # A day, after which Redis forgets a job that nobody finished.
 MAX_DEADLINE_MS = 86_400_000
 Alternatives = Annotated[int, Meta(ge=0, le=20)]
@@ -150,6 +156,8 @@ class SharedFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 f"min_tokens must be at most max_tokens, which is {max_tokens}; it was {min_tokens}", param="min_tokens"
             )
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        if any(len(text.encode()) > MAX_STOP_BYTES for text in stop):
+            raise RequestError(f"a stop text may have {MAX_STOP_BYTES} bytes of UTF-8 at most", param="stop")
         return Sampling(
             max_tokens=max_tokens,
             temperature=_given(self.temperature, 1.0),
@@ -174,7 +182,7 @@ class SharedFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class CompletionRequest(SharedFields, frozen=True, kw_only=True):
     """POST /v1/completions; the prompt is text or token ids, logprobs the number of alternatives to report."""
 
-    prompt: str | list[int]
+    prompt: str | TokenIds
     logprobs: Alternatives | None = None
 
     def sampling(self, max_tokens: int) -> Sampling:
@@ -185,7 +193,7 @@ class CompletionRequest(SharedFields, frozen=True, kw_only=True):
 class ChatRequest(SharedFields, frozen=True, kw_only=True):
     """POST /v1/chat/completions; top_logprobs, the number of alternatives, needs logprobs."""
 
-    messages: Annotated[list[Message], Meta(min_length=1)]
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Alternatives | None = None
@@ -205,7 +213,7 @@ class TokenizeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], Meta(min_length=1)] | None = None
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)] | None = None
     add_special_tokens: bool | None = None
 
 
@@ -213,7 +221,7 @@ class DetokenizeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """POST /detokenize: token ids back to text, special tokens included."""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: TokenIds
 
 
 def _given(value: float | None, otherwise: float) -> float:

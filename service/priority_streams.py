@@ -18,6 +18,8 @@ from service.scripts import Call, Scripts
 # Every so manieth entry that a worker reads is looked for among the less urgent ones first: low ones and normal ones by
 # turns, so that each of them is sure of a sixteenth.
 FAIR_EVERY = 8
+# The job of an entry that is none: it only wakes a worker that waits for entries.
+WAKE = ""
 URGENT_FIRST, LOW_FIRST, NORMAL_FIRST = "012", "210", "120"
 
 
@@ -38,6 +40,13 @@ class PriorityStreams:
         """Add a job's entry: its id comes first, then what is counted at admission."""
         fields = {"j": job.id, "t": len(job.prompt_ids), "a": job.sampling.max_tokens, "u": job.user}
         await self._client.xadd(self.names[job.priority], fields)  # type: ignore[arg-type]
+
+    async def wake(self, num_workers: int) -> None:
+        """Have so many workers look around at once, those that wait for entries first."""
+        async with self._client.pipeline(transaction=False) as pipe:
+            for _ in range(num_workers):
+                pipe.xadd(self.names[0], {"j": WAKE})
+            await pipe.execute()
 
     async def counted(self) -> list[tuple[dict[bytes, bytes], bool]]:
         """Return the fields of every entry, and whether nobody has taken it."""
@@ -110,10 +119,6 @@ class PriorityStreams:
                     pipe.xack(self.names[priority], WORKER_GROUP, *ids)
                     pipe.xdel(self.names[priority], *ids)
                 await pipe.execute()
-
-    async def retire(self, idle_ms: int) -> int:
-        """Forget workers that hold nothing and were not heard of for so long; returns in how many groups."""
-        return int(await self._scripts.run("retire", Call(self.names, (WORKER_GROUP, idle_ms))))
 
     async def depth(self) -> int:
         """Return how many entries there are, taken or not."""

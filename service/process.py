@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 
 from redis.exceptions import RedisError
@@ -10,12 +11,16 @@ from core.config import Settings
 from core.errors import QueueError, SpecdError
 from service.logs import configure_logs
 
+# What Python has by itself.
+MAX_RECURSION = 1000
+
 Work = Callable[[Settings, asyncio.Event], Awaitable[None]]
 
 
 def run_process(settings: Settings, work: Work) -> int:
     """Run `work` until SIGINT or SIGTERM sets its event; returns the exit status. Raises SpecdError."""
     configure_logs(settings.log, role=settings.server.role)
+    check_recursion()
     try:
         asyncio.run(_until_signalled(settings, work))
     except BaseExceptionGroup as group:
@@ -26,6 +31,18 @@ def run_process(settings: Settings, work: Work) -> int:
     except (RedisError, OSError) as error:
         raise QueueError(str(error)) from error
     return 0
+
+
+def check_recursion() -> None:
+    """Raise SpecdError if Python may recurse deeper than decoders of untrusted data can bear.
+
+    With a raised limit msgspec runs out of stack, and the process dies, where it would raise RecursionError.
+    """
+    if (limit := sys.getrecursionlimit()) > MAX_RECURSION:
+        raise SpecdError(
+            f"some package has set Python's recursion limit to {limit}; specd decodes what others send, and needs "
+            f"{MAX_RECURSION} or less"
+        )
 
 
 async def _until_signalled(settings: Settings, work: Work) -> None:

@@ -12,6 +12,9 @@ from service.openai import ChatRequest, CompletionRequest, DetokenizeRequest, Me
 
 Result = TypeVar("Result")
 
+# Waiting for a thread included. Templates end themselves sooner (models/chat.py).
+PROMPT_S = 10.0
+
 
 class Prompts:
     """Turns what requests say into the token ids of their prompts."""
@@ -55,4 +58,13 @@ class Prompts:
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
     async def _run(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        """Run work in the pool; raises RequestError if it takes too long, what has not begun by then is dropped."""
+        try:
+            async with asyncio.timeout(PROMPT_S):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except TimeoutError:
+            raise RequestError(
+                f"the prompt could not be tokenised within {PROMPT_S:.0f} s; send less, or try again later",
+                status=503,
+                code="prompt_timeout",
+            ) from None

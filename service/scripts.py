@@ -6,14 +6,24 @@ from typing import Any
 
 from msgspec import Struct
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import (
+    BusyLoadingError,
+    MasterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
 from core.errors import QueueError
 
 LUA_FOLDER = Path(__file__).parent / "lua"
 SCRIPTS = {path.stem: path.read_text(encoding="utf-8") for path in sorted(LUA_FOLDER.glob("*.lua"))}
-# What Redis says while it cannot write for now; anything else is wrong with this one call and stays wrong.
+# What Redis says while it cannot write for now; anything else is wrong with this one call and stays wrong. The client
+# library turns some of these words into types of their own, but not where Redis 6.2 answers from inside a script.
 TRANSIENT = ("OOM", "READONLY", "LOADING", "MISCONF", "MASTERDOWN", "NOREPLICAS")
+TRANSIENT_TYPES = (OutOfMemoryError, ReadOnlyError, BusyLoadingError, MasterDownError)
 
 
 class Call(Struct, frozen=True):
@@ -52,7 +62,7 @@ class Scripts:
         missing = list(range(len(calls)))
         for _ in range(2):
             for index, answer in zip(missing, await self._run_once(script, [calls[i] for i in missing]), strict=True):
-                if isinstance(answer, ResponseError):
+                if isinstance(answer, RedisError):
                     raise_if_transient(answer)
                 answers[index] = answer
             missing = [index for index in missing if isinstance(answers[index], NoScriptError)]
@@ -79,7 +89,7 @@ class Scripts:
             return error
 
 
-def raise_if_transient(error: ResponseError) -> None:
+def raise_if_transient(error: RedisError) -> None:
     """Raise an answer of Redis that trying again may change."""
-    if any(word in str(error) for word in TRANSIENT):
+    if isinstance(error, TRANSIENT_TYPES) or any(word in str(error) for word in TRANSIENT):
         raise error

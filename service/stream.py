@@ -182,6 +182,10 @@ class StreamWriter:
         """Wait until everything handed over is written."""
         await self._steps.join()
 
+    def let_go(self) -> None:
+        """Let go of all open streams, and of what waits to be written of them: they are other workers' by now."""
+        self._lose(self.request_ids)
+
     # --- One step ----------------------------------------------------------------------------------------------
 
     def _prepare(self, emissions: list[Emission], ends: list[End]) -> _Step:
@@ -235,10 +239,18 @@ class StreamWriter:
                 if time.monotonic() > deadline or is_cancelled():
                     break
                 await asyncio.sleep(RETRY_S)
+                step = self._kept(step)
             else:
                 return
         # Others take these jobs over; what we would write now is refused by the fence.
         self._lose([*(one.request_id for one in step.appends), *(end.request_id for end in step.ends)])
+
+    def _kept(self, step: _Step) -> _Step:
+        """Return what a step has for streams that were not let go of meanwhile."""
+        return _Step(
+            tuple(one for one in step.appends if one.request_id in self._open),
+            tuple(end for end in step.ends if end.request_id in self._open),
+        )
 
     async def _write(self, step: _Step) -> None:
         results = await self._queue.append(step.appends)

@@ -14,7 +14,7 @@ import uuid
 import structlog
 from redis.exceptions import RedisError
 
-from client.wire import WireError
+from client.wire import WORKER_GROUP, WireError
 from core.config import Settings, model_name
 from core.errors import EngineError, QueueError
 from core.types import FinishReason
@@ -25,10 +25,12 @@ from service.claims import Entry
 from service.drafter_loads import DrafterHost, DrafterLoads
 from service.engine_host import EngineHost
 from service.engine_thread import EngineThread, SteppedEngine
+from service.group_healing import GroupHealing
 from service.heartbeat import Heartbeat
 from service.presence import Presence
+from service.priority_streams import WAKE
 from service.process import cancel_all, run_process
-from service.queue import JobQueue, connect
+from service.queue import JobQueue, connect, redis_url
 from service.stream import End, StreamWriter
 from service.takeover import end_without_work, to_request
 from service.tasks import is_cancelled
@@ -44,12 +46,13 @@ IDLE_S = 0.02
 # How long a worker that was asked to stop goes on with what runs; the rest is given back to the queue.
 DRAIN_S = 5.0
 WRITE_OUT_S = 1.0
-RETRY_S = 0.5
 # How soon a job is ended past its deadline, and one that gets no tokens, such as one in a long prefill, when its client
 # has left.
 CANCEL_POLL_S = 0.1
 # How old what the engine knows of the queue may be; policies look at seconds of waiting.
 BACKLOG_S = 0.25
+# How soon a worker that Redis has not heard of for a lease lets go of its jobs.
+FENCE_S = 0.05
 REST_S = 1.0
 
 
@@ -73,7 +76,9 @@ class Worker:
         self._engine = EngineThread(engine)
         self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold)
         self._stopping = asyncio.Event()
-        self._queue_times, self._num_dead = QueueTimes(), 0
+        self._queue_times, self._num_dead, self._num_heals = QueueTimes(), 0, 0
+        self._healing = GroupHealing(WORKER_GROUP, queue.make_group, self._healed)
+        self._next_reclaim = 0.0
         self._drafters = DrafterLoads(WantedDrafters(queue), self._engine, host) if host else None
         self._presence = Presence(queue, self.name, self._engine.max_model_len, self._stats)
 
@@ -95,6 +100,7 @@ class Worker:
                     self._presence.keep(),
                     self._end_unwanted(),
                     self._watch_backlog(),
+                    self._fence(),
                     self._rest(),
                     self._follow_drafters(),
                     self._step_forever(),
@@ -119,8 +125,10 @@ class Worker:
 
     async def _leave(self) -> None:
         """Give unfinished jobs back, so that others need not wait for the lease, and sign off."""
+        entries = self._writer.entries
         try:
-            await self._queue.release(self.name, self._writer.entries, self._writer.claims)
+            await self._queue.release(self.name, entries, self._writer.claims)
+            await self._queue.wake(len(entries))
             await self._presence.leave()
         except (RedisError, OSError) as error:
             log.warning("leave_failed", error=str(error))
@@ -129,19 +137,18 @@ class Worker:
 
     async def _intake(self) -> None:
         """Claim new and abandoned jobs, never more than there are free slots."""
-        next_reclaim = 0.0
         while not (self._stopping.is_set() or is_cancelled()):
             free = self._engine.num_slots - self._writer.num_running
-            if free <= 0 or self._heartbeat.is_stalled:
+            if free <= 0 or self._heartbeat.is_stalled or self._heartbeat.is_cut_off:
                 # A slot that stands empty for a step is lost: the next job is claimed as soon as one ends.
                 await self._writer.wait_for_end(IDLE_S)
                 continue
             try:
-                if time.monotonic() >= next_reclaim and not self._writer.has_suspect:
+                if time.monotonic() >= self._next_reclaim and not self._writer.has_suspect:
                     await self._take_over(await self._queue.reclaim(self.name, free))
                     # What was given back is next, as soon as the suspect has shown its first token.
                     wait_s = 0.0 if self._writer.has_suspect else self._queue.settings.lease_ms / 5000
-                    next_reclaim = time.monotonic() + wait_s
+                    self._next_reclaim = time.monotonic() + wait_s
                 else:
                     block_ms = SUSPECT_BLOCK_MS if self._writer.has_suspect else READ_BLOCK_MS
                     entries = await self._queue.read(self.name, free, block_ms)
@@ -149,16 +156,13 @@ class Worker:
                     # As many as there was room for: more are likely to wait.
                     self._engine.has_backlog = len(entries) == free
                     self._engine.refilled()
+                self._healing.worked()
             except (RedisError, OSError) as error:
                 log.warning("intake_failed", error=str(error))
-                await asyncio.sleep(RETRY_S)
-                await self._heal(error)
+                await self._healing.after(error)
 
-    async def _heal(self, error: Exception) -> None:
-        """Make the group again if it is what was missing: Redis was emptied."""
-        if "NOGROUP" in str(error):
-            with contextlib.suppress(RedisError, OSError):
-                await self._queue.make_group()
+    def _healed(self) -> None:
+        self._num_heals += 1
 
     async def _take_over(self, entries: list[Entry]) -> None:
         """Take entries that others lost, but only one of a job that may end this worker as well."""
@@ -174,6 +178,11 @@ class Worker:
             await self._queue.release(self.name, entries)
             return
         for entry in entries:
+            if entry.job_id == WAKE:
+                # Somebody left and gave jobs back, which wait to be reclaimed.
+                await self._queue.acknowledge([entry])
+                self._next_reclaim = 0.0
+                continue
             open_entries = {one.job_id: one for one in self._writer.entries}
             if entry.job_id not in open_entries:
                 await self._claim(entry)
@@ -224,6 +233,14 @@ class Worker:
         for request_id in request_ids:
             self._engine.abort(request_id)
         await self._writer.put([], [End(request_id, reason) for request_id in request_ids])
+
+    async def _fence(self) -> None:
+        """Let go of every job once Redis has not heard of this worker for a lease: others go on with them."""
+        while not is_cancelled():
+            await asyncio.sleep(FENCE_S)
+            if self._heartbeat.is_cut_off and self._writer.num_open:
+                log.error("cut_off", jobs=self._writer.num_open)
+                self._writer.let_go()
 
     async def _follow_drafters(self) -> None:
         """Have the drafters that are wanted."""
@@ -276,7 +293,7 @@ class Worker:
     def _stats(self) -> bytes:
         drafters = self._drafters.states if self._drafters else ()
         output = OutputCounts(self._writer.num_written, self._writer.write_s, self._engine.held_s)
-        return encode_stats(self._engine.snapshot, self._queue_times, drafters, self._num_dead, output)
+        return encode_stats(self._engine.snapshot, self._queue_times, drafters, self._num_dead, output, self._num_heals)
 
 
 def run(settings: Settings) -> int:
@@ -299,8 +316,7 @@ async def work(
     host: DrafterHost | None = None,
 ) -> None:
     """Work off the queue with `engine` until `stop` is set. Raises QueueError without Redis."""
-    url = settings.queue.redis_url
-    assert url is not None
+    url = redis_url(settings.queue)
     async with connect(url, settings.queue.command_timeout_s) as client:
         queue = JobQueue(client, settings.queue, model_name(settings))
         await queue.open()

@@ -96,10 +96,14 @@ def families(workers: Workers) -> Iterator[Metric]:
     yield _gauge("vllm:num_requests_waiting", "Jobs that nobody works on yet.", workers.model, waiting)
     yield from _by_priority(workers)
     yield _gauge("specd_dead_letters", "Jobs given up that are still told of.", workers.model, workers.num_dead)
-    given_up = CounterMetricFamily("specd_jobs_given_up", "Jobs that ended their workers too often.", labels=WORKER)
-    for worker, stats in workers.stats.items():
-        given_up.add_metric((workers.model, worker), stats.num_dead)
-    yield given_up
+    for name, meaning, field in (
+        ("specd_jobs_given_up", "Jobs that ended their workers too often.", "num_dead"),
+        ("specd_group_heals", "Times that a worker made the workers' lost groups again.", "num_heals"),
+    ):
+        counter = CounterMetricFamily(name, meaning, labels=WORKER)
+        for worker, stats in workers.stats.items():
+            counter.add_metric((workers.model, worker), getattr(stats, field))
+        yield counter
     for name, meaning, field in (
         ("vllm:num_requests_running", "Sequences in the engine's batch.", "running"),
         ("vllm:kv_cache_usage_perc", "Share of KV blocks in use; 1 is all.", "kv_usage"),

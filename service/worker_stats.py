@@ -107,13 +107,17 @@ class OutputCounts(Struct, frozen=True):
 
 
 class WorkerStats(Struct, frozen=True):
-    """All that one worker tells; num_dead counts the jobs that it gave up (queue.max_attempts)."""
+    """All that one worker tells; num_dead counts the jobs that it gave up (queue.max_attempts).
+
+    num_heals counts the times that it found the workers' groups missing and made them again.
+    """
 
     engine: EngineCounts
     queue_times: QueueTimes = field(default_factory=QueueTimes)
     drafters: tuple[DrafterState, ...] = ()
     num_dead: int = 0
     output: OutputCounts = OutputCounts()
+    num_heals: int = 0
 
 
 def encode_stats(
@@ -122,10 +126,11 @@ def encode_stats(
     drafters: Sequence[DrafterState] = (),
     num_dead: int = 0,
     output: OutputCounts | None = None,
+    num_heals: int = 0,
 ) -> bytes:
     """Return what goes into a worker's hash; snapshot is the engine's."""
     told = {"engine": snapshot, "queue_times": queue_times, "drafters": drafters, "num_dead": num_dead}
-    return msgspec.json.encode(told | {"output": output or OutputCounts()})
+    return msgspec.json.encode(told | {"output": output or OutputCounts(), "num_heals": num_heals})
 
 
 def decode_stats(data: bytes) -> WorkerStats:

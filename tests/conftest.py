@@ -27,13 +27,24 @@ def logs_as_they_come():
     structlog.reset_defaults()
 
 
+def pytest_addoption(parser):
+    """Let a run be on another Redis: what holds on 6.2 has to hold on 7."""
+    parser.addoption("--redis-server", help="the redis-server to test with, in place of the one that serve would take")
+
+
 @pytest.fixture(scope="session")
-def redis_server():
+def redis_binary(request):
+    """The executable of every Redis of the run."""
+    return redis_executable(request.config.getoption("--redis-server"))
+
+
+@pytest.fixture(scope="session")
+def redis_server(redis_binary):
     """The URL of a real Redis on a unix socket, started once and ended with the run."""
     with tempfile.TemporaryDirectory(prefix="specd-test-") as folder:
         socket = Path(folder) / "redis.sock"
         arguments = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--loglevel", "warning"]
-        with subprocess.Popen([redis_executable(), *arguments], cwd=folder, stdout=subprocess.DEVNULL) as process:
+        with subprocess.Popen([redis_binary, *arguments], cwd=folder, stdout=subprocess.DEVNULL) as process:
             with Redis(unix_socket_path=str(socket)) as client:
                 until_it_answers(client)
             yield f"unix://{socket}"

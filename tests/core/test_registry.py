@@ -17,7 +17,7 @@ def test_every_shipped_name_loads(registry):
 
 def test_every_command_is_a_function_of_the_command_line():
     for name, target in COMMANDS.targets().items():
-        assert target == f"cli.{'configuration' if name == 'config' else name}:run"
+        assert target == f"cli.{'configuration' if name == 'config' else name.replace('-', '_')}:run"
 
 
 def test_an_unknown_name_lists_the_known_and_the_nearest():

@@ -37,9 +37,9 @@ async def proxy(redis_url):
 
 
 @pytest.fixture
-def own_redis(tmp_path_factory):
+def own_redis(redis_binary, tmp_path_factory):
     # A socket's path may have 108 bytes at most.
-    redis = RedisProcess(tmp_path_factory.mktemp("redis"))
+    redis = RedisProcess(redis_binary, tmp_path_factory.mktemp("redis"))
     yield redis
     redis.kill()
 

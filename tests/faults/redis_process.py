@@ -7,7 +7,6 @@ from pathlib import Path
 from redis import Redis
 
 from service.processes import die_with_parent
-from service.redis_server import redis_executable
 from tests.conftest import until_it_answers
 
 
@@ -18,8 +17,8 @@ class RedisProcess:
     on a busy disk then loses what clients have seen.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self.socket = folder, str(folder / "redis.sock")
+    def __init__(self, executable: str, folder: Path) -> None:
+        self._executable, self._folder, self.socket = executable, folder, str(folder / "redis.sock")
         self.start()
 
     @property
@@ -32,7 +31,7 @@ class RedisProcess:
             *("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"),
         ]
         self._process = subprocess.Popen(
-            [redis_executable(), *arguments], stdout=subprocess.DEVNULL, preexec_fn=die_with_parent
+            [self._executable, *arguments], stdout=subprocess.DEVNULL, preexec_fn=die_with_parent
         )
         with Redis(unix_socket_path=self.socket) as client:
             until_it_answers(client)

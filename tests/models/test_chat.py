@@ -1,8 +1,11 @@
 """Messages become a prompt by the model's template, which can do nothing else."""
 
+import time
+
 import pytest
 
 from core.errors import CheckpointError, RequestError
+from models import chat
 from models.chat import ChatTemplate
 from tests.service.fakes import TEMPLATE
 
@@ -46,3 +49,30 @@ def test_what_a_template_must_not_or_cannot_do_is_the_request_s_error(source):
 def test_a_broken_template_is_the_checkpoint_s_error():
     with pytest.raises(CheckpointError, match="not valid Jinja"):
         ChatTemplate("{% if %}")
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "longer than 0.2 s"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}", "longer than 0.2 s"),
+        ("{% for i in range(9) %}{{ messages[0].content * 1048576 }}{% endfor %}", "more than 8388608 characters"),
+        ("{{ messages[0].content * 1000000000 }}", "beyond 1048576"),
+        ("{{ 9 ** 9 ** 9 }}", "beyond 1048576|beyond 64"),
+    ],
+    ids=["an empty loop", "a loop", "long output", "a long text", "a long number"],
+)
+def test_a_template_that_runs_away_is_ended(monkeypatch, source, why):
+    monkeypatch.setattr(chat, "RENDER_S", 0.2)
+    began_s = time.monotonic()
+    with pytest.raises(RequestError, match=why):
+        ChatTemplate(source).render([{"role": "user", "content": "x"}])
+    assert time.monotonic() - began_s < 5.0
+
+
+def test_a_range_is_what_templates_take_it_for():
+    for source, text in (
+        ("{{ range(3)[::-1] | list }}{{ range(2, 5) | length }}{{ 3 in range(5) }}", "[2, 1, 0]3True"),
+        ("{% for i in range(2) %}{{ loop.last }}{{ loop.length }}{% endfor %}", "False2True2"),
+    ):
+        assert ChatTemplate(source).render(HELLO) == text

@@ -1,15 +1,18 @@
 """Drafters come and go while a server runs: declared in Redis, done by every worker between two steps."""
 
+import socket
 import time
 
 import msgspec
 import pytest
+from aiohttp import web
 
 from client.drafters import fetch_drafters, load_drafter, unload_drafter
 from client.wire import drafters_key
 from core.errors import CheckpointError, ConfigError, QueueError
 from core.types import Speculation
 from service import drafter_loads
+from service.admin_socket import admin_path, admin_socket
 from service.queue import connect
 from tests.service.fakes import FakeEngine, running, until
 
@@ -49,13 +52,19 @@ def host():
 
 
 @pytest.fixture
-def allowed(settings, monkeypatch):
+def allowed(settings, monkeypatch, tmp_path):
     monkeypatch.setattr(drafter_loads, "POLL_S", 0.05)
-    return msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, admin=True))
+    return msgspec.structs.replace(
+        settings, server=msgspec.structs.replace(settings.server, admin=str(tmp_path / "admin.sock"))
+    )
+
+
+def admin_of(service):
+    return admin_path(service.settings.server)
 
 
 async def states(service):
-    [worker] = await fetch_drafters(service.url)
+    [worker] = await fetch_drafters(admin_of(service))
     return {one.name: one.state for one in worker.drafters}
 
 
@@ -65,14 +74,14 @@ async def test_a_drafter_is_loaded_and_can_be_named_and_goes_again(allowed, host
         status, refused = await service.post(prompt="a", speculation={"drafter": "lookup"})
         assert status == 400
         assert "'lookup' is not configured" in refused["error"]["message"]
-        await load_drafter(service.url, "lookup", {"kind": "ngram", "max_drafts": 3})
+        await load_drafter(admin_of(service), "lookup", {"kind": "ngram", "max_drafts": 3})
         await until(lambda: states(service), {"dspark": "loaded", "lookup": "loaded"})
         [(name, told)] = host.prepared
         assert (name, told.max_drafts) == ("lookup", 3)
         status, _ = await service.post(prompt="a", speculation={"drafter": "lookup"})
         assert status == 200
         assert engine.seen[-1].speculation == Speculation(drafter="lookup")
-        await unload_drafter(service.url, "lookup")
+        await unload_drafter(admin_of(service), "lookup")
         await until(lambda: states(service), {"dspark": "loaded", "lookup": "unloaded"})
         status, _ = await service.post(prompt="a", speculation={"drafter": "lookup"})
         assert status == 400
@@ -80,7 +89,7 @@ async def test_a_drafter_is_loaded_and_can_be_named_and_goes_again(allowed, host
 
 async def test_one_of_the_settings_can_go_and_requests_for_it_are_still_let_in(allowed, host):
     async with running(allowed, FakeEngine(), host) as service:
-        await unload_drafter(service.url, "dspark")
+        await unload_drafter(admin_of(service), "dspark")
         await until(lambda: states(service), {"dspark": "unloaded"})
         assert host.loaded == {}
         assert (await service.post(prompt="a", speculation={"drafter": "dspark"}))[0] == 200
@@ -89,7 +98,7 @@ async def test_one_of_the_settings_can_go_and_requests_for_it_are_still_let_in(a
 async def test_steps_go_on_while_a_checkpoint_is_read(allowed, host):
     engine, host.read_s = FakeEngine(step_s=0.001), 0.5
     async with running(allowed, engine, host) as service:
-        await load_drafter(service.url, "lookup", {"kind": "ngram"})
+        await load_drafter(admin_of(service), "lookup", {"kind": "ngram"})
         await until(lambda: states(service), {"dspark": "loaded", "lookup": "loading"})
         status, _ = await service.post(prompt="a", max_tokens=30)
         assert status == 200
@@ -99,9 +108,9 @@ async def test_steps_go_on_while_a_checkpoint_is_read(allowed, host):
 @pytest.mark.parametrize(("name", "why"), [("broken", "config.json is missing"), ("large", "no room was kept")])
 async def test_what_cannot_be_loaded_is_reported_and_the_worker_serves_on(allowed, host, name, why):
     async with running(allowed, FakeEngine(), host) as service:
-        await load_drafter(service.url, name, {"kind": "ngram"})
+        await load_drafter(admin_of(service), name, {"kind": "ngram"})
         await until(lambda: states(service), {"dspark": "loaded", name: "failed"})
-        [worker] = await fetch_drafters(service.url)
+        [worker] = await fetch_drafters(admin_of(service))
         [failed] = [one for one in worker.drafters if one.name == name]
         assert failed.error == why
         assert not failed.serves
@@ -127,18 +136,44 @@ async def test_what_is_wanted_is_checked_at_the_edge(allowed, host):
             ({}, "kind is missing"),
         ):
             with pytest.raises(QueueError, match=f"400: .*{message}"):
-                await load_drafter(service.url, "lookup", told)
+                await load_drafter(admin_of(service), "lookup", told)
         with pytest.raises(QueueError, match="a name in"):
-            await load_drafter(service.url, "not.a.name", {"kind": "ngram"})
+            await load_drafter(admin_of(service), "not.a.name", {"kind": "ngram"})
         with pytest.raises(QueueError, match="404: no drafter 'lookop'"):
-            await unload_drafter(service.url, "lookop")
+            await unload_drafter(admin_of(service), "lookop")
         assert host.prepared == []
 
 
-async def test_it_is_off_unless_the_settings_allow_it(settings, host):
-    async with running(settings, FakeEngine(), host) as service:
-        with pytest.raises(QueueError, match=r"403: .*--admin"):
-            await load_drafter(service.url, "lookup", {"kind": "ngram"})
-        with pytest.raises(QueueError, match=r"403: .*--admin"):
-            await unload_drafter(service.url, "dspark")
+async def test_no_port_leads_to_a_change(allowed, host):
+    async with running(allowed, FakeEngine(), host) as service:
+        for method in ("PUT", "DELETE"):
+            async with service.http.request(method, f"{service.url}/specd/drafters/dspark", json={}) as response:
+                assert response.status == 404
         assert (await states(service)) == {"dspark": "loaded"}
+        async with service.http.get(f"{service.url}/specd/drafters") as response:
+            assert [one["name"] for one in (await response.json())[0]["drafters"]] == ["dspark"]
+
+
+async def test_the_socket_is_for_this_user_alone_and_goes_with_its_server(allowed, host):
+    path = admin_path(allowed.server)
+    async with running(allowed, FakeEngine(), host):
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert not path.exists()
+
+
+async def test_a_socket_that_a_dead_server_left_is_taken_over_and_one_in_use_is_not(allowed, host):
+    path = admin_path(allowed.server)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    async with running(allowed, FakeEngine(), host):
+        with pytest.raises(ConfigError, match="another server has it"):
+            async with admin_socket(path, web.Application()):
+                pass
+    with pytest.raises(ConfigError, match="longer than 107 bytes"):
+        async with admin_socket(path.parent / ("a" * 108), web.Application()):
+            pass
+
+
+async def test_without_a_socket_the_client_says_where_it_looked(tmp_path):
+    with pytest.raises(QueueError, match=r"no answer at the admin socket .*none\.sock"):
+        await fetch_drafters(tmp_path / "none.sock")

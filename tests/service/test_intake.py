@@ -87,7 +87,7 @@ async def test_every_sampling_field_travels(settings, redis):
         await answer(redis, job_id)
     (request,) = engine.seen
     assert request.sampling == Sampling(5, logit_bias=((7, 2.0),), stop=("zz",), logprobs=1, **fields)
-    assert (request.prompt_ids, request.coupled_key, request.cache_salt) == ((97, 98), 9, "me")
+    assert (request.prompt_ids, request.coupled_key, request.cache_salt) == ((97, 98), 9, ":intake/me")
     assert request.speculation == Speculation(max_drafts=0)
 
 

@@ -12,6 +12,7 @@ from service import idempotency, job_events
 from service.idempotency import Held, IdempotencyKeys, idempotency_key
 from service.main import base_url, free_port
 from service.queue import JobQueue
+from service.tenants import ANYBODY
 from tests.service.fakes import FakeEngine, gateway, running, spoken, until
 
 CHAT = [{"role": "user", "content": "hi"}]
@@ -194,7 +195,7 @@ async def test_one_key_makes_one_job_also_when_asked_at_once_on_two_gateways(set
 async def test_a_key_held_by_a_gateway_that_died_is_free_again_soon(settings, queue, monkeypatch):
     monkeypatch.setattr(idempotency, "HOLD_S", 1)
     dead = Held("d" * 32, "of some request")
-    await IdempotencyKeys(queue.scripts, 60).hold(idempotency_key("k"), dead)
+    await IdempotencyKeys(queue.scripts, 60).hold(idempotency_key(ANYBODY, "k"), dead)
     async with running(settings, FakeEngine()) as service:
         status, body = await call(service, "POST", headers={"Idempotency-Key": "k"}, prompt="a")
         assert (status, body["error"]["code"]) == (422, "idempotency_key_reused")
@@ -216,7 +217,7 @@ async def test_a_gateway_too_slow_to_keep_its_key_makes_way_for_the_other_s_job(
         created = await submit(self, job)
         if not slow:
             slow.append(job.id)
-            await queue.client.delete(idempotency_key("k"))
+            await queue.client.delete(idempotency_key(ANYBODY, "k"))
         return created
 
     monkeypatch.setattr(JobQueue, "submit", lose_the_hold)
@@ -226,7 +227,7 @@ async def test_a_gateway_too_slow_to_keep_its_key_makes_way_for_the_other_s_job(
         assert (await ended(service, made["id"]))["state"] == "done"
         assert (await call(service, "GET", f"/{slow[0]}"))[0] == 404
     assert made["id"] == again["id"] != slow[0]
-    assert (await keys.hold(idempotency_key("k"), Held("e" * 32, ""))).job_id == made["id"]
+    assert (await keys.hold(idempotency_key(ANYBODY, "k"), Held("e" * 32, ""))).job_id == made["id"]
 
 
 # --- Following ---------------------------------------------------------------------------------------------------

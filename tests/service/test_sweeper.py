@@ -1,87 +1,83 @@
-"""What gateways look after: workers and gateways that are gone leave nothing in Redis, not even their names."""
+"""What a gateway sweeps: consumers that nobody is any more go, without what anybody holds; a fault stops no chore."""
 
 import asyncio
-from contextlib import asynccontextmanager
+import contextlib
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-import service.queue
-import service.sweeper
-from client.wire import INTAKE_GROUP, INTAKE_STREAM, PRIORITIES, WORKER_GROUP, queue_stream
+from client.wire import INTAKE_GROUP, INTAKE_STREAM, WORKER_GROUP, live_key, queue_stream
+from core.types import FinishReason
 from service.priority_streams import make_group
 from service.sweeper import Sweeper
+from service.upkeep_metrics import UpkeepMetrics
 from tests.service.fakes import until
-from tests.service.jobs import append, new_job, take, tokens_of
+from tests.service.jobs import final_of, new_job, take
 
-STREAMS = [queue_stream("fake", priority) for priority in PRIORITIES]
-
-
-@pytest.fixture(autouse=True)
-def soon(queue, monkeypatch):
-    """Whoever is silent for a moment was not heard of for long."""
-    monkeypatch.setattr(service.queue, "LEAST_IDLE_MS", 1)
-    monkeypatch.setattr(service.queue, "IDLE_LEASES", 0)
-    monkeypatch.setattr(service.sweeper, "RETIRE_S", 0.1)
+STREAM = queue_stream("fake")
 
 
-@asynccontextmanager
-async def sweeping(queue):
-    task = asyncio.create_task(Sweeper(queue).run())
-    try:
-        yield
-    finally:
-        task.cancel()
+@pytest.fixture
+async def sweeping(queue, client, monkeypatch):
+    """Sweep fast, with no patience; yields the registry of what is counted."""
+    for name, value in {"CONSUMER_IDLE_MS": 50, "PRUNE_S": 0.05, "RESTORE_S": 0.05, "SWEEP_S": 0.02}.items():
+        monkeypatch.setattr(f"service.sweeper.{name}", value)
+    monkeypatch.setattr("service.lost_entries.LOOK_AFTER_MS", 50)
+    await make_group(client, INTAKE_STREAM, INTAKE_GROUP)
+    registry = CollectorRegistry()
+    task = asyncio.create_task(Sweeper(queue, UpkeepMetrics(registry, "fake")).run())
+    yield registry
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
-async def names(client, stream, group=WORKER_GROUP):
+def counted(registry, name):
+    return registry.get_sample_value(name, {"model_name": "fake"})
+
+
+async def names(client, stream=STREAM, group=WORKER_GROUP):
     return {row["name"].decode() for row in await client.xinfo_consumers(stream, group)}
 
 
-async def serve_one(queue, worker, priority=1):
-    await queue.submit(new_job(priority=priority))
-    await queue.acknowledge(await queue.read(worker, 1, 200))
-
-
-async def test_a_worker_that_is_gone_is_forgotten_in_every_stream(queue, client):
-    for priority in PRIORITIES:
-        await serve_one(queue, "gone", priority)
-    assert [await names(client, stream) for stream in STREAMS] == [{"gone"}] * 3
-    async with sweeping(queue):
-        for stream in STREAMS:
-            await until(lambda stream=stream: names(client, stream), set())
-
-
-async def test_a_gateway_that_is_gone_is_forgotten(queue, client):
-    await make_group(client, INTAKE_STREAM, INTAKE_GROUP)
-    entry_id = await client.xadd(INTAKE_STREAM, {"request": "{}"})
-    await client.xreadgroup(INTAKE_GROUP, "gone", {INTAKE_STREAM: ">"}, count=1)
-    await client.xack(INTAKE_STREAM, INTAKE_GROUP, entry_id)
-    assert await names(client, INTAKE_STREAM, INTAKE_GROUP) == {"gone"}
-    async with sweeping(queue):
-        await until(lambda: names(client, INTAKE_STREAM, INTAKE_GROUP), set())
-
-
-async def test_one_that_holds_a_job_is_kept_however_silent_so_that_the_job_is_not_lost(queue, client):
-    await serve_one(queue, "gone")
+async def test_consumers_that_hold_nothing_and_are_silent_go_and_no_entry_with_them(queue, client, sweeping):
     await queue.submit(new_job())
-    claim = await take(queue, "silent")
-    async with sweeping(queue):
-        await until(lambda: names(client, STREAMS[1]), {"silent"})
-    await asyncio.sleep(queue.settings.lease_ms / 1000)
-    (entry,) = await queue.reclaim("heir", 5)
-    assert entry == claim.entry
+    claim = await take(queue, "holds an entry")
+    for name in ("gone", "gone too"):
+        await client.xgroup_createconsumer(STREAM, WORKER_GROUP, name)
+    await client.xgroup_createconsumer(INTAKE_STREAM, INTAKE_GROUP, "gateway-gone")
+    await until(lambda: names(client), {"holds an entry"})
+    await until(lambda: names(client, INTAKE_STREAM, INTAKE_GROUP), set())
+    assert (await client.xpending(STREAM, WORKER_GROUP))["pending"] == 1
+    # Once nothing is in its hands any more, it goes as well.
+    await queue.acknowledge([claim.entry])
+    await until(lambda: names(client), set())
+    assert counted(sweeping, "specd_consumers_removed_total") == 4
 
 
-async def test_one_that_lives_after_all_reads_on(queue, client):
-    await serve_one(queue, "one")
-    async with sweeping(queue):
-        await until(lambda: names(client, STREAMS[1]), set())
+async def test_a_consumer_that_was_heard_of_lately_stays(queue, client, sweeping, monkeypatch):
+    monkeypatch.setattr("service.sweeper.CONSUMER_IDLE_MS", 60_000)
+    await client.xgroup_createconsumer(STREAM, WORKER_GROUP, "idle")
+    await asyncio.sleep(0.3)
+    assert await names(client) == {"idle"}
+
+
+async def test_a_fault_of_one_chore_keeps_no_other_from_its_turn(queue, client, sweeping):
+    late = new_job(deadline_ms=await queue.now_ms() + 100)
+    await queue.submit(late)
+    await client.delete(live_key("fake"))
+    await client.set(live_key("fake"), "no sorted set")
+
+    async def reason():
+        final = await final_of(client, late.id)
+        return final and final.reason
+
+    await until(reason, FinishReason.DEADLINE)
+
+
+async def test_restored_entries_are_counted(queue, client, sweeping):
     await queue.submit(new_job())
-    claim = await take(queue, "one")
-    await queue.append([append(claim, 0, 65)])
-    assert await tokens_of(client, claim.job.id) == [65]
-
-
-async def test_it_looks_at_queues_that_are_not_there(queue, client):
-    await client.flushall()
-    assert await queue.retire() == 0
+    await client.delete(STREAM)
+    await queue.make_group()
+    await until(queue.depth, 1)
+    assert counted(sweeping, "specd_entries_restored_total") == 1

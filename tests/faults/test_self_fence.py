@@ -1,0 +1,87 @@
+"""A worker that Redis could not hear for a lease stops computing what others compute by now, and waits for Redis."""
+
+import asyncio
+import time
+
+import pytest
+
+from core.types import FinishReason
+from service.queue import connect
+from tests.faults.proxy import Proxy
+from tests.service.fakes import FakeEngine, fake_settings, spoken, until_true, worker
+from tests.service.jobs import end_of, new_job, text_of
+
+LEASE_S = 1.0
+# What a busy machine may be late by; far less than a command waits for its reply.
+LATE_S = 3.0
+COMMAND_S = 20.0
+
+
+class LongPrefill(FakeEngine):
+    """Computes and has nothing to say yet, so that no write fails."""
+
+    def step(self):
+        time.sleep(self.step_s)
+        self.num_steps += 1
+        return []
+
+
+@pytest.fixture
+async def queue(world):
+    return await world.queue()
+
+
+@pytest.fixture
+def settings(proxy, tmp_path):
+    return fake_settings(proxy.url, tmp_path / "model", lease_ms=int(1000 * LEASE_S), command_timeout_s=COMMAND_S)
+
+
+def refuse(proxy):
+    proxy.is_refusing = True
+    proxy.cut()
+
+
+@pytest.mark.parametrize(
+    ("cut", "engine"),
+    [
+        pytest.param(Proxy.hold, FakeEngine, id="decoding, behind a black hole"),
+        pytest.param(refuse, LongPrefill, id="in a prefill, without a route"),
+        pytest.param(refuse, FakeEngine, id="decoding, without a route", marks=pytest.mark.slow),
+        pytest.param(Proxy.hold, LongPrefill, id="in a prefill, behind a black hole", marks=pytest.mark.slow),
+    ],
+)
+async def test_it_stops_computing_after_a_lease_without_a_beat(settings, queue, proxy, cut, engine):
+    engine = engine(step_s=0.15, max_model_len=10_000)
+    async with worker(settings, engine):
+        await queue.submit(new_job(max_tokens=5000))
+        await until_true(lambda: engine.num_steps >= 3)
+        cut(proxy)
+        begun, num_steps = time.monotonic(), engine.num_steps
+        await until_true(lambda: not engine.running, LEASE_S + LATE_S)
+        assert time.monotonic() - begun > LEASE_S / 2
+        assert engine.num_steps > num_steps + 1
+        num_steps = engine.num_steps
+        await asyncio.sleep(0.5)
+        # The step that ran while its jobs were dropped is the last.
+        assert engine.num_steps - num_steps <= 1
+        assert engine.aborted == [engine.seen[0].id]
+        proxy.is_refusing = False
+        proxy.release()
+
+
+async def test_it_takes_new_work_when_redis_is_back_and_every_answer_is_whole(settings, queue, proxy, redis_url):
+    engine, client = FakeEngine(step_s=0.15), connect(redis_url, 5.0)
+    jobs = [new_job(max_tokens=60), new_job(max_tokens=30)]
+    async with worker(settings, engine):
+        await queue.submit(jobs[0])
+        await until_true(lambda: engine.num_steps >= 3)
+        proxy.hold()
+        await until_true(lambda: not engine.running, LEASE_S + LATE_S)
+        await queue.submit(jobs[1])
+        num_seen = len(engine.seen)
+        await asyncio.sleep(0.5)
+        assert len(engine.seen) == num_seen
+        proxy.release()
+        assert [(await end_of(client, job)).reason for job in jobs] == [FinishReason.LENGTH] * 2
+    assert [await text_of(client, job) for job in jobs] == [spoken(60), spoken(30)]
+    await client.aclose()
