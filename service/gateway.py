@@ -47,6 +47,7 @@ from service.speculation import known_names
 from service.sse import event, open_events, send
 from service.sweeper import Sweeper
 from service.tenant_limits import TenantLimits
+from service.tool_calls import ToolCallReader
 from service.upkeep_metrics import UpkeepMetrics
 from service.worker_metrics import read_workers, scrape_workers
 
@@ -185,7 +186,9 @@ class Gateway:
         started_s = time.perf_counter()
         jobs = await self._jobs.make(asked, uuid.uuid4().hex, tenant_of(request), request.headers.get(USER_HEADER))
         answer = Answer.new(style, jobs[0], asked)
-        choices = [ChoiceWriter(answer, job.n_index, self._logprobs(job, style)) for job in jobs]
+        choices = [
+            ChoiceWriter(answer, job.n_index, self._logprobs(job, style), tool_calls(asked, job.id)) for job in jobs
+        ]
         job_ids = [job.id for job in jobs]
         try:
             async with self._submitted(jobs), self._events(jobs, started_s) as events:
@@ -233,6 +236,13 @@ class Gateway:
 
     def _logprobs(self, job: Job, style: Style) -> LogprobsWriter | None:
         return None if job.sampling.logprobs is None else LogprobsWriter(self._tokenizer, is_chat=style.is_chat)
+
+
+def tool_calls(asked: CompletionRequest | ChatRequest, job_id: str) -> ToolCallReader | None:
+    """Return what reads the calls out of a choice's text; None where no tools are offered."""
+    if not isinstance(asked, ChatRequest) or not asked.offered_tools:
+        return None
+    return ToolCallReader(job_id, asked.forced_functions)
 
 
 def run(settings: Settings) -> int:

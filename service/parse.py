@@ -48,7 +48,14 @@ def parse_either(body: bytes) -> CompletionRequest | ChatRequest:
     fields = decode_object(body)
     if ("prompt" in fields) == ("messages" in fields):
         raise RequestError("exactly one of prompt and messages must be given", param="prompt")
-    return parse(body, CompletionRequest) if "prompt" in fields else parse(body, ChatRequest)
+    if "prompt" in fields:
+        return parse(body, CompletionRequest)
+    request = parse(body, ChatRequest)
+    if request.tools:
+        raise RequestError(
+            "a job takes no tools; use /v1/chat/completions", param="tools", code="unsupported_parameter"
+        )
+    return request
 
 
 def convert(fields: dict[str, Any], wanted: type[Wanted]) -> Wanted:
