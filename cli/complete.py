@@ -23,6 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
         model=arguments.model,
         max_tokens=arguments.max_tokens,
         temperature=arguments.temperature,
+        priority=arguments.priority,
+        deadline_ms=arguments.deadline_ms,
     )
     _, tally = show_answer(console, events)
     show_summary(console, tally)

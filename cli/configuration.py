@@ -1,4 +1,4 @@
-"""`specd config show|check`: the effective settings with who decided each, or only whether they hold."""
+"""`specd config show|check|reference`: the settings in force and who decided them, if they hold, what there is."""
 
 import argparse
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from cli.config_reference import reference
 from cli.parser import setting_flags
 from core.config import Settings
 from core.config_file import Origin, load_settings, to_toml
@@ -52,7 +53,10 @@ def _folder(name: str, state_dir: str | None, told: str | None, usual: Path | No
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the settings as TOML, or one line if they are valid; raises ConfigError if not."""
+    """Print the settings as TOML, one line if they are valid, or the page of them all; raises ConfigError if not."""
+    if arguments.action == "reference":
+        print(reference(), end="")
+        return 0
     settings, origin = effective_settings(arguments)
     if arguments.action == "show":
         print(to_toml(without_secrets(settings), origin), end="")

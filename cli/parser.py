@@ -120,8 +120,10 @@ def make_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="one JSON object per check")
     _add_settings(doctor)
 
-    config = commands.add_parser("config", help="show or check the settings a server would run with")
-    config.add_argument("action", choices=["show", "check"])
+    config = commands.add_parser(
+        "config", help="show or check the settings a server would run with, or print what there are"
+    )
+    config.add_argument("action", choices=["show", "check", "reference"])
     _add_settings(config)
 
     commands.add_parser("demo", help="answer three questions with and without speculation, side by side")
@@ -250,6 +252,10 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="PROMPT")
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--priority", type=int, help="less is more urgent (default 0)")
+    parser.add_argument(
+        "--deadline-ms", type=int, metavar="MS", help="how long the answer may take (default: no limit)"
+    )
     style = parser.add_mutually_exclusive_group()
     style.add_argument("--chat", action="store_true", default=True, help="as a user's turn (the default)")
     style.add_argument("--raw", dest="chat", action="store_false", help="as text to go on with")

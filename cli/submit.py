@@ -18,6 +18,8 @@ def run(arguments: argparse.Namespace) -> int:
         messages=(ChatMessage("user", arguments.prompt),) if arguments.chat else None,
         max_tokens=arguments.max_tokens,
         temperature=arguments.temperature,
+        priority=arguments.priority,
+        deadline_ms=arguments.deadline_ms,
     )
     Console(stderr=True).print(f"job {request.id}", style="dim", highlight=False)
     console = Console()

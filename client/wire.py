@@ -137,7 +137,7 @@ class Usage(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Speculated(Struct, frozen=True, forbid_unknown_fields=True):
-    """What speculation did for one answer: rounds of verification, drafts verified in them, drafts accepted."""
+    """What speculation did for one answer: rounds in which drafts were verified, those drafts, the accepted ones."""
 
     rounds: int = 0
     verified: int = 0
@@ -145,11 +145,9 @@ class Speculated(Struct, frozen=True, forbid_unknown_fields=True):
 
     def plus(self, chunk: "Chunk") -> "Speculated":
         """Return the sums after one more round."""
-        return Speculated(self.rounds + 1, self.verified + chunk.verified, self.accepted + chunk.num_drafts)
-
-    def merged(self, other: "Speculated") -> "Speculated":
-        """Return the sums over two answers."""
-        return Speculated(self.rounds + other.rounds, self.verified + other.verified, self.accepted + other.accepted)
+        return Speculated(
+            self.rounds + bool(chunk.verified), self.verified + chunk.verified, self.accepted + chunk.num_drafts
+        )
 
 
 class WireError(Struct, frozen=True, forbid_unknown_fields=True):

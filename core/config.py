@@ -33,6 +33,10 @@ class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
                   jobs queued or running, of all and of one user (None: no bound)
     max_queued_tokens
                   prompt tokens of jobs that no worker has taken
+    max_wait_s    a request whose client waits on the line is refused if it would wait for longer in the queue, by
+                  what stands before it and the speed that workers show; jobs (/v1/jobs, intake) may wait for ever. The
+                  default is about what people bear before anything moves. Where the first token must not come later
+                  under any load, take half of the time in which it comes under the usual one
     max_memory_share
                   no more jobs are let in while Redis uses more of its `maxmemory`, if it has one
     redis_password_file, redis_ca_file
@@ -48,6 +52,7 @@ class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_queued_requests: Count = 1024
     max_queued_tokens: Count = 4_194_304
     max_queued_per_user: Count | None = None
+    max_wait_s: Seconds = 10.0
     max_memory_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.8
     result_ttl_s: Annotated[int, Meta(ge=1, le=31_536_000)] = 3600
     command_timeout_s: Seconds = 5.0

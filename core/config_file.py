@@ -1,7 +1,8 @@
 """From default, file, environment and flags, in that order, to one tree of settings; and back to a file.
 
-Everything is passed in: this module reads one TOML file and nothing of the process around it. An unknown key,
-a wrong type and an impossible combination are ConfigError, with the name, what came and what would be right.
+Everything is passed in: this module reads one TOML file, the files that variables name (SPECD_SECTION__FIELD_FILE, for
+secrets), and nothing of the process around it. An unknown key, a wrong type and an impossible combination are
+ConfigError, with the name, what came and what would be right.
 """
 
 import json
@@ -29,6 +30,8 @@ Origin = Literal["default", "file", "env", "flag"]
 
 # What [drafters.NAME] and its like may be called: a bare key of TOML, which also fits a metric's label.
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# SPECD_QUEUE__REDIS_URL_FILE names a file with what SPECD_QUEUE__REDIS_URL would hold.
+FILE_SUFFIX = "_file"
 # Sections and tables whose kind may be a name that an installed package has registered.
 PLUGINS = {"drafter": DRAFTERS, "drafters": DRAFTERS, "policy": POLICIES, "policies": POLICIES}
 
@@ -174,8 +177,25 @@ def _from_environ(environ: Mapping[str, str]) -> _Tree:
         if not separator:
             raise ConfigError(f"environment variable {variable} is unknown: settings are SPECD_SECTION__FIELD")
         _check_section(section, variable, list(SECTIONS))
+        fields = {each for shape in SECTIONS[section].values() for each in shape.__struct_fields__}
+        if name not in fields and (named := name.removesuffix(FILE_SUFFIX)) in fields:
+            name, text = named, _read_secret(variable, Path(text))
+        if name in tree.get(section, {}):
+            raise ConfigError(f"{tree[section][name].where} and {variable} both say {section}.{name}; give one of them")
         tree.setdefault(section, {})[name] = _Given(_value(text), "env", variable, text)
     return tree
+
+
+def _read_secret(variable: str, path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}, which {variable} names: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}, which {variable} names, is not UTF-8 text") from error
+    if not text:
+        raise ConfigError(f"{path}, which {variable} names, is empty")
+    return text
 
 
 def _from_flags(flags: Mapping[str, object]) -> _Tree:

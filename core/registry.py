@@ -12,6 +12,9 @@ from typing import Any
 from core.config import nearest
 from core.errors import ConfigError
 
+# What an installation without the extra `worker`, such as a gateway's, does not have.
+WORKER_LIBRARIES = ("torch", "triton", "safetensors")
+
 
 class Registry:
     """One kind of thing by name. `group` names the entry points that may add to it; None closes the table."""
@@ -62,7 +65,8 @@ class Registry:
         try:
             return getattr(import_module(module_name), attribute)
         except (ImportError, AttributeError) as error:
-            raise ConfigError(f"{self.kind} {name!r} ({targets[name]}) cannot be loaded: {error}") from error
+            hint = ": pip install 'specd[worker]'" if getattr(error, "name", None) in WORKER_LIBRARIES else ""
+            raise ConfigError(f"{self.kind} {name!r} ({targets[name]}) cannot be loaded: {error}{hint}") from error
 
 
 DRAFTERS = Registry(

@@ -17,6 +17,8 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
                    queue.state_dir, else in the user's state folder; "off" is none; else a path, in which {port} stands
                    for the port. Who may open the file may do what it offers
     body_timeout_s a body that is not there by then is given up
+    strict         requests with fields that are not known are refused; else these are left out, and named in
+                   `x-specd-ignored`
     """
 
     host: Name = "127.0.0.1"
@@ -31,3 +33,4 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     body_timeout_s: Seconds = 30.0
     request_timeout_s: Seconds = 600.0
     start_timeout_s: Seconds = 120.0
+    strict: bool = False

@@ -1,4 +1,8 @@
-"""What a gateway lets into the queue: bounded in jobs, prompt tokens, jobs of one user, and Redis's memory.
+"""What a gateway lets into the queue: bounded in jobs, prompt tokens, time to wait, jobs of one user, Redis's memory.
+
+Of these the time is what a client feels. It is predicted from what stands before a job and the speed that the workers
+show (service/speed.py): under any load, who is let in waits for about so long at most, and all others know at once that
+they would have waited for longer.
 
 What is refused is told when to come again: after the time in which the workers, at the speed that they show, will have
 worked off what stands in the way. Counts are read from Redis at most every tenth of a second; what other gateways let
@@ -9,7 +13,7 @@ import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -18,12 +22,12 @@ from client.wire import Job
 from core.config import QueueSettings
 from core.errors import RequestError
 from service.queue import JobQueue
-from service.worker_metrics import read_workers
+from service.speed import Speed
+from service.worker_metrics import Workers, read_workers
 
 SCAN_S = 0.1
-SAMPLE_S = 1.0
-# Counts that lie further apart than this say nothing of the present speed.
-MAX_SAMPLE_S = 30.0
+# Workers tell their counts once a second.
+SAMPLE_S = 2.0
 MIN_RETRY_S, MAX_RETRY_S = 1, 60
 
 
@@ -32,55 +36,58 @@ def user_key(user: str | None) -> str:
     return hashlib.sha256(user.encode()).hexdigest()[:16] if user else ""
 
 
-class Throughput:
-    """Tokens per second of all live workers, from their counters; 0 while unknown."""
-
-    def __init__(self) -> None:
-        self.tokens_per_s = 0.0
-        self._at_s, self._counts = -math.inf, dict[str, int]()
-
-    def saw(self, now_s: float, counts: Mapping[str, int]) -> None:
-        """Take what each worker has emitted since it started."""
-        passed_s = now_s - self._at_s
-        if 0.0 < passed_s <= MAX_SAMPLE_S:
-            made = sum(max(0, count - self._counts.get(worker, count)) for worker, count in counts.items())
-            self.tokens_per_s = made / passed_s
-        self._at_s, self._counts = now_s, dict(counts)
-
-
 class Load(Struct):
-    """What stands in the queue: jobs of all, prompt tokens of those not taken, tokens they may write, jobs by user."""
+    """What stands in the queue: jobs of all, those not taken by priority, and their prompt tokens; tokens that all may
+    write, jobs by user.
+    """
 
     num_jobs: int
-    num_waiting: int
+    waiting: Counter[int]
     queued_tokens: int
     max_answer_tokens: int
     by_user: Counter[str]
     memory_share: float
 
+    @property
+    def num_waiting(self) -> int:
+        """Jobs that no worker has taken."""
+        return self.waiting.total()
+
+    def num_ahead(self, priority: int) -> int:
+        """Return how many jobs a new one of this priority finds before it."""
+        return sum(count for one, count in self.waiting.items() if one <= priority)
+
     def add(self, jobs: Sequence[Job]) -> None:
         """Count jobs that were let in since."""
         for job in jobs:
             self.num_jobs += 1
-            self.num_waiting += 1
+            self.waiting[job.priority] += 1
             self.queued_tokens += len(job.prompt_ids)
             self.max_answer_tokens += job.sampling.max_tokens
             self.by_user[job.user] += 1
+
+    @property
+    def mean_answer_tokens(self) -> float:
+        """What an answer may have at most, on average."""
+        return self.max_answer_tokens / self.num_jobs if self.num_jobs else 0.0
 
     def retry_after_s(self, num_jobs: float, tokens_per_s: float) -> int:
         """Return the whole seconds until so many jobs of the usual length are worked off."""
         if not (self.num_jobs and tokens_per_s > 0.0):
             return MIN_RETRY_S
-        wait_s = num_jobs * self.max_answer_tokens / self.num_jobs / tokens_per_s
+        wait_s = num_jobs * self.mean_answer_tokens / tokens_per_s
         return max(MIN_RETRY_S, math.ceil(min(wait_s, MAX_RETRY_S)))
 
 
 class Admission:
-    """One gateway's door to the queue. Its methods raise RedisError and OSError like the queue's."""
+    """One gateway's door to the queue. Its methods raise RedisError and OSError like the queue's.
 
-    def __init__(self, queue: JobQueue, settings: QueueSettings) -> None:
-        self._queue, self._settings = queue, settings
-        self._throughput = Throughput()
+    shed is told, in a word, why something was refused: requests, tokens, wait, deadline, user or memory.
+    """
+
+    def __init__(self, queue: JobQueue, settings: QueueSettings, shed: Callable[[str], None]) -> None:
+        self._queue, self._settings, self._shed = queue, settings, shed
+        self._speed = Speed()
         self._load: Load | None = None
         self._scanned_at_s = self._sampled_at_s = -math.inf
 
@@ -89,14 +96,14 @@ class Admission:
         limits, load = self._settings, await self._look()
         if load.memory_share > limits.max_memory_share:
             message = f"Redis uses {load.memory_share:.0%} of its memory; try again soon"
-            raise self._refusal(message, 503, "redis_full", load.num_jobs)
+            raise self._refusal("memory", message, 503, "redis_full", load.num_jobs)
         over = await self._queue.depth() + num_jobs - limits.max_queued_requests
         if over > 0:
-            raise self._refusal("too many requests are queued; try again soon", 503, "queue_full", over)
+            raise self._refusal("requests", "too many requests are queued; try again soon", 503, "queue_full", over)
         limit = limits.max_queued_per_user
         if limit is not None and user and (over := load.by_user[user] + num_jobs - limit) > 0:
             message = f"this user has {load.by_user[user]} requests queued or running, of at most {limit}"
-            raise self._refusal(message, 429, "user_queue_full", over)
+            raise self._refusal("user", message, 429, "user_queue_full", over)
 
     async def check_tokens(self, num_tokens: int) -> None:
         """Raise RequestError if there is no room for so many prompt tokens; an empty queue takes any prompt."""
@@ -104,37 +111,60 @@ class Admission:
         over = load.queued_tokens + num_tokens - self._settings.max_queued_tokens
         if over > 0 and load.queued_tokens:
             message = f"{load.queued_tokens} prompt tokens are queued already; try again soon"
-            raise self._refusal(message, 503, "queue_full", over * load.num_waiting / load.queued_tokens)
+            raise self._refusal("tokens", message, 503, "queue_full", over * load.num_waiting / load.queued_tokens)
+
+    async def check_wait(self, priority: int, longest_s: float, deadline_ms: int | None) -> None:
+        """Raise RequestError if a job would wait for longer than `longest_s`, or until its deadline has passed."""
+        load = await self._look()
+        if not (num_ahead := load.num_ahead(priority)):
+            return
+        wait_s = self._speed.wait_s(num_ahead, load.mean_answer_tokens, load.num_jobs - load.num_waiting)
+        deadline_s = math.inf if deadline_ms is None else deadline_ms / 1000
+        if wait_s > deadline_s:
+            message = f"the queue would take about {wait_s:.1f} s, and the deadline is in {deadline_s:.1f} s"
+            raise self._refusal("deadline", message, 503, "wait_too_long", num_ahead * (1 - deadline_s / wait_s))
+        if wait_s > longest_s:
+            message = f"the queue would take about {wait_s:.1f} s, of at most {longest_s:g}; try again soon"
+            raise self._refusal("wait", message, 503, "wait_too_long", num_ahead * (1 - longest_s / wait_s))
 
     def admitted(self, jobs: Sequence[Job]) -> None:
         """Count jobs that are about to be submitted."""
         if self._load:
             self._load.add(jobs)
 
-    def _refusal(self, message: str, status: int, code: str, num_jobs: float) -> RequestError:
+    def _refusal(self, reason: str, message: str, status: int, code: str, num_jobs: float) -> RequestError:
         assert self._load is not None
-        retry_after_s = self._load.retry_after_s(num_jobs, self._throughput.tokens_per_s)
+        self._shed(reason)
+        retry_after_s = self._load.retry_after_s(num_jobs, self._speed.tokens_per_s)
         return RequestError(message, status=status, code=code, retry_after_s=retry_after_s)
 
     async def _look(self) -> Load:
         now_s = time.monotonic()
         if now_s - self._sampled_at_s >= SAMPLE_S:
             self._sampled_at_s = now_s
-            workers = await read_workers(self._queue)
-            self._throughput.saw(now_s, {name: stats.engine.emitted for name, stats in workers.stats.items()})
+            self._sample(now_s, await read_workers(self._queue))
         if self._load is None or now_s - self._scanned_at_s >= SCAN_S:
             self._scanned_at_s = now_s
             self._load = await self._scan()
         return self._load
 
+    def _sample(self, now_s: float, workers: Workers) -> None:
+        counts = {name: stats.engine.emitted for name, stats in workers.stats.items()}
+        running = sum(stats.engine.running for stats in workers.stats.values())
+        has_waiting = any(backlog.num_waiting for backlog in workers.backlogs)
+        self._speed.saw(now_s, counts, running, has_waiting=has_waiting)
+        num_begun = sum(sum(stats.queue_times.counts) for stats in workers.stats.values())
+        # Those that run are half done, on average.
+        self._speed.answers_had(sum(counts.values()), num_begun - running / 2)
+
     async def _scan(self) -> Load:
-        load = Load(0, 0, 0, 0, Counter(), await memory_share(self._queue.client))
-        for fields, is_waiting in await self._queue.entries():
+        load = Load(0, Counter(), 0, 0, Counter(), await memory_share(self._queue.client))
+        for fields, priority, is_waiting in await self._queue.entries():
             load.num_jobs += 1
             load.max_answer_tokens += int(fields.get(b"a", 0))
             load.by_user[fields.get(b"u", b"").decode()] += 1
             if is_waiting:
-                load.num_waiting += 1
+                load.waiting[priority] += 1
                 load.queued_tokens += int(fields.get(b"t", 0))
         return load
 

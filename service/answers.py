@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from client.wire import Final, Job, Speculated, Usage
+from client.wire import Final, Job, Usage
 from core.errors import RequestError
 from core.types import FinishReason
 from service.openai import SharedFields
@@ -41,19 +41,26 @@ CHAT = Style("chatcmpl-", "chat.completion", "chat.completion.chunk", is_chat=Tr
 
 
 class Answer(Struct, frozen=True):
-    """The fixed part of one answer's bodies. prompt_ids are there if the client asked for token ids."""
+    """The fixed part of one answer's bodies.
+
+    prompt_ids are there if the client asked for token ids, echoed is the prompt's text if it asked for that.
+    is_detailed says that the metrics tell of every step.
+    """
 
     style: Style
     job_id: str
     model: str
     num_prompt_tokens: int
     created: int
-    prompt_ids: tuple[int, ...] | None
-    wants_usage: bool
-    wants_running_usage: bool
+    prompt_ids: tuple[int, ...] | None = None
+    wants_usage: bool = True
+    wants_running_usage: bool = False
+    is_detailed: bool = False
+    echoed: str = ""
+    fingerprint: str = ""
 
     @classmethod
-    def new(cls, style: Style, job: Job, asked: SharedFields) -> "Answer":
+    def new(cls, style: Style, job: Job, asked: SharedFields, *, fingerprint: str, echoed: str = "") -> "Answer":
         """Begin the answer now to a request whose first choice is `job`."""
         return cls(
             style,
@@ -64,12 +71,15 @@ class Answer(Struct, frozen=True):
             job.prompt_ids if asked.return_token_ids else None,
             asked.wants_usage,
             asked.wants_running_usage,
+            asked.spec_decode_metrics == "detailed",
+            echoed,
+            fingerprint,
         )
 
-    def whole(self, choices: list[dict[str, Any]], finals: Sequence[Final]) -> dict[str, Any]:
-        """Return the body of an answer that is not streamed."""
+    def whole(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the body of an answer that is not streamed, without its sums."""
         shown = self.shown_prompt() if self.style.is_chat else {}
-        return self._body(self.style.whole, choices) | usage_fields(*counted(finals)) | shown
+        return self._body(self.style.whole, choices) | shown
 
     def streamed(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the body of a streamed chunk."""
@@ -89,38 +99,26 @@ class Answer(Struct, frozen=True):
             "object": kind,
             "created": self.created,
             "model": self.model,
+            "system_fingerprint": self.fingerprint,
             "choices": choices,
         }
 
 
-def counted(finals: Sequence[Final]) -> tuple[Usage, Speculated]:
+def counted(finals: Sequence[Final]) -> Usage:
     """Return the sums over an answer's choices: the prompt once, cached where no choice had to compute it."""
     usages = [final.usage for final in finals]
-    speculated = Speculated()
-    for final in finals:
-        speculated = speculated.merged(final.speculated)
-    usage = Usage(
+    return Usage(
         usages[0].prompt_tokens,
         sum(one.completion_tokens for one in usages),
         min(one.cached_tokens for one in usages),
     )
-    return usage, speculated
 
 
-def usage_fields(usage: Usage, speculated: Speculated) -> dict[str, Any]:
-    """Return the usage, and under vLLM's names what speculation did."""
-    rounds, verified, accepted = speculated.rounds, speculated.verified, speculated.accepted
+def usage_fields(usage: Usage, acceptance: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the usage, and what speculation did for the answer (service/acceptance.py) where that is one choice's."""
     return {
         "usage": token_counts(usage) | {"prompt_tokens_details": {"cached_tokens": usage.cached_tokens}},
-        "metrics": {
-            "speculative_decoding": {
-                "num_spec_steps": rounds,
-                "num_draft_tokens": verified,
-                "num_accepted_draft_tokens": accepted,
-                "mean_acceptance_length": usage.completion_tokens / rounds if rounds else None,
-                "draft_acceptance_rate": accepted / verified if verified else None,
-            }
-        },
+        "metrics": {"speculative_decoding": acceptance},
     }
 
 

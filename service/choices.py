@@ -5,7 +5,8 @@ from typing import Any
 
 from client.wire import Chunk, Final
 from core.types import FinishReason
-from service.answers import FINISH_REASONS, Answer
+from service.acceptance import Acceptance
+from service.answers import FINISH_REASONS, Answer, counted, usage_fields
 from service.logprobs import LogprobsWriter
 from service.tool_calls import ToolCallReader, whole_message
 
@@ -20,7 +21,13 @@ class ChoiceWriter:
         self, answer: Answer, index: int, logprobs: LogprobsWriter | None, calls: ToolCallReader | None = None
     ) -> None:
         self._answer, self._index, self._logprobs, self._calls = answer, index, logprobs, calls
+        self._acceptance = Acceptance()
         self.num_tokens = 0
+
+    @property
+    def acceptance(self) -> dict[str, Any]:
+        """What speculation did for what was written so far."""
+        return self._acceptance.fields(is_detailed=self._answer.is_detailed)
 
     def opening(self) -> dict[str, Any] | None:
         """Return the first streamed chunk: for chats the one that names the role."""
@@ -33,10 +40,11 @@ class ChoiceWriter:
         """Return a streamed chunk; `speculation` says which of its tokens were accepted drafts."""
         is_first, is_chat = self.num_tokens == 0, self._answer.style.is_chat
         choice = self._choice(chunk, None)
+        self._acceptance.saw(chunk)
         if is_chat:
             choice["delta"] = self._delta(chunk.text)
         else:
-            choice["text"] = chunk.text
+            choice["text"] = self._answer.echoed + chunk.text if is_first else chunk.text
             choice |= self._answer.shown_prompt() if is_first else {}
         told = {
             "token_ids": chunk.token_ids,
@@ -52,11 +60,13 @@ class ChoiceWriter:
         if self._answer.style.is_chat:
             choice["delta"] = self._calls.end(final.tail) if self._calls else self._delta(final.tail)
         else:
-            choice["text"] = final.tail
+            choice["text"] = final.tail if self.num_tokens else self._answer.echoed + final.tail
         return self._answer.streamed([choice | {"finish_reason": self._reason(final)}])
 
     def whole(self, chunks: Sequence[Chunk], final: Final) -> dict[str, Any]:
         """Return the choice in an answer that is not streamed."""
+        for chunk in chunks:
+            self._acceptance.saw(chunk)
         merged = _merged(chunks, with_logprobs=self._logprobs is not None)
         choice = self._choice(merged, FINISH_REASONS[final.reason])
         text = merged.text + final.tail
@@ -65,7 +75,7 @@ class ChoiceWriter:
             choice["message"] = whole_message(self._calls, text) if self._calls else plain
             choice["finish_reason"] = self._reason(final)
         else:
-            choice["text"] = text
+            choice["text"] = self._answer.echoed + text
             choice |= self._answer.shown_prompt()
         return choice
 
@@ -91,6 +101,19 @@ class ChoiceWriter:
         if self._answer.prompt_ids is not None:
             choice["token_ids"] = chunk.token_ids
         return choice
+
+
+def whole_body(
+    answer: Answer, writers: Sequence[ChoiceWriter], chunks: Sequence[Sequence[Chunk]], finals: Sequence[Final]
+) -> dict[str, Any]:
+    """Return the body of an answer that is not streamed; chunks and finals are those of each of its choices."""
+    choices = [writer.whole(parts, final) for writer, parts, final in zip(writers, chunks, finals, strict=True)]
+    return answer.whole(choices) | sums(writers, finals)
+
+
+def sums(writers: Sequence[ChoiceWriter], finals: Sequence[Final]) -> dict[str, Any]:
+    """Return an answer's usage and metrics; what speculation did is told of one choice only, as in vLLM."""
+    return usage_fields(counted(finals), writers[0].acceptance if len(writers) == 1 else None)
 
 
 def _merged(chunks: Sequence[Chunk], *, with_logprobs: bool) -> Chunk:

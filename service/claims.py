@@ -53,6 +53,13 @@ class Append(Struct, frozen=True):
         return run_id(self.job_id, self.epoch)
 
 
+class Standing(Struct, frozen=True):
+    """Where a job stands; generation is 0, or when it was brought back after Redis had lost it (restore.lua)."""
+
+    has_ended: bool
+    generation: int
+
+
 class DeadLetter(Struct, frozen=True):
     """What is kept of a job that was given up: how often it was tried without a new token, and who tried last."""
 

@@ -1,55 +1,49 @@
 """The HTTP side: OpenAI's endpoints over the queue. Loads no torch and no model, only its tokenizer.
 
-A request becomes a job; its answer is read back from the job's stream, whichever worker writes it. A client that goes
-away cancels its job, unless it made it as one (service/job_routes.py).
+A request becomes a job; its answer is read back from the job's stream, whichever worker writes it. Each group of
+endpoints has a file of its own; here they are given what they share.
 """
 
 import asyncio
 import contextlib
-import time
-import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
-import msgspec
 import structlog
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from client.steps import STEPS_PATH, WorkerSteps
-from client.wire import Job, child_id
 from core.config import Settings, model_name
-from core.errors import ConfigError, QueueError
+from core.errors import ConfigError
 from models.folders import target_folder
 from models.tokenizer import Tokenizer
 from service.admin_socket import admin_path, admin_socket
-from service.answers import CHAT, COMPLETION, Answer, Style, error_body
-from service.choices import ChoiceWriter
-from service.doorkeeper import Doorkeeper, tenant_of
+from service.answering import Answering
+from service.bodies import Bodies
+from service.completion_routes import CompletionRoutes
+from service.doorkeeper import Doorkeeper
 from service.drafter_routes import DrafterRoutes
-from service.http_border import BODY_TIMEOUT, USER_HEADER, as_openai_errors, read_json, report
+from service.fingerprint import system_fingerprint
+from service.http_border import BODY_TIMEOUT, as_openai_errors
 from service.intake import Intake
 from service.job_routes import JobRoutes
 from service.jobs import JobMaker
-from service.logprobs import LogprobsWriter
+from service.lost_jobs import LostJobs
 from service.metrics import Metrics
+from service.model_routes import ModelRoutes
 from service.open_answers import OpenAnswers
-from service.openai import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-from service.parse import parse
+from service.openapi import OpenApiRoutes
+from service.probe_routes import ProbeRoutes
 from service.process import cancel_all, run_process
 from service.prompts import Prompts
 from service.queue import JobQueue, connect, redis_url
-from service.reader import BLOCK_MS, Events, StreamReader
-from service.respond import stream_answer, whole_answer
+from service.reader import BLOCK_MS, StreamReader
+from service.request_ids import add_headers, with_request_id
+from service.response_routes import ResponseRoutes
 from service.speculation import known_names
-from service.sse import event, open_events, send
 from service.sweeper import Sweeper
 from service.tenant_limits import TenantLimits
-from service.tool_calls import ToolCallReader
 from service.upkeep_metrics import UpkeepMetrics
-from service.worker_metrics import read_workers, scrape_workers
 
 log = structlog.get_logger()
 
@@ -63,7 +57,7 @@ MAX_LINE_BYTES, MAX_HEADER_BYTES, MAX_HEADERS = 8190, 8190, 128
 
 
 class Gateway:
-    """The handlers and what they share."""
+    """Everything that the endpoints share, and the endpoints."""
 
     def __init__(self, settings: Settings, tokenizer: Tokenizer) -> None:
         timeout_s, url = settings.queue.command_timeout_s, redis_url(settings.queue)
@@ -74,33 +68,34 @@ class Gateway:
         self._queue = JobQueue(self._writing, settings.queue, model_name(settings))
         self._reader = StreamReader(self._reading, self._writing)
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
-        self._tokenizer, self._prompts = tokenizer, Prompts(tokenizer, self._threads)
-        self._jobs = JobMaker(settings, self._prompts, self._queue, known_names(settings))
+        prompts = Prompts(tokenizer, self._threads)
         self._doorkeeper = Doorkeeper(settings.server, TenantLimits(self._queue))
-        self._metrics = Metrics(settings)
-        self._upkeep = UpkeepMetrics(self._metrics.registry, self._queue.model)
-        self._open_answers = OpenAnswers(self._queue)
+        metrics, bodies = Metrics(settings), Bodies(is_strict=settings.server.strict)
+        self._jobs = jobs = JobMaker(settings, prompts, self._queue, known_names(settings), metrics.count_shed)
+        self._upkeep = UpkeepMetrics(metrics.registry, self._queue.model)
         self._drafters = DrafterRoutes(settings, self._queue)
-        self._job_routes = JobRoutes(self._queue, self._jobs, self._reader, tokenizer)
+        self._open_answers = OpenAnswers(self._queue)
+        answering = Answering(self._queue, jobs, self._reader, metrics, self._open_answers)
+        self._routes = (
+            CompletionRoutes(settings, jobs, prompts, tokenizer, answering, bodies),
+            JobRoutes(self._queue, jobs, self._reader, tokenizer, bodies, system_fingerprint(settings)),
+            ResponseRoutes(settings, self._queue, jobs, self._reader, answering, bodies),
+            ModelRoutes(settings, jobs, prompts, bodies),
+            ProbeRoutes(self._queue, jobs, metrics),
+            self._drafters,
+            OpenApiRoutes(is_strict=settings.server.strict),
+        )
 
     def app(self) -> web.Application:
         """Return the aiohttp application."""
         app = web.Application(
-            middlewares=[as_openai_errors, self._doorkeeper.let_in],
+            middlewares=[with_request_id, as_openai_errors, self._doorkeeper.let_in],
             client_max_size=self._settings.server.max_body_bytes,
         )
         app[BODY_TIMEOUT] = self._settings.server.body_timeout_s
-        app.router.add_post("/v1/completions", self.completions)
-        app.router.add_post("/v1/chat/completions", self.chat_completions)
-        app.router.add_get("/v1/models", self.models)
-        app.router.add_post("/tokenize", self.tokenize)
-        app.router.add_post("/detokenize", self.detokenize)
-        app.router.add_get("/health", self.health)
-        app.router.add_get("/livez", self.livez)
-        app.router.add_get("/metrics", self.metrics)
-        app.router.add_get(STEPS_PATH, self.steps)
-        self._drafters.add_to(app)
-        self._job_routes.add_to(app)
+        for routes in self._routes:
+            routes.add_to(app)
+        app.on_response_prepare.append(add_headers)
         app.cleanup_ctx.append(self._background)
         return app
 
@@ -115,134 +110,16 @@ class Gateway:
         max_bytes = self._settings.server.max_body_bytes
         intake = Intake(self._reading, self._queue, self._jobs, max_bytes, self._upkeep.group_heals.inc)
         await intake.make_group()
-        sweeper = Sweeper(self._queue, self._upkeep)
+        sweeper = Sweeper(self._queue, self._upkeep, self._open_answers.gateway)
         async with asyncio.TaskGroup() as group:
-            work = (self._reader.run(), intake.run(), sweeper.run(), self._open_answers.keep())
+            lost = LostJobs(self._queue, self._reader)
+            work = (self._reader.run(), intake.run(), sweeper.run(), self._open_answers.keep(), lost.run())
             tasks = [group.create_task(task) for task in work]
             yield
             await cancel_all(tasks)
         self._threads.shutdown(cancel_futures=True)
         await self._reading.aclose()
         await self._writing.aclose()
-
-    # --- Endpoints ---------------------------------------------------------------------------------------------
-
-    async def completions(self, request: web.Request) -> web.StreamResponse:
-        """POST /v1/completions."""
-        return await self._answer(request, parse(await read_json(request), CompletionRequest), COMPLETION)
-
-    async def chat_completions(self, request: web.Request) -> web.StreamResponse:
-        """POST /v1/chat/completions."""
-        return await self._answer(request, parse(await read_json(request), ChatRequest), CHAT)
-
-    async def tokenize(self, request: web.Request) -> web.Response:
-        """POST /tokenize: the ids of text or messages, as generation would see them."""
-        asked = parse(await read_json(request), TokenizeRequest)
-        self._jobs.check_model(asked.model)
-        tokens = await self._prompts.tokenize(asked)
-        max_model_len = await self._jobs.context_length()
-        return web.json_response({"count": len(tokens), "max_model_len": max_model_len, "tokens": tokens})
-
-    async def detokenize(self, request: web.Request) -> web.Response:
-        """POST /detokenize: the text of token ids."""
-        asked = parse(await read_json(request), DetokenizeRequest)
-        self._jobs.check_model(asked.model)
-        return web.json_response({"prompt": await self._prompts.detokenize(asked)})
-
-    async def models(self, _: web.Request) -> web.Response:
-        """GET /v1/models."""
-        model = {"id": model_name(self._settings), "object": "model", "created": 0, "owned_by": "specd"}
-        return web.json_response({"object": "list", "data": [model]})
-
-    async def livez(self, _: web.Request) -> web.Response:
-        """GET /livez: the process runs."""
-        return web.json_response({"status": "ok"})
-
-    async def health(self, _: web.Request) -> web.Response:
-        """GET /health: Redis answers and a worker serves."""
-        try:
-            workers = len(await self._jobs.context_lengths())
-        except (RedisError, OSError):
-            return web.json_response({"status": "error", "redis": False, "workers": 0}, status=503)
-        body = {"status": "ok" if workers else "waiting", "redis": True, "workers": workers}
-        return web.json_response(body, status=200 if workers else 503)
-
-    async def metrics(self, _: web.Request) -> web.Response:
-        """GET /metrics: what clients saw and what engines did, in Prometheus' text format."""
-        text = self._metrics.text() + await scrape_workers(self._queue)
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    async def steps(self, _: web.Request) -> web.Response:
-        """GET /specd/steps: what policies saw, expected and chose lately; no text, no ids of jobs."""
-        workers = await read_workers(self._queue)
-        steps = [WorkerSteps(name, stats.engine.recent_steps) for name, stats in workers.stats.items()]
-        return web.Response(body=msgspec.json.encode(steps), content_type="application/json")
-
-    # --- Answers -----------------------------------------------------------------------------------------------
-
-    async def _answer(
-        self, request: web.Request, asked: CompletionRequest | ChatRequest, style: Style
-    ) -> web.StreamResponse:
-        started_s = time.perf_counter()
-        jobs = await self._jobs.make(asked, uuid.uuid4().hex, tenant_of(request), request.headers.get(USER_HEADER))
-        answer = Answer.new(style, jobs[0], asked)
-        choices = [
-            ChoiceWriter(answer, job.n_index, self._logprobs(job, style), tool_calls(asked, job.id)) for job in jobs
-        ]
-        job_ids = [job.id for job in jobs]
-        try:
-            async with self._submitted(jobs), self._events(jobs, started_s) as events:
-                if asked.stream:
-                    return await self._stream(request, answer, choices, events)
-                async with asyncio.timeout(self._settings.server.request_timeout_s):
-                    return web.json_response(await whole_answer(answer, choices, events))
-        except BaseException:
-            log.info("answer_abandoned", job_id=answer.job_id)
-            await self._cancel(job_ids)
-            raise
-
-    @contextlib.asynccontextmanager
-    async def _submitted(self, jobs: list[Job]) -> AsyncIterator[None]:
-        """Submit the jobs of an answer that is not to be gone on with should this gateway die."""
-        async with self._open_answers.held([job.id for job in jobs]):
-            await self._jobs.submit(jobs)
-            yield
-
-    @contextlib.asynccontextmanager
-    async def _events(self, jobs: list[Job], started_s: float) -> AsyncIterator[Events]:
-        """Deliver what comes for the jobs of a request, and count it."""
-        with self._metrics.watch(jobs, started_s) as watch:
-            async with self._reader.follow([job.id for job in jobs], watch.saw) as events:
-                yield events
-
-    async def _stream(
-        self, request: web.Request, answer: Answer, choices: list[ChoiceWriter], events: Events
-    ) -> web.StreamResponse:
-        response = await open_events(request)
-        try:
-            async with asyncio.timeout(self._settings.server.request_timeout_s):
-                await stream_answer(response, answer, choices, events)
-        except ConnectionError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a border: the status line is gone, the error is the last event
-            await self._cancel([child_id(answer.job_id, index) for index in range(len(choices))])
-            await send(response, event(error_body(report(error, request))))
-        return response
-
-    async def _cancel(self, job_ids: list[str]) -> None:
-        """End what still runs or waits of an answer that nobody will read; jobs that have ended stay as they are."""
-        with contextlib.suppress(RedisError, OSError, QueueError):
-            await asyncio.shield(self._queue.cancel(*job_ids))
-
-    def _logprobs(self, job: Job, style: Style) -> LogprobsWriter | None:
-        return None if job.sampling.logprobs is None else LogprobsWriter(self._tokenizer, is_chat=style.is_chat)
-
-
-def tool_calls(asked: CompletionRequest | ChatRequest, job_id: str) -> ToolCallReader | None:
-    """Return what reads the calls out of a choice's text; None where no tools are offered."""
-    if not isinstance(asked, ChatRequest) or not asked.offered_tools:
-        return None
-    return ToolCallReader(job_id, asked.forced_functions)
 
 
 def run(settings: Settings) -> int:

@@ -6,28 +6,24 @@ the same events follow an id on every gateway. They are spelt anew from the firs
 half characters right, and those that the client has are left out.
 """
 
-import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
-from aiohttp import web
 from msgspec import Struct
 
 from client.wire import Chunk, Final
 from core.errors import RequestError
 from core.types import FinishReason
-from service.answers import Answer, counted, error_body, usage_fields
-from service.choices import ChoiceWriter
+from service.answers import Answer, error_body, usage_fields
+from service.choices import ChoiceWriter, sums
+from service.followers import Events, Place
 from service.http_border import check_final
 from service.job_records import Choice
-from service.reader import Event, Events
-from service.respond import KEEP_ALIVE_S
-from service.sse import DONE, KEEP_ALIVE, event, send
+from service.respond import next_event
+from service.sse import DONE, EventResponse, event, send
 
 LAST_ID = "end"
 PLACE = re.compile(r"(\d{1,9})(f?)", re.ASCII)
-# Tokens, and 1 once the choice has finished; ordered as the entries of the choice's stream are.
-Place = tuple[int, int]
 
 
 class Cursor(Struct, frozen=True):
@@ -65,23 +61,17 @@ def read_cursor(text: str, choices: Sequence[Choice]) -> Cursor:
 
 
 class JobEvents:
-    """Sends one client what it lacks. has_vanished tells whether the job is gone from Redis."""
+    """Sends one client what it lacks."""
 
-    def __init__(
-        self,
-        answer: Answer,
-        choices: Sequence[ChoiceWriter],
-        after: Cursor,
-        has_vanished: Callable[[], Awaitable[bool]],
-    ) -> None:
-        self._answer, self._choices, self._after, self._has_vanished = answer, choices, after, has_vanished
+    def __init__(self, answer: Answer, choices: Sequence[ChoiceWriter], after: Cursor) -> None:
+        self._answer, self._choices, self._after = answer, choices, after
 
-    async def send(self, response: web.StreamResponse, events: Events) -> None:
+    async def send(self, response: EventResponse, events: Events) -> None:
         """Send the events after the cursor up to the end; raises RequestError if the job vanishes meanwhile."""
         reached, finals = self._after, dict[int, Final]()
         places: list[Place] = [(0, 0)] * len(self._choices)
         while not self._after.is_end and len(finals) < len(self._choices):
-            index, message = await self._next(events, response)
+            index, message = await next_event(events, response)
             is_first, count = places[index] == (0, 0), places[index][0]
             if isinstance(message, Chunk):
                 places[index] = count + len(message.token_ids), 0
@@ -104,7 +94,7 @@ class JobEvents:
         elif message.reason in (FinishReason.ERROR, FinishReason.DEADLINE):
             return None
         else:
-            body = choice.ending(message) | usage_fields(message.usage, message.speculated)
+            body = choice.ending(message) | usage_fields(message.usage, choice.acceptance)
         if is_first and self._answer.style.is_chat:
             # The role has no event of its own here: it would be one without a place.
             spelt = body["choices"][0]
@@ -116,17 +106,7 @@ class JobEvents:
         """Spell the last event: the sums over all choices, or why there is no answer."""
         if error := failure(finals):
             return error_body(error)
-        return self._answer.streamed([]) | usage_fields(*counted(finals))
-
-    async def _next(self, events: Events, response: web.StreamResponse) -> Event:
-        while True:
-            try:
-                async with asyncio.timeout(KEEP_ALIVE_S):
-                    return await events.get()
-            except TimeoutError:
-                if await self._has_vanished():
-                    raise RequestError("the job has expired", status=410, param="id", code="job_expired") from None
-                await send(response, KEEP_ALIVE)
+        return self._answer.streamed([]) | sums(self._choices, finals)
 
 
 def failure(finals: Sequence[Final]) -> RequestError | None:

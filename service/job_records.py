@@ -5,12 +5,12 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from redis.exceptions import RedisError
 
 from client.wire import OUT_FIELD, Chunk, Final, Job, child_id, decode_event, decode_job, job_key, out_stream
-from core.errors import QueueError, RequestError
+from core.errors import RequestError
 from service.answers import CHAT, COMPLETION, Style
 from service.queue import LIVE_TTL_S, JobQueue
+from service.response_request import ResponseRequest
 from service.tenants import Tenant
 
 
@@ -32,8 +32,10 @@ ENDS = (JobState.FAILED, JobState.EXPIRED, JobState.CANCELLED, JobState.DONE)
 class JobRecord(Struct, frozen=True, tag="http/1", forbid_unknown_fields=True):
     """What cannot be told from the jobs of the choices; idempotency is the Redis key that stands for the job, if any.
 
-    digest is that of the request, by which another one under the same key is told apart; tenant is the name of whom the
-    job belongs to, for everybody else there is no such job.
+    digest is that of the request, by which another one under the same key is told apart. fingerprint is that of the
+    service that took the job on. response is what was asked, without the input, where the job is one of OpenAI's
+    responses. tenant is the name of whom the job
+    belongs to, for everybody else there is no such job.
     """
 
     is_chat: bool
@@ -42,6 +44,9 @@ class JobRecord(Struct, frozen=True, tag="http/1", forbid_unknown_fields=True):
     wants_token_ids: bool = False
     idempotency: str = ""
     digest: str = ""
+    fingerprint: str = ""
+    is_detailed: bool = False
+    response: ResponseRequest | None = None
     tenant: str = ""
 
     @property
@@ -74,6 +79,11 @@ class KnownJob(Struct, frozen=True):
     def ids(self) -> list[str]:
         """The ids of the choices' jobs."""
         return choice_ids(self.id, self.record.num_choices)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs of the choices."""
+        return [msgspec.structs.replace(self.first, id=one, n_index=index) for index, one in enumerate(self.ids)]
 
     @property
     def state(self) -> JobState:
@@ -139,13 +149,6 @@ class JobRecords:
         """Cancel a job and forget it; those who follow it read that it was cancelled."""
         await self._queue.forget(*choice_ids(job_id, record.num_choices))
         await self._queue.client.delete(_record_key(job_id))
-
-    async def vanished(self, job_id: str) -> bool:
-        """Tell whether a job is surely gone; False while Redis cannot say."""
-        try:
-            return not await self._queue.client.exists(job_key(job_id))
-        except (RedisError, OSError, QueueError):
-            return False
 
 
 def choice_ids(job_id: str, num_choices: int) -> list[str]:

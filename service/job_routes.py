@@ -17,16 +17,16 @@ from client.wire import JOBS_PATH, Chunk, Final, Usage
 from core.errors import QueueError, RequestError
 from models.tokenizer import Tokenizer
 from service.answers import Answer, error_body, token_counts
-from service.choices import ChoiceWriter
+from service.bodies import Bodies
+from service.choices import ChoiceWriter, whole_body
 from service.doorkeeper import tenant_of
-from service.http_border import USER_HEADER, read_json, report
+from service.http_border import USER_HEADER, report
 from service.idempotency import Held, IdempotencyKeys, idempotency_key
 from service.job_events import JobEvents, failure, read_cursor
 from service.job_records import JobRecord, JobRecords, KnownJob, choice_ids
 from service.jobs import JobMaker
 from service.logprobs import LogprobsWriter
 from service.openai import ChatRequest, CompletionRequest
-from service.parse import parse_either
 from service.queue import JobQueue
 from service.reader import StreamReader
 from service.sse import event, open_events, send
@@ -52,8 +52,17 @@ class Asker(Struct, frozen=True):
 class JobRoutes:
     """POST /v1/jobs, GET and DELETE /v1/jobs/ID, GET /v1/jobs/ID/events and POST /v1/jobs/ID/cancel."""
 
-    def __init__(self, queue: JobQueue, jobs: JobMaker, reader: StreamReader, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        jobs: JobMaker,
+        reader: StreamReader,
+        tokenizer: Tokenizer,
+        bodies: Bodies,
+        fingerprint: str,
+    ) -> None:
         self._queue, self._jobs, self._reader, self._tokenizer = queue, jobs, reader, tokenizer
+        self._bodies, self._fingerprint = bodies, fingerprint
         self._records = JobRecords(queue)
         self._tenant_limits = TenantLimits(queue)
         self._keys = IdempotencyKeys(queue.scripts, self._records.ttl_s)
@@ -70,9 +79,13 @@ class JobRoutes:
 
     async def create(self, request: web.Request) -> web.Response:
         """POST /v1/jobs: queue a job; under an idempotency key that has one, that one is the answer."""
-        asked = parse_either(await read_json(request))
+        asked = await self._bodies.read_either(request)
         if asked.stream or asked.stream_options is not None:
             raise RequestError("a job is not streamed when it is made; read its events instead", param="stream")
+        if isinstance(asked, CompletionRequest) and asked.echo:
+            raise RequestError(
+                "a job's answer has no echo of its prompt; leave it out", param="echo", code="unsupported_parameter"
+            )
         key, asker = request.headers.get(KEY_HEADER), Asker(tenant_of(request), request.headers.get(USER_HEADER))
         if key is None:
             job_id = await self._make(asked, uuid.uuid4().hex, asker)
@@ -110,8 +123,8 @@ class JobRoutes:
         last_id = request.headers.get("Last-Event-ID") or request.query.get("starting_after", "")
         after = read_cursor(last_id, job.choices)
         answer = _answer(job)
-        sender = JobEvents(answer, self._writers(job, answer), after, lambda: self._records.vanished(job.id))
-        async with self._reader.follow(job.ids, _unseen) as events:
+        sender = JobEvents(answer, self._writers(job, answer), after)
+        async with self._reader.follow(job.jobs, _unseen, lambda: self._records.write(job.id, job.record)) as events:
             response = await open_events(request)
             try:
                 await sender.send(response, events)
@@ -165,8 +178,17 @@ class JobRoutes:
         self, asked: CompletionRequest | ChatRequest, job_id: str, asker: Asker, key: str = "", digest: str = ""
     ) -> str:
         jobs = await self._jobs.make(asked, job_id, asker.tenant, asker.user_id)
-        is_chat, wants_token_ids = isinstance(asked, ChatRequest), bool(asked.return_token_ids)
-        record = JobRecord(is_chat, int(time.time()), len(jobs), wants_token_ids, key, digest, asker.tenant.name)
+        record = JobRecord(
+            isinstance(asked, ChatRequest),
+            int(time.time()),
+            len(jobs),
+            bool(asked.return_token_ids),
+            key,
+            digest,
+            self._fingerprint,
+            asked.spec_decode_metrics == "detailed",
+            tenant=asker.tenant.name,
+        )
         try:
             await self._records.write(job_id, record)
             await self._jobs.submit(jobs)
@@ -205,11 +227,8 @@ class JobRoutes:
             raise QueueError(f"the answer of job {job.id} is not whole")
         if error := failure(finals):
             return body | error_body(error)
-        writers = zip(self._writers(job, answer), streams, finals, strict=True)
-        choices = [
-            writer.whole([one for one in stream if isinstance(one, Chunk)], final) for writer, stream, final in writers
-        ]
-        return body | {"answer": answer.whole(choices, finals)}
+        chunks = [[one for one in stream if isinstance(one, Chunk)] for stream in streams]
+        return body | {"answer": whole_body(answer, self._writers(job, answer), chunks, finals)}
 
     def _writers(self, job: KnownJob, answer: Answer) -> list[ChoiceWriter]:
         has_logprobs, is_chat = job.first.sampling.logprobs is not None, answer.style.is_chat
@@ -222,8 +241,16 @@ class JobRoutes:
 def _answer(job: KnownJob) -> Answer:
     """Return the fixed part of a job's answer, the same whenever and wherever it is told."""
     first, record = job.first, job.record
-    prompt_ids = first.prompt_ids if record.wants_token_ids else None
-    return Answer(record.style, job.id, first.model, len(first.prompt_ids), record.created, prompt_ids, True, False)
+    return Answer(
+        record.style,
+        job.id,
+        first.model,
+        len(first.prompt_ids),
+        record.created,
+        first.prompt_ids if record.wants_token_ids else None,
+        is_detailed=record.is_detailed,
+        fingerprint=record.fingerprint,
+    )
 
 
 def _job_id(request: web.Request) -> str:

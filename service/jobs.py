@@ -1,7 +1,9 @@
 """From a validated request to jobs in the queue, whichever door it came in by. Knows no HTTP."""
 
+import math
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -27,12 +29,17 @@ WORKERS_TTL_S = 1.0
 
 
 class JobMaker:
-    """Holds requests to the model's limits, draws nonces and submits jobs, one for each choice."""
+    """Holds requests to the model's limits, draws nonces and submits jobs, one for each choice.
 
-    def __init__(self, settings: Settings, prompts: Prompts, queue: JobQueue, known: KnownNames) -> None:
+    shed is told why there was no room for a request (service/admission.py).
+    """
+
+    def __init__(
+        self, settings: Settings, prompts: Prompts, queue: JobQueue, known: KnownNames, shed: Callable[[str], None]
+    ) -> None:
         self._settings, self._prompts, self._queue, self._known = settings, prompts, queue, known
         self._arms = Arms(settings.arms)
-        self._admission = Admission(queue, settings.queue)
+        self._admission = Admission(queue, settings.queue, shed)
         self._tenant_limits = TenantLimits(queue)
         self._context_lengths: list[int] = []
         self._asked_at = -WORKERS_TTL_S
@@ -66,12 +73,17 @@ class JobMaker:
             )
 
     async def make(
-        self, request: CompletionRequest | ChatRequest, request_id: str, tenant: Tenant, user_id: str | None = None
+        self,
+        request: CompletionRequest | ChatRequest,
+        request_id: str,
+        tenant: Tenant,
+        user_id: str | None = None,
+        longest_wait_s: float = math.inf,
     ) -> list[Job]:
         """Return the jobs of a tenant's request, one for each choice; raises RequestError if it cannot be served.
 
-        user_id says which of the tenant's users asks, where `user` of the request itself does not count. The jobs count
-        as the tenant's from here on, so submit them.
+        user_id says which of the tenant's users asks, where `user` of the request itself does not count. longest_wait_s
+        is how long it may wait in the queue. The jobs count as the tenant's from here on, so submit them.
         """
         self.check_model(request.model)
         num_choices, speculation, arm = request.num_choices, request.asked_speculation, ""
@@ -86,6 +98,7 @@ class JobMaker:
         context_length = await self.context_length()
         user = user_key(user_name)
         await self._check_room(num_choices, user)
+        await self._check_wait(request, longest_wait_s)
         prompt_ids = await self._prompts.ids(request)
         tenant.check_prompt(len(prompt_ids))
         await self._check_tokens(num_choices * len(prompt_ids))
@@ -149,6 +162,12 @@ class JobMaker:
         """Raise RequestError if the queue is too full: asked before any work goes into a request."""
         try:
             await self._admission.check(num_jobs, user)
+        except (RedisError, OSError) as error:
+            raise _queue_down() from error
+
+    async def _check_wait(self, request: CompletionRequest | ChatRequest, longest_s: float) -> None:
+        try:
+            await self._admission.check_wait(request.job_priority, longest_s, request.deadline_ms)
         except (RedisError, OSError) as error:
             raise _queue_down() from error
 

@@ -38,7 +38,7 @@ class LostEntries:
         job_ids = [job_id.decode() for job_id in found]
         rows = await self._rows(job_ids)
         # After the jobs' states: whoever ends a job takes its entry away later.
-        present = {fields.get(b"j", b"").decode() for fields, _ in await self._queue.entries()}
+        present = {fields.get(b"j", b"").decode() for fields, _, _ in await self._queue.entries()}
         lost = {job_id: row for job_id, row in rows.items() if job_id not in present}
         for job_id in set(job_ids) - lost.keys():
             self._stood.pop(job_id, None)

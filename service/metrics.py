@@ -14,7 +14,7 @@ from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from client.wire import Chunk, Final, Job
-from core.config import Settings, kind_of, policy_drafters
+from core.config import Settings, kind_of, model_name, policy_drafters
 from core.types import FinishReason
 
 LABELS = ("model_name", "arm", "drafter", "policy")
@@ -127,6 +127,10 @@ class Metrics:
         self.request_s = self._histogram(
             "vllm:e2e_request_latency_seconds", "From the request to its answer's end.", REQUEST_BUCKETS
         )
+        self._model_name = model_name(settings)
+        self.shed = Counter(
+            "specd_shed", "Requests refused for want of room.", ("model_name", "reason"), registry=self.registry
+        )
         self.request_prompt = self._histogram("vllm:request_prompt_tokens", "Prompt tokens.", LENGTH_BUCKETS)
         self.request_generated = self._histogram("vllm:request_generation_tokens", "Answer tokens.", LENGTH_BUCKETS)
 
@@ -165,6 +169,10 @@ class Metrics:
     def count_end(self, labels: Labels, reason: str) -> None:
         """Count one ended choice."""
         self.of(self.requests, labels, reason).inc()
+
+    def count_shed(self, reason: str) -> None:
+        """Count a request that was refused for want of room; reason is one of admission's."""
+        self.shed.labels(self._model_name, reason).inc()
 
     def of(self, metric: Kind, labels: Labels, *more: str) -> Kind:
         """Return a metric's series for these labels."""

@@ -2,8 +2,9 @@
 
 Each gateway beats in a hash of its model's gateways and keeps the ids of its open answers in a set. The others watch
 the beats; one that stands still for the grace is taken for dead. Looks are counted, not seconds, and from nothing after
-any fault of Redis: who was paused, or out of Redis's reach together with the rest, takes nobody for dead. Jobs that are
-made as such, over /v1/jobs or straight through Redis, stand in no such set.
+any fault of Redis: who was paused, or out of Redis's reach together with the rest, takes nobody for dead. Nor does one
+whose own beat stands still, as while Redis is full. Jobs that are made as such, over /v1/jobs or straight through
+Redis, stand in no such set.
 """
 
 import asyncio
@@ -25,6 +26,8 @@ BEAT_S = 1.0
 # How often others look, and after how many looks without a beat a gateway is gone: a grace of five seconds.
 LOOK_S = 1.0
 GRACE_LOOKS = 5
+# A look may fall between two beats of one's own, but not two in a row.
+OWN_LOOKS = 2
 
 
 class OpenAnswers:
@@ -32,8 +35,8 @@ class OpenAnswers:
 
     def __init__(self, queue: JobQueue) -> None:
         self._client, self._gateways = queue.client, gateways_key(queue.model)
-        self._gateway = uuid.uuid4().hex
-        self._key = answers_key(self._gateway)
+        self.gateway = uuid.uuid4().hex
+        self._key = answers_key(self.gateway)
         self._open: set[str] = set()
         self._closed: set[str] = set()
 
@@ -67,13 +70,14 @@ class OpenAnswers:
     async def _beat(self) -> None:
         closed = tuple(self._closed)
         async with self._client.pipeline(transaction=False) as pipe:
-            pipe.hincrby(self._gateways, self._gateway, 1)
+            pipe.hincrby(self._gateways, self.gateway, 1)
             if closed:
                 pipe.srem(self._key, *closed)
             # What an emptied Redis has lost is told again.
             if self._open:
                 pipe.sadd(self._key, *self._open)
-            pipe.expire(self._key, LIVE_TTL_S)
+            for key in (self._key, self._gateways):
+                pipe.expire(key, LIVE_TTL_S)
             await pipe.execute()
         self._closed.difference_update(closed)
 
@@ -82,17 +86,17 @@ class OpenAnswers:
         if self._open:
             return
         try:
-            await self._client.hdel(self._gateways, self._gateway)
+            await self._client.hdel(self._gateways, self.gateway)
             await self._client.delete(self._key)
         except (RedisError, OSError) as error:
             log.warning("gateway_leave_failed", error=str(error))
 
 
 class GoneGateways:
-    """Cancels the open answers of gateways that are gone; methods raise RedisError and OSError."""
+    """Cancels the open answers of gateways that are gone, as `own` sees it; methods raise RedisError and OSError."""
 
-    def __init__(self, queue: JobQueue) -> None:
-        self._queue, self._gateways = queue, gateways_key(queue.model)
+    def __init__(self, queue: JobQueue, own: str) -> None:
+        self._queue, self._gateways, self._own = queue, gateways_key(queue.model), own.encode()
         # By gateway, its last beat and the looks that it has stood at it.
         self._seen: dict[bytes, tuple[bytes, int]] = {}
 
@@ -104,6 +108,8 @@ class GoneGateways:
             self._seen.clear()
             raise
         self._seen = {gateway: (beat, self._num_looks(gateway, beat)) for gateway, beat in beats.items()}
+        if self._own not in self._seen or self._seen[self._own][1] >= OWN_LOOKS:
+            self._seen.clear()
         gone = [gateway for gateway, (_, num_looks) in self._seen.items() if num_looks >= GRACE_LOOKS]
         return sum([await self._cancel(gateway) for gateway in gone])
 

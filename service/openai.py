@@ -17,20 +17,37 @@ from service.tool_calls import Function, Tool, ToolChoice, call_grammar, forced_
 
 # Known fields that are not built, with the values that ask for nothing.
 NOT_BUILT: dict[str, tuple[object, ...]] = {
-    "echo": (None, False),
+    "allowed_token_ids": (None,),
+    "audio": (None,),
+    "bad_words": (None, []),
+    "chat_template": (None,),
+    "chat_template_kwargs": (None, {}),
+    "continue_final_message": (None, False),
     "function_call": (None, "none"),
     "functions": (None, []),
     "guided_json": (None,),
+    "length_penalty": (None, 1),
+    "logits_processors": (None, []),
     "modalities": (None, ["text"]),
+    "prediction": (None,),
+    "prompt_embeds": (None,),
     "prompt_logprobs": (None,),
     "reasoning_effort": (None,),
+    "skip_special_tokens": (None, True),
+    "spaces_between_special_tokens": (None, True),
     "suffix": (None, ""),
+    "truncate_prompt_tokens": (None,),
+    "use_beam_search": (None, False),
+    "verbosity": (None,),
+    "web_search_options": (None,),
     # Known and without effect here, whatever they say.
     "metadata": (),
+    "prompt_cache_key": (),
+    "prompt_cache_retention": (),
+    "safety_identifier": (),
     "service_tier": (),
     "store": (),
 }
-WITHOUT_EFFECT = ("metadata", "service_tier", "store")
 
 # The bounds of Sampling.max_tokens.
 MAX_TOKENS = 131072
@@ -108,7 +125,8 @@ class SharedFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     n choices are drawn from one prompt. speculation caps drafts, or names a configured drafter or policy; "off" and
     false ask for none. priority is vLLM's: less is more urgent, 0 is usual. deadline_ms is how long the answer may
-    take, from when it was asked for. cache_salt keeps a tenant's prompts apart in the prefix cache.
+    take, from when it was asked for. cache_salt keeps a tenant's prompts apart in the prefix cache. With
+    spec_decode_metrics "detailed" the answer's metrics tell of every step.
     """
 
     model: str | None = None
@@ -130,6 +148,7 @@ class SharedFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     best_of: int | None = None
     return_token_ids: bool | None = None
+    spec_decode_metrics: Literal["summary", "detailed"] | None = None
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
     deadline_ms: Annotated[int, Meta(ge=1, le=MAX_DEADLINE_MS)] | None = None
     speculation: Speculation | Literal["off"] | bool | None = None
@@ -218,13 +237,23 @@ class SharedFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class CompletionRequest(SharedFields, frozen=True, kw_only=True):
-    """POST /v1/completions; the prompt is text or token ids, logprobs the number of alternatives to report."""
+    """POST /v1/completions; the prompt is text or token ids, logprobs the number of alternatives to report.
+
+    With echo the prompt's text comes before the answer's.
+    """
 
     prompt: str | TokenIds
     logprobs: Alternatives | None = None
+    echo: bool | None = None
 
     def sampling(self, max_tokens: int) -> Sampling:
         """Return the engine's form of the sampling fields; raises RequestError if they contradict each other."""
+        if self.echo and self.logprobs is not None:
+            raise RequestError(
+                "echo with logprobs would need those of the prompt, which are not supported; leave one of them out",
+                param="echo",
+                code="unsupported_parameter",
+            )
         return self.shared_sampling(max_tokens, self.logprobs)
 
 

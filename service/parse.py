@@ -1,6 +1,7 @@
 """Request bodies to typed requests; whatever is wrong is named, with what came and what would be right."""
 
 import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -9,7 +10,7 @@ from msgspec import Struct
 
 from core.config import nearest
 from core.errors import RequestError
-from service.openai import NOT_BUILT, WITHOUT_EFFECT, ChatRequest, CompletionRequest
+from service.openai import NOT_BUILT, ChatRequest, CompletionRequest
 
 # JSON nested deeper than this is refused before it is decoded.
 MAX_DEPTH = 64
@@ -19,21 +20,42 @@ NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 # A wrong value is shown up to this length.
 MAX_SHOWN = 60
 
+# Fields of one of OpenAI's two endpoints: not unknown at the other one, but a mistake.
+ENDPOINT_FIELDS = {*CompletionRequest.__struct_fields__, *ChatRequest.__struct_fields__}
+
 Wanted = TypeVar("Wanted", bound=Struct)
+# What becomes of a field that no request has: its name, and those that there are.
+Unknown = Callable[[str, Iterable[str]], None]
 
 
-def parse(body: bytes, wanted: type[Wanted]) -> Wanted:
-    """Read a request body; raises RequestError naming the field, what came and what would be right."""
+def refuse(name: str, known: Iterable[str]) -> None:
+    """Raise RequestError for an unknown field, with the nearest known one."""
+    raise RequestError(f"unknown field {name!r}; {nearest(name, sorted({*known, *NOT_BUILT}))}", param=name)
+
+
+def parse(
+    body: bytes,
+    wanted: type[Wanted],
+    unknown: Unknown = refuse,
+    not_built: Mapping[str, tuple[object, ...]] = NOT_BUILT,
+) -> Wanted:
+    """Read a request body; raises RequestError naming the field, what came and what would be right.
+
+    An unknown field is left out if `unknown`, which is told of it, returns. not_built has known fields that are
+    refused, with the values that ask for nothing.
+    """
     fields = decode_object(body)
     known = wanted.__struct_fields__
-    for name in list(fields):
-        if name in known:
-            continue
-        if name not in NOT_BUILT:
-            raise RequestError(f"unknown field {name!r}; {nearest(name, sorted({*known, *NOT_BUILT}))}", param=name)
+    for name in [name for name in fields if name not in known]:
         value = fields.pop(name)
-        if name not in WITHOUT_EFFECT and not _asks_for_nothing(value, NOT_BUILT[name]):
-            raise RequestError(f"{name!r} is not supported yet; leave it out", param=name, code="unsupported_parameter")
+        if name in not_built:
+            _check_nothing(name, value, not_built[name])
+        elif name in ENDPOINT_FIELDS:
+            _check_none(name, value)
+        else:
+            unknown(name, known)
+    for message in _list(fields.get("messages")):
+        _check_parts(message)
     if wanted is CompletionRequest and isinstance(fields.get("prompt"), list):
         prompts = fields["prompt"]
         if prompts and not all(isinstance(token, int) and not isinstance(token, bool) for token in prompts):
@@ -43,14 +65,14 @@ def parse(body: bytes, wanted: type[Wanted]) -> Wanted:
     return convert(fields, wanted)
 
 
-def parse_either(body: bytes) -> CompletionRequest | ChatRequest:
+def parse_either(body: bytes, unknown: Unknown = refuse) -> CompletionRequest | ChatRequest:
     """Read the body of whichever endpoint its prompt or messages belong to; raises RequestError as `parse` does."""
     fields = decode_object(body)
     if ("prompt" in fields) == ("messages" in fields):
         raise RequestError("exactly one of prompt and messages must be given", param="prompt")
     if "prompt" in fields:
-        return parse(body, CompletionRequest)
-    request = parse(body, ChatRequest)
+        return parse(body, CompletionRequest, unknown)
+    request = parse(body, ChatRequest, unknown)
     if request.tools:
         raise RequestError(
             "a job takes no tools; use /v1/chat/completions", param="tools", code="unsupported_parameter"
@@ -88,6 +110,33 @@ def check_depth(body: bytes) -> None:
     depth = np.cumsum(np.where(brackets & 2, 1, -1), dtype=np.int64)
     if depth.size and depth.max() > MAX_DEPTH:
         raise RequestError(f"the body is nested deeper than {MAX_DEPTH}")
+
+
+def _check_nothing(name: str, value: Any, neutral: tuple[object, ...]) -> None:
+    """Raise RequestError for a known field whose value asks for something; one without such values has no effect."""
+    if neutral and not _asks_for_nothing(value, neutral):
+        raise RequestError(f"{name!r} is not supported yet; leave it out", param=name, code="unsupported_parameter")
+
+
+def _check_none(name: str, value: Any) -> None:
+    if value is not None:
+        raise RequestError(f"{name!r} is a field of another endpoint; leave it out", param=name)
+
+
+def _check_parts(message: Any) -> None:
+    """Raise RequestError for content that is no text, by the name of its kind."""
+    for part in _list(message.get("content")) if isinstance(message, dict) else ():
+        kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(kind, str) and kind != "text":
+            raise RequestError(
+                f'messages: content of type {_shown(kind)} is not supported; send parts of type "text"',
+                param="messages",
+                code="unsupported_content",
+            )
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _asks_for_nothing(value: object, neutral: tuple[object, ...]) -> bool:

@@ -48,8 +48,8 @@ class PriorityStreams:
                 pipe.xadd(self.names[0], {"j": WAKE})
             await pipe.execute()
 
-    async def counted(self) -> list[tuple[dict[bytes, bytes], bool]]:
-        """Return the fields of every entry, and whether nobody has taken it."""
+    async def counted(self) -> list[tuple[dict[bytes, bytes], int, bool]]:
+        """Return the fields of every entry, its priority, and whether nobody has taken it."""
         async with self._client.pipeline(transaction=False) as pipe:
             for name in self.names:
                 pipe.xrange(name)
@@ -57,11 +57,11 @@ class PriorityStreams:
             # A stream that is not there has no groups and no entries.
             found = await pipe.execute(raise_on_error=False)
         entries = []
-        for rows, groups in zip(found[::2], found[1::2], strict=True):
+        for priority, rows, groups in zip(PRIORITIES, found[::2], found[1::2], strict=True):
             raise_unless_missing(rows, groups)
             known = [] if isinstance(groups, Exception) else groups
             taken = max((order(group["last-delivered-id"]) for group in known), default=(0, 0))
-            entries += [(fields, order(entry_id) > taken) for entry_id, fields in rows]
+            entries += [(fields, priority, order(entry_id) > taken) for entry_id, fields in rows]
         return entries
 
     async def all(self) -> list[Entry]:

@@ -36,6 +36,14 @@ class Prompts:
             return await self._run(lambda: self._tokenizer.encode(prompt))
         return prompt
 
+    async def text(self, request: CompletionRequest) -> str:
+        """Return the text of a completion's prompt; raises RequestError for an id of no token."""
+        prompt = request.prompt
+        if isinstance(prompt, str):
+            return prompt
+        self.check_ids("prompt", prompt)
+        return await self._run(lambda: self._tokenizer.decode(prompt, skip_special_tokens=False))
+
     async def tokenize(self, request: TokenizeRequest) -> list[int]:
         """Return the ids of text or messages; raises RequestError unless exactly one of them is given."""
         prompt, messages, special = request.prompt, request.messages, request.add_special_tokens

@@ -36,7 +36,7 @@ from client.wire import (
 from core.config import QueueSettings
 from core.errors import QueueError
 from core.types import Backlog, FinishReason
-from service.claims import Append, AppendResult, Claim, DeadLetter, Ending, Entry
+from service.claims import Append, AppendResult, Claim, DeadLetter, Ending, Entry, Standing
 from service.priority_streams import PriorityStreams
 from service.redis_connections import packed
 from service.scripts import Call, Scripts, raise_if_transient
@@ -57,6 +57,7 @@ NOT_OURS, CANCELLED = 1, 2
 ENDED_HERE = 2
 # What expire.lua says of a job that it left alone for now.
 NOT_YET = 1
+LIVE_STATES = (b"queued", b"running")
 STATES = {"stop": "done", "length": "done", "cancelled": "cancelled", "deadline": "expired", "error": "failed"}
 
 
@@ -105,7 +106,7 @@ class JobQueue:
         deadline = "" if job.deadline_ms is None else job.deadline_ms
         values = (encode(job), job.created_ms, LIVE_TTL_S, deadline)
         # First of all: whatever breaks off from here on is found by those who look at live jobs.
-        await self.client.zadd(live_key(self.model), {job.id: 0}, nx=True)
+        await self.note(job.id)
         created = await self.scripts.run("submit", Call((job_key(job.id),), values))
         if created:
             if job.deadline_ms is not None:
@@ -114,16 +115,59 @@ class JobQueue:
             await self.add_entry(job)
         return bool(created == 1)
 
+    async def note(self, job_id: str) -> None:
+        """Have those who look at live jobs look at this one, too (service/lost_entries.py)."""
+        async with self.client.pipeline(transaction=False) as pipe:
+            pipe.zadd(live_key(self.model), {job_id: 0}, nx=True)
+            # As long as a job may live.
+            pipe.expire(live_key(self.model), LIVE_TTL_S)
+            await pipe.execute()
+
     async def add_entry(self, job: Job) -> None:
         """Give a job a place in the queue."""
         await self._streams.add(job)
+
+    async def restore(self, job: Job, chunks: Sequence[bytes]) -> bool:
+        """Write a job that Redis has lost anew, with what was read of its stream; False if anything of it is there.
+
+        It waits to be queued (`add_entry`); claims to it from before are void.
+        """
+        count, rows = 0, list[str | bytes]()
+        for chunk in chunks:
+            event = decode_event(chunk)
+            count += len(event.token_ids) if isinstance(event, Chunk) else 0
+            rows += (f"{count}-0", chunk)
+        deadline = "" if job.deadline_ms is None else job.deadline_ms
+        values = (encode(job), job.created_ms, LIVE_TTL_S, deadline, count, *rows)
+        await self.client.zadd(live_key(self.model), {job.id: 0}, nx=True)
+        restored = await self.scripts.run("restore", Call((job_key(job.id), out_stream(job.id)), values))
+        if restored and job.deadline_ms is not None:
+            await self.client.zadd(deadlines_key(self.model), {job.id: job.deadline_ms})
+        return bool(restored)
+
+    async def standings(self, job_ids: Sequence[str]) -> list[Standing | None]:
+        """Return where jobs stand, in one round trip; None is of a job that is not there."""
+        async with self.client.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hmget(job_key(job_id), "state", "restored")
+            rows = await pipe.execute()
+        return [None if state is None else Standing(state not in LIVE_STATES, int(at or 0)) for state, at in rows]
+
+    async def chunks(self, job_id: str) -> list[bytes]:
+        """Return what a job's stream holds as it is stored, its end included."""
+        rows: Any = await self.client.xrange(out_stream(job_id))
+        return [fields.get(OUT_FIELD.encode(), b"") for _, fields in rows]
+
+    async def epoch(self, job_id: str) -> int:
+        """Return how often a job was claimed; 0 for one that is not there."""
+        return int(await self.client.hget(job_key(job_id), "epoch") or 0)
 
     async def depth(self) -> int:
         """Return how many jobs are queued or running."""
         return await self._streams.depth()
 
-    async def entries(self) -> list[tuple[dict[bytes, bytes], bool]]:
-        """Return the fields of every entry, and whether no worker has taken it: a look at the whole queue."""
+    async def entries(self) -> list[tuple[dict[bytes, bytes], int, bool]]:
+        """Return every entry's fields and priority, and whether no worker has taken it: a look at the whole queue."""
         return await self._streams.counted()
 
     async def backlogs(self) -> list[Backlog]:
@@ -240,7 +284,7 @@ class JobQueue:
 
     async def refuse(self, entry: Entry, error: WireError) -> None:
         """End a claimed job that nobody can run, whoever owns it."""
-        epoch = int(await self.client.hget(job_key(entry.job_id), "epoch") or 0)
+        epoch = await self.epoch(entry.job_id)
         await self.finish([Ending(entry.job_id, epoch, Final(FinishReason.ERROR, Usage(0, 0), error=error), entry)])
 
     async def append(self, appends: Sequence[Append]) -> list[AppendResult]:

@@ -4,36 +4,37 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from aiohttp import web
-
 from client.wire import Chunk, Final
-from service.answers import Answer, counted, usage_fields
-from service.choices import ChoiceWriter
+from service.answers import Answer
+from service.choices import ChoiceWriter, sums, whole_body
+from service.followers import Event, Events
 from service.http_border import check_final
-from service.reader import Event, Events
-from service.sse import DONE, KEEP_ALIVE, event, send
+from service.sse import DONE, KEEP_ALIVE, EventResponse, event, send
 
 KEEP_ALIVE_S = 15.0
 
 
 async def whole_answer(answer: Answer, choices: Sequence[ChoiceWriter], events: Events) -> dict[str, Any]:
     """Wait for every choice's end and return the answer; raises RequestError if one of them failed."""
-    chunks: list[list[Chunk]] = [[] for _ in choices]
+    return whole_body(answer, choices, *await gather(events, len(choices)))
+
+
+async def gather(events: Events, num_choices: int) -> tuple[list[list[Chunk]], list[Final]]:
+    """Wait for the end of each choice and return its chunks and how it ended; raises RequestError if one failed."""
+    chunks: list[list[Chunk]] = [[] for _ in range(num_choices)]
     finals: dict[int, Final] = {}
-    while len(finals) < len(choices):
+    while len(finals) < num_choices:
         index, message = await events.get()
         if isinstance(message, Chunk):
             chunks[index].append(message)
         else:
             check_final(message)
             finals[index] = message
-    return answer.whole(
-        [choice.whole(chunks[index], finals[index]) for index, choice in enumerate(choices)], list(finals.values())
-    )
+    return chunks, [finals[index] for index in range(num_choices)]
 
 
 async def stream_answer(
-    response: web.StreamResponse, answer: Answer, choices: Sequence[ChoiceWriter], events: Events
+    response: EventResponse, answer: Answer, choices: Sequence[ChoiceWriter], events: Events
 ) -> None:
     """Send the choices' chunks as they come, then their sums; raises RequestError if one of them failed."""
     finals: list[Final] = []
@@ -51,11 +52,11 @@ async def stream_answer(
             body = choice.ending(message)
         await send(response, event(body | answer.running_usage(choice.num_tokens)))
     if answer.wants_usage:
-        await send(response, event(answer.streamed([]) | usage_fields(*counted(finals))))
+        await send(response, event(answer.streamed([]) | sums(choices, finals)))
     await send(response, DONE)
 
 
-async def next_event(events: Events, response: web.StreamResponse) -> Event:
+async def next_event(events: Events, response: EventResponse) -> Event:
     """Wait for the jobs' next event, keeping the client's connection alive meanwhile."""
     while True:
         try:

@@ -18,19 +18,30 @@ KEEP_ALIVE = b": ka\n"
 WRITE_S = 30.0
 
 
-async def open_events(request: web.Request) -> web.StreamResponse:
+class EventResponse(web.StreamResponse):
+    """A stream of events, and the connection that it goes over."""
+
+    def __init__(self, transport: asyncio.Transport | None) -> None:
+        super().__init__(headers=HEADERS)
+        self.transport = transport
+
+
+async def open_events(request: web.Request) -> EventResponse:
     """Begin a stream of events as the answer to `request`."""
-    response = web.StreamResponse(headers=HEADERS)
+    response = EventResponse(request.transport)
     await response.prepare(request)
     return response
 
 
-async def send(response: web.StreamResponse, data: bytes) -> None:
+async def send(response: EventResponse, data: bytes) -> None:
     """Write to a stream; raises ConnectionResetError for a client that is gone or has stopped reading."""
     try:
         async with asyncio.timeout(WRITE_S):
             await response.write(data)
     except TimeoutError:
+        if response.transport is not None:
+            # Closing would wait until the client has read what it does not read.
+            response.transport.abort()
         raise ConnectionResetError("the client does not read") from None
 
 

@@ -52,13 +52,13 @@ class Chore:
 
 
 class Sweeper:
-    """Sweeps one model's queue."""
+    """Sweeps one model's queue for the gateway of this name."""
 
-    def __init__(self, queue: JobQueue, metrics: UpkeepMetrics) -> None:
+    def __init__(self, queue: JobQueue, metrics: UpkeepMetrics, gateway: str) -> None:
         self._queue = queue
         self._chores = (
             Chore("deadlines_passed_in_queue", SWEEP_S, queue.end_overdue, None),
-            Chore("orphans_cancelled", LOOK_S, GoneGateways(queue).cancel, metrics.orphans),
+            Chore("orphans_cancelled", LOOK_S, GoneGateways(queue, gateway).cancel, metrics.orphans),
             Chore("entries_restored", RESTORE_S, LostEntries(queue).restore, metrics.restored),
             Chore("consumers_removed", PRUNE_S, self._prune, metrics.consumers),
         )

@@ -183,10 +183,13 @@ class Worker:
                 await self._queue.acknowledge([entry])
                 self._next_reclaim = 0.0
                 continue
-            open_entries = {one.job_id: one for one in self._writer.entries}
-            if entry.job_id not in open_entries:
+            held = next((one for one in self._writer.claims if one.job.id == entry.job_id), None)
+            if held is None:
                 await self._claim(entry)
-            elif open_entries[entry.job_id] != entry:
+            elif held.entry != entry and await self._queue.epoch(entry.job_id) != held.epoch:
+                # The job was lost and is back: it is for whoever comes next, our next write to it will be refused.
+                await self._queue.release(self.name, [entry])
+            elif held.entry != entry:
                 # A second entry of a job that runs here; claiming it would fence off our own writes.
                 await self._queue.acknowledge([entry])
 

@@ -23,7 +23,6 @@ from core.config import (
 from core.config_file import load_settings, to_toml
 from core.errors import ConfigError
 from core.masking import without_secrets
-from layers import ROOT
 
 EXPERIMENT = """
 [drafters.lookup]
@@ -210,13 +209,6 @@ def test_the_model_is_called_after_its_folder_unless_named():
     assert model_name(Settings()) == "demo"
     assert model_name(load_settings(None, {}, {"engine.target": "/models/Qwen3-4B/"})[0]) == "Qwen3-4B"
     assert model_name(load_settings(None, {}, {"server.model_name": "mine"})[0]) == "mine"
-
-
-def test_the_documented_defaults_are_the_defaults():
-    assert f"```toml\n{to_toml(Settings())}```" in (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
-
-
-# --- Named drafters, policies and arms ----------------------------------------------------------------------------
 
 
 def test_named_tables_are_read_in_the_order_of_the_file(tmp_path):

@@ -87,7 +87,6 @@ LANGUAGES = {
 }
 DRAFTING = [("dspark", "fixed"), ("dspark", "load_adaptive"), ("ngram", "fixed"), ("uneven", "fixed")]
 QUICK = [
-    ("no double", "dspark", "load_adaptive", False),
     ("forced", "dspark", "fixed", False),
     ("few", "uneven", "fixed", False),
 ]
@@ -143,8 +142,9 @@ def test_forced_tokens_are_drafted_by_the_engine_and_counted_apart(target, token
     assert stats.snapshot()["forced_accepted"] == stats.forced_accepted
 
 
-def test_an_answer_ends_where_nothing_can_follow_and_needs_no_end_of_text(target, tokenizer):
-    answers = run(make_engine(target, tokenizer, "dspark"), [ask(i, regex("ca?bc"), max_tokens=40) for i in range(20)])
+@pytest.mark.parametrize("drafter", ["dspark", None])
+def test_an_answer_ends_where_nothing_can_follow_and_needs_no_end_of_text(target, tokenizer, drafter):
+    answers = run(make_engine(target, tokenizer, drafter), [ask(i, regex("ca?bc"), max_tokens=40) for i in range(20)])
     assert {text for text, *_ in answers.values()} == {(2, 1, 2), (2, 3, 2), (2, 0, 1, 2)}
     assert {reason for _, reason, _ in answers.values()} == {FinishReason.STOP}
 

@@ -45,6 +45,21 @@ def own_redis(redis_binary, tmp_path_factory):
 
 
 @pytest.fixture
+def forgetful_redis(redis_binary, tmp_path_factory):
+    """A Redis that comes back empty."""
+    redis = RedisProcess(redis_binary, tmp_path_factory.mktemp("redis"), keeps_data=False)
+    yield redis
+    redis.kill()
+
+
+@pytest.fixture
+async def forgetful_world(forgetful_redis, nursery, tmp_path, tokenizer_folder):
+    """A world on a Redis that loses all it has when it is killed."""
+    async with world_on(forgetful_redis.url, nursery, tmp_path, tokenizer_folder) as world:
+        yield world
+
+
+@pytest.fixture
 async def own_world(own_redis, nursery, tmp_path, tokenizer_folder):
     """A world on a Redis that may be killed."""
     async with world_on(own_redis.url, nursery, tmp_path, tokenizer_folder) as world:

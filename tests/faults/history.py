@@ -25,12 +25,14 @@ from client.wire import (
 )
 from core.types import FinishReason
 from service.queue import connect
-from tests.faults.recital import writers
+from tests.faults.recital import NUM_LETTERS, writers
 
 # An entry's id and what it holds.
 Seen = tuple[str, Chunk | Final]
 # What is not about single jobs stays: queues, workers, what was given up.
-LASTING = ("specd:q:", "specd:workers", "specd:intake", "specd:dead:", "specd:deadlines:")
+LASTING = (
+    *("specd:q:", "specd:workers", "specd:intake", "specd:dead:", "specd:deadlines:", "specd:live:", "specd:gateways:"),
+)
 # Returns what is wrong with the contents of a whole log of a job.
 Reading = Callable[[Job, Sequence[Seen]], list[str]]
 
@@ -113,6 +115,19 @@ def text_in(log: Sequence[Seen]) -> str:
     return "".join(event.text if isinstance(event, Chunk) else event.tail for _, event in log)
 
 
+def claims(prompt: Sequence[int], tokens: Sequence[int], restored: int = 0) -> list[int]:
+    """Return under which of a job's claims each token was made; those after it was brought back count from 30.
+
+    restored is the epoch at which that was, 0 if it never was.
+    """
+    found: list[int] = []
+    for writer in writers(prompt, tokens):
+        later = 30 + (writer - restored) % NUM_LETTERS
+        goes_back = bool(found) and writer < found[-1]
+        found.append(later if restored and (goes_back or not 1 <= writer < 30) else writer)
+    return found
+
+
 def log_violations(job: Job, log: Sequence[Seen], read: Reading | None = None) -> list[str]:
     """Return what is wrong with what one client saw of one job; `read` judges the contents, `recited` by default."""
     found, count = [], 0
@@ -127,11 +142,11 @@ def log_violations(job: Job, log: Sequence[Seen], read: Reading | None = None) -
     return [f"{job.id}: {one}" for one in found]
 
 
-def recited(job: Job, log: Sequence[Seen]) -> list[str]:
-    """Return what is wrong with an answer of the reciting engine: its tokens, its text, its end."""
+def recited(job: Job, log: Sequence[Seen], restored: int = 0) -> list[str]:
+    """Return what is wrong with an answer of the reciting engine: its tokens, text and end (restored: `claims`)."""
     found, tokens = [], tokens_in(log)
-    epochs = writers(job.prompt_ids, tokens)
-    if epochs != sorted(epochs) or (epochs and not 1 <= epochs[0] <= epochs[-1] < 30):
+    epochs = claims(job.prompt_ids, tokens, restored)
+    if epochs != sorted(epochs) or (epochs and not 1 <= epochs[0] <= epochs[-1] < (60 if restored else 30)):
         found.append(f"tokens do not follow from one another: written under the claims {epochs}")
     if text_in(log) != bytes(tokens).decode():
         found.append("the text is not that of the tokens")

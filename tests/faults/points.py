@@ -15,7 +15,6 @@ from service.queue import JobQueue
 WORKER_POINTS = ("after_read", "after_claim", "before_append", "after_append", "before_final", "after_final")
 # How the names of a queue's streams begin, whatever their priority.
 QUEUES = "specd:q:"
-LIVE = "specd:live:"
 AFTER_NOTE, MID_SUBMIT, AFTER_ENTRY, AFTER_LOOK = "after_note", "mid_submit", "after_entry", "after_look"
 # Of whoever submits a job, and of the sweeper that gives one another place in the queue.
 SUBMIT_POINTS = (AFTER_NOTE, MID_SUBMIT, AFTER_ENTRY)
@@ -55,7 +54,6 @@ class PointedQueue(JobQueue):
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self._xadd, self.client.xadd = self.client.xadd, self._late_xadd
-        self._zadd, self.client.zadd = self.client.zadd, self._early_zadd
         self._run, self.scripts.run = self.scripts.run, self._run_script
 
     async def _late_xadd(self, key, *rest, **options):
@@ -63,11 +61,9 @@ class PointedQueue(JobQueue):
             self.points.reach(MID_SUBMIT)
         return await self._xadd(key, *rest, **options)
 
-    async def _early_zadd(self, key, *rest, **options):
-        answer = await self._zadd(key, *rest, **options)
-        if key.startswith(LIVE):
-            self.points.reach(AFTER_NOTE)
-        return answer
+    async def note(self, job_id):
+        await super().note(job_id)
+        self.points.reach(AFTER_NOTE)
 
     async def _run_script(self, script, call):
         answer = await self._run(script, call)

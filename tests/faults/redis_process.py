@@ -14,11 +14,12 @@ class RedisProcess:
     """An append-only Redis on a unix socket in `folder`.
 
     It syncs every write: with `everysec` Redis may hold writes back in its own memory while a sync runs, and a kill -9
-    on a busy disk then loses what clients have seen.
+    on a busy disk then loses what clients have seen. With keeps_data False it keeps nothing.
     """
 
-    def __init__(self, executable: str, folder: Path) -> None:
+    def __init__(self, executable: str, folder: Path, *, keeps_data: bool = True) -> None:
         self._executable, self._folder, self.socket = executable, folder, str(folder / "redis.sock")
+        self._appends = ("--appendonly", "yes", "--appendfsync", "always") if keeps_data else ("--appendonly", "no")
         self.start()
 
     @property
@@ -28,7 +29,7 @@ class RedisProcess:
     def start(self) -> None:
         arguments = [
             *("--port", "0", "--unixsocket", self.socket, "--dir", str(self._folder), "--save", ""),
-            *("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"),
+            *(*self._appends, "--maxmemory-policy", "noeviction"),
         ]
         self._process = subprocess.Popen(
             [self._executable, *arguments], stdout=subprocess.DEVNULL, preexec_fn=die_with_parent

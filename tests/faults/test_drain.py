@@ -90,17 +90,24 @@ async def follow(url, job):
     return [token for one in messages if isinstance(one, Chunk) for token in one.token_ids]
 
 
-@pytest.mark.parametrize(("num_rolls", "num_jobs"), [(1, 12), pytest.param(10, 100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("num_rolls", "num_jobs"), [(1, 12), pytest.param(10, 160, marks=pytest.mark.slow)])
 async def test_no_request_fails_while_all_workers_are_restarted_one_by_one(world, num_rolls, num_jobs):
     """As clients of HTTP see it: whole answers, streams and jobs, a part of each."""
     world.lease_ms = 10_000
     fields = {"step_s": 0.03, "num_slots": 6, "constants": {"service.worker.DRAIN_S": 0.3}}
     workers, gateway = [world.worker(**fields) for _ in range(2)], world.gateway()
     url, jobs = f"http://127.0.0.1:{gateway.port}", new_jobs(num_jobs, max_tokens=120)
+    room = asyncio.Semaphore(16)
+
+    async def in_turn(answer):
+        async with room:
+            return await answer
+
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as http:
         await until(lambda: health(http, gateway), 200)
-        asked = [asyncio.create_task(ask(http, url, job, stream=bool(at % 2))) for at, job in enumerate(jobs[::2])]
-        asked += [asyncio.create_task(follow(url, job)) for job in jobs[1::2]]
+        answers = [ask(http, url, job, stream=bool(at % 2)) for at, job in enumerate(jobs[::2])]
+        answers += [follow(url, job) for job in jobs[1::2]]
+        asked = [asyncio.create_task(in_turn(answer)) for answer in answers]
         for _ in range(num_rolls):
             await asyncio.sleep(0.3)
             workers = [await roll(world, worker, **fields) for worker in workers]

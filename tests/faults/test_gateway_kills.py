@@ -53,11 +53,11 @@ def follow_blocking(url, job):
 
 @pytest.mark.parametrize("num_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 async def test_clients_of_jobs_follow_them_exactly_through_any_number_of_kills(world, http, num_kills):
-    await world.steady_worker(step_s=0.05, num_slots=8)
+    # So slow that they end after the last kill: 150 steps.
+    await world.steady_worker(step_s=0.012 * num_kills, num_slots=8)
     gateway = world.gateway()
     await until_healthy(http, gateway)
-    # So long that the last of them end after the last kill: three tokens a step.
-    jobs = new_jobs(6, max_tokens=60 * (num_kills + 1))
+    jobs = new_jobs(6, max_tokens=450)
     followers = [asyncio.create_task(follow(url_of(gateway), job)) for job in jobs[:3]]
     followers += [asyncio.create_task(asyncio.to_thread(follow_blocking, url_of(gateway), job)) for job in jobs[3:]]
     for _ in range(num_kills):

@@ -6,9 +6,11 @@ import time
 import pytest
 
 from core.types import FinishReason
+from service.heartbeat import Heartbeat
 from service.queue import connect
+from service.worker import READ_BLOCK_MS, Worker
 from tests.faults.proxy import Proxy
-from tests.service.fakes import FakeEngine, fake_settings, spoken, until_true, worker
+from tests.service.fakes import FakeEngine, fake_settings, spoken, until_true, worker, write_tokenizer
 from tests.service.jobs import end_of, new_job, text_of
 
 LEASE_S = 1.0
@@ -85,3 +87,21 @@ async def test_it_takes_new_work_when_redis_is_back_and_every_answer_is_whole(se
         assert [(await end_of(client, job)).reason for job in jobs] == [FinishReason.LENGTH] * 2
     assert [await text_of(client, job) for job in jobs] == [spoken(60), spoken(30)]
     await client.aclose()
+
+
+async def test_a_worker_that_cannot_beat_takes_no_new_work_though_it_could_read_some(settings, queue, proxy, tmp_path):
+    engine = FakeEngine(step_s=0.05)
+    heartbeat = Heartbeat(proxy.url, settings.queue, "fake", "one")
+    one = Worker(engine, write_tokenizer(tmp_path / "tokenizer"), queue, heartbeat)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(one.run())
+        refuse(proxy)
+        await until_true(lambda: heartbeat.is_cut_off, LEASE_S + LATE_S)
+        # Past the read that it may be in the middle of.
+        await asyncio.sleep(READ_BLOCK_MS / 1000 + 0.2)
+        await queue.submit(new_job())
+        await asyncio.sleep(0.5)
+        assert engine.seen == []
+        proxy.is_refusing = False
+        await until_true(lambda: engine.seen)
+        one.stop()

@@ -1,5 +1,6 @@
 """Each role does all of its work with a user of its own in Redis, and nothing else."""
 
+import asyncio
 import re
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -32,8 +33,9 @@ async def roles_running(urls, folder: Path, engine: FakeEngine):
     settings = msgspec.structs.replace(settings, server=server)
     queue = msgspec.structs.replace(settings.queue, redis_url=urls["worker"])
     own = msgspec.structs.replace(settings, queue=queue)
-    async with worker(own, engine, FakeHost()), gateway(settings) as http:
-        yield Service(settings, engine, http)
+    stop = asyncio.Event()
+    async with worker(own, engine, FakeHost()), gateway(settings, stop=stop) as http:
+        yield Service(settings, engine, http, stop.set)
 
 
 async def test_every_kind_of_work_is_done(urls, tmp_path, monkeypatch, capfd):

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +92,7 @@ class FakeEngine:
     most_running: int = 0
     num_steps: int = 0
     num_rounds: int = 0
+    num_emitted: int = 0
     backlog: Backlog = field(default_factory=Backlog)
     backlogs: list[Backlog] = field(default_factory=list)
 
@@ -121,7 +122,9 @@ class FakeEngine:
             raise RuntimeError("the step broke")
         self.num_steps += 1
         self.num_rounds += len(self.running)
-        return [self._advance(request, done) for request, done in list(self.running.values())]
+        emissions = [self._advance(request, done) for request, done in list(self.running.values())]
+        self.num_emitted += sum(len(emission.token_ids) for emission in emissions)
+        return emissions
 
     def snapshot(self) -> dict:
         """Return the counts of an engine under one drafter and one policy."""
@@ -130,6 +133,7 @@ class FakeEngine:
         at = {"verified_at": [rounds, rounds], "accepted_at": [rounds, rounds]}
         return {
             "steps": self.num_steps,
+            "emitted": self.num_emitted,
             "running": len(self.running),
             "kv_usage": len(self.running) / self.num_slots,
             "kv_bytes": {"target": 4096, "recital": 0},
@@ -169,6 +173,7 @@ class Service:
     settings: Settings
     engine: FakeEngine
     http: aiohttp.ClientSession
+    stop_gateway: Callable[[], None]
 
     @property
     def url(self) -> str:
@@ -215,9 +220,11 @@ async def worker(settings: Settings, engine: FakeEngine, host: object = None) ->
 
 
 @asynccontextmanager
-async def gateway(settings: Settings, *, ready_status: int = 200) -> AsyncIterator[aiohttp.ClientSession]:
-    """Run a gateway for as long as the context lasts, from when its health is as expected."""
-    stop = asyncio.Event()
+async def gateway(
+    settings: Settings, *, ready_status: int = 200, stop: asyncio.Event | None = None
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """Run a gateway for as long as the context lasts, or until `stop`, from when its health is as expected."""
+    stop = stop or asyncio.Event()
     async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as group:
         group.create_task(serve_http(settings, stop))
         try:
@@ -230,8 +237,9 @@ async def gateway(settings: Settings, *, ready_status: int = 200) -> AsyncIterat
 @asynccontextmanager
 async def running(settings: Settings, engine: FakeEngine, host: object = None) -> AsyncIterator[Service]:
     """Run a gateway and a worker for as long as the context lasts."""
-    async with worker(settings, engine, host), gateway(settings) as http:
-        yield Service(settings, engine, http)
+    stop = asyncio.Event()
+    async with worker(settings, engine, host), gateway(settings, stop=stop) as http:
+        yield Service(settings, engine, http, stop.set)
 
 
 async def health(http: aiohttp.ClientSession, settings: Settings) -> int:

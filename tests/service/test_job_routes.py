@@ -8,7 +8,7 @@ import pytest
 
 from client.wire import job_key, out_stream
 from core.config import ServerSettings
-from service import idempotency, job_events
+from service import idempotency, lost_jobs, respond
 from service.idempotency import Held, IdempotencyKeys, idempotency_key
 from service.main import base_url, free_port
 from service.queue import JobQueue
@@ -373,8 +373,8 @@ async def status_of(service, job_id):
     return (await call(service, "GET", f"/{job_id}"))[0]
 
 
-async def test_following_a_job_that_vanishes_ends_with_an_error(settings, client, monkeypatch):
-    monkeypatch.setattr(job_events, "KEEP_ALIVE_S", 0.1)
+async def test_following_a_job_that_vanishes_brings_it_back(settings, client, monkeypatch):
+    monkeypatch.setattr(respond, "KEEP_ALIVE_S", 0.1)
     async with running(settings, FakeEngine(num_slots=1, step_s=SLOW_S)) as service:
         runs = await make(service, prompt="a", max_tokens=500)
         await state_is(service, runs, "running")
@@ -382,7 +382,42 @@ async def test_following_a_job_that_vanishes_ends_with_an_error(settings, client
         async with service.http.get(f"{service.url}/v1/jobs/{waits}/events") as response:
             await response.content.readuntil(b": ka\n")
             await client.delete(job_key(waits))
+            await until(lambda: client.exists(job_key(waits)), 1)
+            await call(service, "DELETE", f"/{runs}")
             told = await response.read()
-        await call(service, "DELETE", f"/{runs}")
+    assert told.endswith(b"data: [DONE]\n\n")
+
+
+async def test_following_a_job_that_expires_before_its_end_was_read_is_an_error(settings, client, monkeypatch):
+    ask, has_looked = JobQueue.standings, asyncio.Event()
+
+    async def look(queue, job_ids):
+        found = await ask(queue, job_ids)
+        has_looked.set()
+        return found
+
+    monkeypatch.setattr(lost_jobs, "CHECK_S", 0.1)
+    monkeypatch.setattr(JobQueue, "standings", look)
+    async with running(settings, FakeEngine()) as service:
+        made = await make(service, prompt="a", max_tokens=3)
+        await state_is(service, made, "done")
+        # Its end is gone from the stream, as if this gateway had never come to it; soon so is the rest.
+        await client.delete(out_stream(made))
+        async with service.http.get(f"{service.url}/v1/jobs/{made}/events") as response:
+            await has_looked.wait()
+            await client.delete(job_key(made))
+            told = await response.read()
     assert b'"code":"job_expired"' in told
     assert b"id:" not in told
+
+
+async def test_following_a_job_whose_end_is_nowhere_is_an_error(settings, client, monkeypatch):
+    monkeypatch.setattr(lost_jobs, "CHECK_S", 0.1)
+    monkeypatch.setattr(lost_jobs, "GIVE_UP_S", 0.3)
+    async with running(settings, FakeEngine()) as service:
+        made = await make(service, prompt="a", max_tokens=3)
+        await state_is(service, made, "done")
+        await client.delete(out_stream(made))
+        async with service.http.get(f"{service.url}/v1/jobs/{made}/events") as response:
+            told = await response.read()
+    assert b'"code":"job_lost"' in told

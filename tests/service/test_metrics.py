@@ -68,11 +68,19 @@ async def scrape_until(service, settings, name: str, value: float, **labels: str
 async def test_the_numbers_are_those_of_the_clients(settings):
     async with running(settings, FakeEngine()) as service:
         bodies = [(await service.post(prompt="a" * size, max_tokens=7 * size))[1] for size in (1, 2, 3)]
-        bodies += [(await service.post(prompt="ab", max_tokens=9, n=2))[1]]
+        # What speculation did for more than one choice is told by the parts alone.
+        *parts, choices = await service.stream(prompt="ab", max_tokens=9, n=2, stream_options={"include_usage": True})
         streamed = await service.stream(prompt="abcd", max_tokens=10, stream_options={"include_usage": True})
-        bodies.append(streamed[-1])
+        bodies += [streamed[-1], choices]
         found = await scrape(service, settings)
-    spoken = [body["metrics"]["speculative_decoding"] for body in bodies]
+    rounds = [part["speculation"] for part in parts if "speculation" in part]
+    spoken = [body["metrics"]["speculative_decoding"] for body in bodies[:-1]] + [
+        {
+            "num_spec_steps": len(rounds),
+            "num_draft_tokens": sum(one["verified"] for one in rounds),
+            "num_accepted_draft_tokens": sum(one["num_drafts"] for one in rounds),
+        }
+    ]
     usages = [body["usage"] for body in bodies]
     labels = {"model_name": "fake", "arm": "", "drafter": "dspark", "policy": "fixed"}
     for name, told in (

@@ -8,7 +8,7 @@ from core.types import FinishReason
 from service.open_answers import GRACE_LOOKS, GoneGateways, OpenAnswers
 from tests.service.jobs import final_of, new_job, state_of
 
-GONE = "g1"
+OWN, GONE = "g0", "g1"
 
 
 @pytest.fixture
@@ -21,40 +21,58 @@ async def orphan(queue, client):
     return job
 
 
+async def look(client, gone):
+    """Look once, with a beat of one's own before."""
+    if await client.type(gateways_key("fake")) != b"string":
+        await client.hincrby(gateways_key("fake"), OWN, 1)
+    return await gone.cancel()
+
+
 async def test_an_answer_is_cancelled_after_so_many_looks_without_a_beat(queue, client, orphan):
-    gone = GoneGateways(queue)
-    looks = [await gone.cancel() for _ in range(GRACE_LOOKS + 1)]
+    gone = GoneGateways(queue, OWN)
+    looks = [await look(client, gone) for _ in range(GRACE_LOOKS + 1)]
     assert looks == [0] * GRACE_LOOKS + [1]
     assert (await final_of(client, orphan.id)).reason is FinishReason.CANCELLED
-    assert await client.exists(answers_key(GONE), gateways_key("fake")) == 0
+    assert await client.exists(answers_key(GONE)) == 0
+    assert await client.hkeys(gateways_key("fake")) == [OWN.encode()]
 
 
 async def test_a_beat_begins_the_grace_anew(queue, client, orphan):
-    gone = GoneGateways(queue)
+    gone = GoneGateways(queue, OWN)
     for _ in range(3 * GRACE_LOOKS):
-        await gone.cancel()
+        await look(client, gone)
         await client.hincrby(gateways_key("fake"), GONE, 1)
     assert await state_of(client, orphan.id) == "queued"
 
 
 async def test_looks_before_a_fault_of_redis_do_not_count(queue, client, orphan):
-    gone = GoneGateways(queue)
+    gone = GoneGateways(queue, OWN)
     for _ in range(GRACE_LOOKS):
-        await gone.cancel()
+        await look(client, gone)
     await client.rename(gateways_key("fake"), "elsewhere")
     await client.set(gateways_key("fake"), "no hash")
     with pytest.raises(RedisError):
-        await gone.cancel()
+        await look(client, gone)
     await client.rename("elsewhere", gateways_key("fake"))
-    assert [await gone.cancel() for _ in range(GRACE_LOOKS + 1)] == [0] * GRACE_LOOKS + [1]
+    assert [await look(client, gone) for _ in range(GRACE_LOOKS + 1)] == [0] * GRACE_LOOKS + [1]
+
+
+@pytest.mark.parametrize("own", [{}, {OWN: 1}], ids=["has not beaten yet", "cannot beat"])
+async def test_who_does_not_beat_itself_takes_nobody_for_dead(queue, client, orphan, own):
+    for name, beats in own.items():
+        await client.hset(gateways_key("fake"), name, beats)
+    gone = GoneGateways(queue, OWN)
+    assert [await gone.cancel() for _ in range(3 * GRACE_LOOKS)] == [0] * (3 * GRACE_LOOKS)
+    assert [await look(client, gone) for _ in range(GRACE_LOOKS - 1)] == [0] * (GRACE_LOOKS - 1)
+    assert await state_of(client, orphan.id) == "queued"
 
 
 async def test_other_jobs_are_not_touched(queue, client, orphan):
     other = new_job()
     await queue.submit(other)
-    gone = GoneGateways(queue)
+    gone = GoneGateways(queue, OWN)
     for _ in range(GRACE_LOOKS + 1):
-        await gone.cancel()
+        await look(client, gone)
     assert (await state_of(client, orphan.id), await state_of(client, other.id)) == ("cancelled", "queued")
 
 

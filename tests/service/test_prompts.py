@@ -31,7 +31,6 @@ async def test_messages_are_tokenised_as_a_chat_would_see_them(settings):
         ("/tokenize", {"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, "prompt"),
         ("/tokenize", {"prompt": 5}, "prompt"),
         ("/tokenize", {"prompt": "a", "model": "other"}, "model"),
-        ("/tokenize", {"prompt": "a", "promt": "a"}, "promt"),
         ("/detokenize", {}, "tokens"),
         ("/detokenize", {"tokens": [EOS + 1]}, "tokens"),
         ("/detokenize", {"tokens": [-1]}, "tokens"),

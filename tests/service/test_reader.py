@@ -4,15 +4,18 @@ import asyncio
 from contextlib import asynccontextmanager
 
 from client.wire import Chunk, encode, out_stream
+from service.followers import MAX_EVENTS
 from service.queue import connect
 from service.reader import StreamReader
+from tests.service.fakes import until_true
+from tests.service.jobs import new_job
 
-JOB = "a" * 32
+JOB = new_job(id="a" * 32)
 
 
 async def add(client, *places):
     for place in places:
-        await client.xadd(out_stream(JOB), {"m": encode(Chunk((place,), ("x",)))}, id=f"{place}-0")
+        await client.xadd(out_stream(JOB.id), {"m": encode(Chunk((place,), ("x",)))}, id=f"{place}-0")
 
 
 async def given(events, count):
@@ -65,7 +68,48 @@ async def test_who_comes_while_later_entries_are_read_gets_the_earlier_ones_firs
             assert (await given(second, 1), await given(first, 1)) == ([5], [5])
         await add(client, 6)
         assert await given(first, 1) == [6]
-        assert second.empty()
+        assert second.num_waiting == 0
+
+
+async def test_who_takes_nothing_has_a_bounded_number_waiting_and_gets_the_rest_from_redis(redis_url, client):
+    num_entries = 3 * MAX_EVENTS + 7
+    async with (
+        reading(redis_url, client, _at_once) as reader,
+        reader.follow([JOB], _unseen) as quick,
+        reader.follow([JOB], _unseen) as slow,
+    ):
+        for first in range(1, num_entries, 100):
+            await add(client, *range(first, min(first + 100, num_entries + 1)))
+            # The quick one gets everything while the slow one takes nothing.
+            assert await given(quick, min(100, num_entries + 1 - first)) == [
+                *range(first, min(first + 100, num_entries + 1))
+            ]
+            assert slow.num_waiting <= MAX_EVENTS
+        assert slow.num_waiting == MAX_EVENTS
+        assert await given(slow, num_entries) == [*range(1, num_entries + 1)]
+        # It has caught up, and is read for like everybody else.
+        await add(client, num_entries + 1)
+        assert await given(slow, 1) == await given(quick, 1) == [num_entries + 1]
+        assert slow.behind == []
+
+
+async def test_one_that_falls_behind_in_one_choice_gets_all_of_every_choice(redis_url, client):
+    other = new_job(id="b" * 32)
+    async with reading(redis_url, client, _at_once) as reader, reader.follow([JOB, other], _unseen) as events:
+        for place in range(1, MAX_EVENTS + 1):
+            await add(client, place)
+            await client.xadd(out_stream(other.id), {"m": encode(Chunk((place,), ("x",)))}, id=f"{place}-0")
+        await until_true(lambda: events.num_waiting == MAX_EVENTS)
+        taken = [[], []]
+        async with asyncio.timeout(5):
+            for _ in range(2 * MAX_EVENTS):
+                index, chunk = await events.get()
+                taken[index] += chunk.token_ids
+        assert taken == [[*range(1, MAX_EVENTS + 1)]] * 2
+
+
+async def _at_once(_):
+    pass
 
 
 def _unseen(_, __):

@@ -25,7 +25,7 @@ async def sweeping(queue, client, monkeypatch):
     monkeypatch.setattr("service.lost_entries.LOOK_AFTER_MS", 50)
     await make_group(client, INTAKE_STREAM, INTAKE_GROUP)
     registry = CollectorRegistry()
-    task = asyncio.create_task(Sweeper(queue, UpkeepMetrics(registry, "fake")).run())
+    task = asyncio.create_task(Sweeper(queue, UpkeepMetrics(registry, "fake"), "g0").run())
     yield registry
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):

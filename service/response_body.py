@@ -1,0 +1,111 @@
+"""The body of one of OpenAI's responses: what was asked, how it stands, and the one message that answers it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from client.wire import Chunk, Final, Usage
+from core.errors import RequestError
+from core.types import FinishReason
+from service.acceptance import Acceptance
+from service.job_events import failure
+from service.response_request import ResponseRequest
+
+ID_PREFIX = "resp_"
+STATUSES = {
+    FinishReason.STOP: "completed",
+    FinishReason.LENGTH: "incomplete",
+    FinishReason.CANCELLED: "cancelled",
+    FinishReason.ERROR: "failed",
+    FinishReason.DEADLINE: "failed",
+}
+
+
+class ResponseBody(Struct, frozen=True):
+    """The fixed part of a response, from which its bodies are made."""
+
+    job_id: str
+    model: str
+    created: int
+    asked: ResponseRequest
+
+    @property
+    def item_id(self) -> str:
+        """The id of the message that answers."""
+        return f"msg_{self.job_id}"
+
+    def standing(self, status: str) -> dict[str, Any]:
+        """Return the body of a response that has no end yet."""
+        asked = self.asked
+        return {
+            "id": ID_PREFIX + self.job_id,
+            "object": "response",
+            "created_at": self.created,
+            "status": status,
+            "background": bool(asked.background),
+            "error": None,
+            "incomplete_details": None,
+            "instructions": asked.instructions,
+            "max_output_tokens": asked.max_output_tokens,
+            "metadata": asked.metadata or {},
+            "model": self.model,
+            "output": [],
+            "parallel_tool_calls": False,
+            "previous_response_id": None,
+            "reasoning": {"effort": None, "summary": None},
+            "store": asked.is_stored,
+            "temperature": 1.0 if asked.temperature is None else asked.temperature,
+            "text": {"format": {"type": "text"}},
+            "tool_choice": "none",
+            "tools": [],
+            "top_p": 1.0 if asked.top_p is None else asked.top_p,
+            "truncation": "disabled",
+            "usage": None,
+            "user": asked.user,
+        }
+
+    def ended(self, chunks: Sequence[Chunk], final: Final) -> dict[str, Any]:
+        """Return the body of a response that has ended, however it did."""
+        if error := failure([final]):
+            return self.failed(error)
+        acceptance = Acceptance()
+        for chunk in chunks:
+            acceptance.saw(chunk)
+        is_cut, is_detailed = final.reason is FinishReason.LENGTH, self.asked.spec_decode_metrics == "detailed"
+        text = "".join(chunk.text for chunk in chunks) + final.tail
+        return self.standing(STATUSES[final.reason]) | {
+            "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+            "output": [self.message(text, "incomplete" if is_cut else "completed")],
+            "usage": _usage(final.usage),
+            "metrics": {"speculative_decoding": acceptance.fields(is_detailed=is_detailed)},
+        }
+
+    def failed(self, error: RequestError) -> dict[str, Any]:
+        """Return the body of a response that came to nothing."""
+        return self.standing("failed") | {"error": {"code": error.code, "message": error.message}}
+
+    def message(self, text: str, status: str) -> dict[str, Any]:
+        """Return the message that answers."""
+        return {
+            "id": self.item_id,
+            "type": "message",
+            "role": "assistant",
+            "status": status,
+            "content": [text_part(text)],
+        }
+
+
+def text_part(text: str) -> dict[str, Any]:
+    """Return the only part of a message."""
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": usage.total_tokens,
+    }

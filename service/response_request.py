@@ -1,0 +1,104 @@
+"""What POST /v1/responses may say, and the chat that it stands for."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from core.types import Speculation
+from service.openai import MAX_DEADLINE_MS, ChatRequest, MaxTokens, Message, Stop
+
+# Known fields of OpenAI's that are not built, with the values that ask for nothing (service/parse.py).
+NOT_BUILT_RESPONSES: dict[str, tuple[object, ...]] = {
+    "conversation": (None,),
+    "context_management": (None, []),
+    "include": (None, []),
+    "max_tool_calls": (None,),
+    "parallel_tool_calls": (None, True, False),
+    "previous_response_id": (None,),
+    "prompt": (None,),
+    "reasoning": (None, {}),
+    "text": (None, {}, {"format": {"type": "text"}}),
+    "tool_choice": (None, "none", "auto"),
+    "tools": (None, []),
+    "top_logprobs": (None, 0),
+    "truncation": (None, "disabled"),
+    # Known and without effect here, whatever they say.
+    "prompt_cache_key": (),
+    "prompt_cache_retention": (),
+    "safety_identifier": (),
+    "service_tier": (),
+    "stream_options": (),
+}
+
+
+class InputPart(Struct, frozen=True):
+    """One text of an item; what an earlier answer said is given back as output_text."""
+
+    type: Literal["input_text", "output_text"]
+    text: str
+
+
+class InputItem(Struct, frozen=True):
+    """One message of the input."""
+
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[InputPart]
+    type: Literal["message"] = "message"
+
+    @property
+    def message(self) -> Message:
+        """The message of a chat that it stands for; chat templates know no developers."""
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return Message("system" if self.role == "developer" else self.role, content)
+
+
+class ResponseRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/responses; fields that OpenAI's has not are those of /v1/chat/completions.
+
+    In the background, an answer goes on when its client leaves; unless store is false it can be read again later.
+    """
+
+    input: str | Annotated[list[InputItem], Meta(min_length=1)]
+    model: str | None = None
+    instructions: str | None = None
+    max_output_tokens: MaxTokens | None = None
+    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: Stop | None = None
+    stream: bool | None = None
+    background: bool | None = None
+    store: bool | None = None
+    metadata: Annotated[dict[Annotated[str, Meta(max_length=64)], str], Meta(max_length=16)] | None = None
+    user: str | None = None
+    speculation: Speculation | Literal["off"] | bool | None = None
+    spec_decode_metrics: Literal["summary", "detailed"] | None = None
+    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
+    deadline_ms: Annotated[int, Meta(ge=1, le=MAX_DEADLINE_MS)] | None = None
+    cache_salt: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the answer can be asked for again."""
+        return self.store is not False
+
+    @property
+    def chat(self) -> ChatRequest:
+        """The chat that is answered: the instructions, then the input."""
+        said = [Message("user", self.input)] if isinstance(self.input, str) else [one.message for one in self.input]
+        return ChatRequest(
+            messages=[Message("system", self.instructions), *said] if self.instructions else said,
+            model=self.model,
+            max_completion_tokens=self.max_output_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            seed=self.seed,
+            stop=self.stop,
+            user=self.user,
+            speculation=self.speculation,
+            priority=self.priority,
+            deadline_ms=self.deadline_ms,
+            cache_salt=self.cache_salt,
+        )
