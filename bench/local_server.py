@@ -15,9 +15,10 @@ from pathlib import Path
 
 import msgspec
 
-from core.config import ENV_PREFIX, LogSettings, QueueSettings, Settings
+from core.config import ENV_PREFIX, Settings
 from core.config_file import to_toml
 from core.errors import SpecdError
+from core.observing import LogSettings
 from core.server_settings import ServerSettings
 
 HOST = "127.0.0.1"
@@ -45,7 +46,7 @@ def _serving(settings: Settings, port: int, log: Path) -> Iterator[subprocess.Po
     own = msgspec.structs.replace(
         settings,
         server=ServerSettings(host=HOST, port=port, start_timeout_s=START_TIMEOUT_S),
-        queue=QueueSettings(),
+        queue=msgspec.structs.replace(settings.queue, redis_url=None, state_dir=None),
         log=LogSettings(level="warning"),
     )
     config = log.with_suffix(".toml")

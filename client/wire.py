@@ -28,6 +28,8 @@ WORKERS_KEY = "specd:workers"
 JOBS_PATH = "/v1/jobs"
 
 JobId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$", max_length=32)]
+# W3C's traceparent: version, trace, parent and flags (https://www.w3.org/TR/trace-context/).
+Trace = Annotated[str, Meta(pattern=r"^([0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})?$", max_length=55)]
 
 
 def child_id(request_id: str, n_index: int) -> str:
@@ -100,12 +102,13 @@ class DrafterState(Struct, frozen=True):
     error: str = ""
 
 
-class Job(Struct, frozen=True, tag="job/1", forbid_unknown_fields=True):
+class Job(Struct, frozen=True, tag="job/1", forbid_unknown_fields=True, omit_defaults=True):
     """One generation, validated and tokenised by a gateway. nonce is 128 random bits, drawn at intake.
 
     A request for n choices is n jobs of one nonce, told apart by n_index; each is claimed and taken over alone. arm is
     the experiment arm that chose `speculation`, "" for none. deadline_ms is Unix time by Redis's clock, on which
-    all agree. user is what the jobs of one user are counted by, a hash of the name, or "".
+    all agree. user is what the jobs of one user are counted by, a hash of the name, or "". trace is the span that the
+    work on it belongs to, "" where nobody traces.
     """
 
     id: JobId
@@ -121,6 +124,7 @@ class Job(Struct, frozen=True, tag="job/1", forbid_unknown_fields=True):
     deadline_ms: int | None = None
     arm: str = ""
     user: str = ""
+    trace: Trace = ""
 
 
 class Usage(Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,17 +140,34 @@ class Usage(Struct, frozen=True, forbid_unknown_fields=True):
         return self.prompt_tokens + self.completion_tokens
 
 
-class Speculated(Struct, frozen=True, forbid_unknown_fields=True):
-    """What speculation did for one answer: rounds in which drafts were verified, those drafts, the accepted ones."""
+class Speculated(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What speculation did for one answer: rounds in which drafts were verified, those drafts, the
+    accepted ones.
+
+    trimmed drafts were proposed, but not verified.
+    """
 
     rounds: int = 0
     verified: int = 0
     accepted: int = 0
+    trimmed: int = 0
+
+    @property
+    def drafted(self) -> int:
+        """Drafts proposed."""
+        return self.verified + self.trimmed
 
     def plus(self, chunk: "Chunk") -> "Speculated":
         """Return the sums after one more round."""
+        return self.merged(Speculated(int(bool(chunk.verified)), chunk.verified, chunk.num_drafts, chunk.trimmed))
+
+    def merged(self, other: "Speculated") -> "Speculated":
+        """Return the sums over two answers."""
         return Speculated(
-            self.rounds + bool(chunk.verified), self.verified + chunk.verified, self.accepted + chunk.num_drafts
+            self.rounds + other.rounds,
+            self.verified + other.verified,
+            self.accepted + other.accepted,
+            self.trimmed + other.trimmed,
         )
 
 
@@ -165,7 +186,7 @@ class Chunk(Struct, frozen=True, tag="c/1", forbid_unknown_fields=True, omit_def
     pieces has one text per token: what became readable with it, empty where a token ends inside a character or in what
     may begin a stop text. reason is set on the answer's last chunk, so that a worker that takes over knows that only
     the Final is missing. logprobs has one entry per token where the request asked for them; num_cached_tokens of the
-    prompt came from the prefix cache, told in the answer's first chunk.
+    prompt came from the prefix cache, told in the answer's first chunk. trimmed drafts of the round were not verified.
     """
 
     token_ids: tuple[int, ...]
@@ -175,6 +196,7 @@ class Chunk(Struct, frozen=True, tag="c/1", forbid_unknown_fields=True, omit_def
     reason: FinishReason | None = None
     logprobs: tuple[TokenLogprobs, ...] | None = None
     num_cached_tokens: int = 0
+    trimmed: int = 0
 
     @property
     def text(self) -> str:
@@ -182,14 +204,18 @@ class Chunk(Struct, frozen=True, tag="c/1", forbid_unknown_fields=True, omit_def
         return "".join(self.pieces)
 
 
-class Final(Struct, frozen=True, tag="f/1", forbid_unknown_fields=True):
-    """The last entry of a job's stream. tail is text that was still held back when the tokens ended."""
+class Final(Struct, frozen=True, tag="f/1", forbid_unknown_fields=True, omit_defaults=True):
+    """The last entry of a job's stream. tail is text that was still held back when the tokens ended.
+
+    epoch_changes is how often the job went from one worker to another.
+    """
 
     reason: FinishReason
     usage: Usage
     speculated: Speculated = Speculated()
     tail: str = ""
     error: WireError | None = None
+    epoch_changes: int = 0
 
 
 class ChatMessage(Struct, frozen=True, forbid_unknown_fields=True):

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from core.batch_lengths import BatchLengths
+from core.observing import LogSettings, TracingSettings
 from core.server_settings import ServerSettings
 from core.setting_types import Count, Name, Seconds
 
@@ -257,13 +258,6 @@ class PolicyPluginSettings(PluginSettings, frozen=True, forbid_unknown_fields=Tr
     drafter: Name | None = None
 
 
-class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Logs go to stderr: `console` for people, `json` for collectors, one object per line."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["console", "json"] = "console"
-
-
 class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """One arm of an experiment: its share of the users, by weight, and what speculation they get.
 
@@ -309,6 +303,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     drafter: DrafterSettings = field(default_factory=DSparkSettings)
     policy: PolicySettings = field(default_factory=LoadAdaptiveSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    tracing: TracingSettings = field(default_factory=TracingSettings)
     drafters: dict[str, DrafterSettings] = field(default_factory=dict)
     policies: dict[str, PolicySettings] = field(default_factory=dict)
     arms: dict[str, ArmSettings] = field(default_factory=dict)
@@ -339,6 +334,7 @@ SECTIONS: dict[str, dict[str, type[Struct]]] = {
         "slo": SloSettings,
     },
     "log": {"": LogSettings},
+    "tracing": {"": TracingSettings},
 }
 # Tables of named sections, such as [drafters.small], and the kinds that their entries have.
 TABLES: dict[str, dict[str, type[Struct]]] = {

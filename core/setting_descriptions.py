@@ -71,6 +71,8 @@ DESCRIPTIONS = {
     "policy.patience_s": "seconds that the oldest request may wait until deadlines get no extra drafts",
     "log.level": "least level that is logged",
     "log.format": "`console` for people, `json` for collectors",
+    "tracing.endpoint": "OTLP/HTTP address that OpenTelemetry spans are sent to; unset, none are made",
+    "tracing.sample_ratio": "share of requests that are traced, of those whose clients do not say",
     "arms.weight": "the arm's share of users against the others",
     "arms.drafter": "a configured drafter; unset takes the policy's, else the default",
     "arms.policy": "a configured policy; unset takes the default",

@@ -130,7 +130,8 @@ class Emission(Struct, frozen=True):
 
     verified drafts were checked by the target, accepted of them were kept (before any cut at a stop token);
     num_draft_tokens of the emitted `token_ids`, always the first ones, came from the drafter. logprobs has one entry
-    per token where the request asked for them. num_cached_tokens of the prompt came from the prefix cache.
+    per token where the request asked for them. num_cached_tokens of the prompt came from the prefix cache. The drafter
+    had proposed num_drafted, of which admission let the verified ones through.
     """
 
     request_id: str
@@ -142,6 +143,7 @@ class Emission(Struct, frozen=True):
     error: str | None = None
     logprobs: tuple[TokenLogprobs, ...] | None = None
     num_cached_tokens: int = 0
+    num_drafted: int = 0
 
 
 # --- What a policy may say -------------------------------------------------------------------------------------

@@ -1,14 +1,15 @@
 """From a verdict to what leaves the engine."""
 
+from core.tensors import Draft
 from core.types import Emission, FinishReason
 from engine.accept import Round
 from engine.scheduler import Batch
 from engine.sequence import Sequence
 
 
-def emissions(batch: Batch, verdict: Round) -> list[Emission]:
+def emissions(batch: Batch, draft: Draft, verdict: Round) -> list[Emission]:
     """Return what each judged sequence gained, and why those end that do."""
-    emitted = []
+    emitted, drafted = [], draft.lengths.tolist()
     for i, b in enumerate(verdict.index.tolist()):
         sequence, tokens, accepted = batch.sequences[b], verdict.emitted[i], verdict.accepted[i]
         emission = Emission(
@@ -21,6 +22,7 @@ def emissions(batch: Batch, verdict: Round) -> list[Emission]:
             sequence.fault,
             verdict.logprobs[i],
             sequence.num_cached or 0,
+            drafted[b],
         )
         emitted.append(emission)
     return emitted

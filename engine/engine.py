@@ -182,6 +182,7 @@ class Engine:
             "waiting": len(scheduler.waiting),
             "kv_usage": 1 - pool.num_free / pool.num_usable,
             "kv_bytes": self.memory.kv_bytes,
+            "kv_blocks": {"count": pool.num_usable, "size": pool.block_size},
             "preemptions": scheduler.num_preemptions,
             "prefix_queries": scheduler.prefix_queries,
             "prefix_hits": scheduler.prefix_hits,
@@ -214,7 +215,7 @@ class Engine:
         self._commit(batch, plan, rows, verdict, features)
         facts = self._facts(batch, plan, rows, started)
         self._observe(plan, (draft, survival), verdict, facts)
-        return ended + self._emit(batch, verdict)
+        return ended + self._emit(batch, draft, verdict)
 
     def _take_compiled(self) -> list[Emission]:
         """Queue the sequences whose grammars are ready; returns the ends of those whose grammars failed."""
@@ -359,7 +360,7 @@ class Engine:
     def _observe(self, plan: StepPlan, proposal: tuple[Draft, Tensor], verdict: Round, facts: StepFacts) -> None:
         """Count the round and teach each policy its part of it; the proposal comes with its survivals."""
         self.stats.count_step(facts.step_s, facts.catch_up_rows, plan.predicted_step_s)
-        self.stats.emitted += sum(map(len, verdict.emitted))
+        self.stats.count_tokens(facts.prefill_rows, sum(map(len, verdict.emitted)))
         if proposal[0].tokens.shape[1]:
             self.stats.soft_accepts += float(verdict.verdict.soft_labels.sum())
         for part in plan.parts:
@@ -368,13 +369,13 @@ class Engine:
         constrained = frozenset(one.slot for one in plan.sequences if one.constraint is not None)
         for part, outcome in outcomes(plan, *proposal, verdict, facts):
             self.recent.add(part, outcome)
-            if part.view is not None and len(plan.parts) == 1:
-                self.costs.observe(part.group.key[0], part.view, part.plan, outcome)
-            part.group.observe(outcome, without(outcome, constrained))
+            if (alone := part.view if len(plan.parts) == 1 else None) is not None:
+                self.costs.observe(part.group.key[0], alone, part.plan, outcome)
+            part.group.observe(part.plan, outcome, without(outcome, constrained), alone)
 
-    def _emit(self, batch: Batch, verdict: Round) -> list[Emission]:
+    def _emit(self, batch: Batch, draft: Draft, verdict: Round) -> list[Emission]:
         """Say what each sequence gained, and let go of those that are done."""
-        emitted = emissions(batch, verdict)
+        emitted = emissions(batch, draft, verdict)
         for b, emission in zip(verdict.index.tolist(), emitted, strict=True):
             if emission.finish_reason is not None:
                 self._finish(batch.sequences[b])

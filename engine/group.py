@@ -135,10 +135,16 @@ class PolicyGroup:
         self._stats.rounds += num_rounds
         self.counts.rounds += num_rounds
 
-    def observe(self, outcome: StepOutcome, taught: StepOutcome) -> None:
-        """Count a finished step, and teach the calibration and the policy what of it they may learn from."""
+    def observe(self, plan: Plan, outcome: StepOutcome, taught: StepOutcome, alone: StepView | None = None) -> None:
+        """Count a finished step, and teach the calibration and the policy what of it they may learn from.
+
+        alone is what the group saw before, if it had the step to itself: only then does its time tell of it.
+        """
+        if alone is not None:
+            self.counts.benefit.observe(alone, outcome)
         for counts in (self._stats, self.counts):
             counts.count_rounds(outcome.drafted, outcome.verified, outcome.accepted)
+            counts.count_budget(plan, outcome)
         self._learn(taught)
         try:
             self.policy.observe(taught)

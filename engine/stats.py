@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from core.types import I32
+from core.histogram import STEP_TOKENS, Histogram
+from core.types import I32, Plan, StepOutcome
+from engine.benefit import Benefit
+from engine.budget import allowed_drafts, expected_accepts
 
 
 @dataclass(slots=True)
@@ -21,15 +24,26 @@ class RoundCounts:
 
     rounds       verdicts of one sequence each, plain decoding included
     drafted, verified, accepted   draft tokens proposed, sent to the target, kept
+    allowed      draft tokens that plans would have had verified at most
+    expected     draft tokens that admission expected to be kept: the survivals of those verified, summed
     verified_at, accepted_at      the same by draft position, 0-based
+    benefit      what the steps took, and what plain ones would have taken
     """
 
     rounds: int = 0
     drafted: int = 0
+    allowed: int = 0
     verified: int = 0
     accepted: int = 0
+    expected: float = 0.0
     verified_at: Counter[int] = field(default_factory=Counter)
     accepted_at: Counter[int] = field(default_factory=Counter)
+    benefit: Benefit = field(default_factory=Benefit)
+
+    def count_budget(self, plan: Plan, outcome: StepOutcome) -> None:
+        """Count what one step's plan allowed, and what was expected of what it verified."""
+        self.allowed += allowed_drafts(plan)
+        self.expected += expected_accepts(outcome)
 
     def count_rounds(self, drafted: I32, verified: I32, accepted: I32) -> None:
         """Count the verdicts of one step, an entry per sequence."""
@@ -45,8 +59,13 @@ class RoundCounts:
         return {
             "rounds": self.rounds,
             "drafted": self.drafted,
+            "allowed": self.allowed,
             "verified": self.verified,
             "accepted": self.accepted,
+            "expected": self.expected,
+            "plain_s": self.benefit.plain_s,
+            "spent_s": self.benefit.spent_s,
+            "benefit": self.benefit.ratio,
             "verified_at": by_place(self.verified_at),
             "accepted_at": by_place(self.accepted_at),
         }
@@ -65,6 +84,7 @@ class EngineStats(RoundCounts):
     soft_accepts sum over verified drafts of the chance of acceptance before the token was drawn
     fallbacks    by what failed: "policy", "drafter", "grammar"
     seconds      by part of the step
+    step_tokens  how many tokens steps worked on: prompt tokens and new ones
     """
 
     steps: int = 0
@@ -78,6 +98,7 @@ class EngineStats(RoundCounts):
     cost_actual_s: float = 0.0
     fallbacks: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
+    step_tokens: Histogram = field(default_factory=lambda: Histogram.of(STEP_TOKENS))
     groups: dict[tuple[str, str], RoundCounts] = field(default_factory=dict)
 
     def count_step(self, step_s: float, catch_up_rows: int, predicted_s: float | None) -> None:
@@ -87,6 +108,11 @@ class EngineStats(RoundCounts):
         if predicted_s is not None:
             self.cost_predicted_s += predicted_s
             self.cost_actual_s += step_s
+
+    def count_tokens(self, num_prefilled: int, num_emitted: int) -> None:
+        """Count the prompt tokens that one step worked on, and those that leave the engine with it."""
+        self.emitted += num_emitted
+        self.step_tokens.observe(num_prefilled + num_emitted)
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -111,6 +137,7 @@ class EngineStats(RoundCounts):
             "cost_actual_s": self.cost_actual_s,
             "fallbacks": dict(self.fallbacks),
             "seconds": dict(self.seconds),
+            "step_tokens": self.step_tokens.copy(),
             "groups": [
                 {"drafter": drafter, "policy": policy} | group.counts()
                 for (drafter, policy), group in list(self.groups.items())

@@ -18,6 +18,7 @@ from core.errors import ConfigError
 from models.folders import target_folder
 from models.tokenizer import Tokenizer
 from service.admin_socket import admin_path, admin_socket
+from service.answer_log import AnswerRecord, log_answer
 from service.answering import Answering
 from service.bodies import Bodies
 from service.completion_routes import CompletionRoutes
@@ -25,6 +26,7 @@ from service.doorkeeper import Doorkeeper
 from service.drafter_routes import DrafterRoutes
 from service.fingerprint import system_fingerprint
 from service.http_border import BODY_TIMEOUT, as_openai_errors
+from service.http_metrics import HttpMetrics
 from service.intake import Intake
 from service.job_routes import JobRoutes
 from service.jobs import JobMaker
@@ -43,6 +45,7 @@ from service.response_routes import ResponseRoutes
 from service.speculation import known_names
 from service.sweeper import Sweeper
 from service.tenant_limits import TenantLimits
+from service.tracing import Tracing, open_tracing
 from service.upkeep_metrics import UpkeepMetrics
 
 log = structlog.get_logger()
@@ -59,9 +62,9 @@ MAX_LINE_BYTES, MAX_HEADER_BYTES, MAX_HEADERS = 8190, 8190, 128
 class Gateway:
     """Everything that the endpoints share, and the endpoints."""
 
-    def __init__(self, settings: Settings, tokenizer: Tokenizer) -> None:
+    def __init__(self, settings: Settings, tokenizer: Tokenizer, tracing: Tracing | None = None) -> None:
         timeout_s, url = settings.queue.command_timeout_s, redis_url(settings.queue)
-        self._settings = settings
+        self._settings, self._tracing = settings, tracing or Tracing()
         self._writing: Redis = connect(url, timeout_s)
         # Blocking reads have a connection of their own, and wait longer than they block.
         self._reading: Redis = connect(url, timeout_s + BLOCK_MS / 1000)
@@ -70,8 +73,10 @@ class Gateway:
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         prompts = Prompts(tokenizer, self._threads)
         self._doorkeeper = Doorkeeper(settings.server, TenantLimits(self._queue))
-        metrics, bodies = Metrics(settings), Bodies(is_strict=settings.server.strict)
-        self._jobs = jobs = JobMaker(settings, prompts, self._queue, known_names(settings), metrics.count_shed)
+        metrics, bodies = Metrics(settings, self._answered), Bodies(is_strict=settings.server.strict)
+        known, traceparent = known_names(settings), self._tracing.traceparent
+        self._jobs = jobs = JobMaker(settings, prompts, self._queue, known, metrics.count_shed, traceparent)
+        self._http = HttpMetrics(metrics.registry)
         self._upkeep = UpkeepMetrics(metrics.registry, self._queue.model)
         self._drafters = DrafterRoutes(settings, self._queue)
         self._open_answers = OpenAnswers(self._queue)
@@ -89,7 +94,13 @@ class Gateway:
     def app(self) -> web.Application:
         """Return the aiohttp application."""
         app = web.Application(
-            middlewares=[with_request_id, as_openai_errors, self._doorkeeper.let_in],
+            middlewares=[
+                with_request_id,
+                self._http.count,
+                *self._tracing.middlewares,
+                as_openai_errors,
+                self._doorkeeper.let_in,
+            ],
             client_max_size=self._settings.server.max_body_bytes,
         )
         app[BODY_TIMEOUT] = self._settings.server.body_timeout_s
@@ -121,15 +132,24 @@ class Gateway:
         await self._reading.aclose()
         await self._writing.aclose()
 
+    def _answered(self, record: AnswerRecord) -> None:
+        log_answer(record)
+        self._tracing.answered(record)
+
 
 def run(settings: Settings) -> int:
     """Run a gateway until SIGINT or SIGTERM; returns the exit status. Raises QueueError without Redis."""
     return run_process(settings, serve_http)
 
 
-async def serve_http(settings: Settings, stop: asyncio.Event) -> None:
-    """Serve HTTP until `stop` is set."""
-    gateway = Gateway(settings, Tokenizer(target_folder(settings.engine.target, settings.engine.target_revision)))
+async def serve_http(settings: Settings, stop: asyncio.Event, tracing: Tracing | None = None) -> None:
+    """Serve HTTP until `stop` is set, with the settings' traces unless others are given."""
+    async with open_tracing(settings.tracing, "gateway", tracing) as tracing:
+        folder = target_folder(settings.engine.target, settings.engine.target_revision)
+        await _serve(settings, stop, Gateway(settings, Tokenizer(folder), tracing))
+
+
+async def _serve(settings: Settings, stop: asyncio.Event, gateway: Gateway) -> None:
     # A cancelled handler is how a client's leaving is noticed before the next write.
     runner = web.AppRunner(
         gateway.app(),

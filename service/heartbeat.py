@@ -70,6 +70,11 @@ class Heartbeat:
         return time.monotonic() - self._last_progress > self._stall_s
 
     @property
+    def age_s(self) -> float:
+        """How long ago the claims were last renewed, or were found to be none."""
+        return time.monotonic() - self._last_beat
+
+    @property
     def is_cut_off(self) -> bool:
         """Tell whether Redis could not be told of this worker for a lease: others may have its jobs."""
         # A beat that is only late, on a busy machine, finds out itself whether it came in time.

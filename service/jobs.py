@@ -31,12 +31,20 @@ WORKERS_TTL_S = 1.0
 class JobMaker:
     """Holds requests to the model's limits, draws nonces and submits jobs, one for each choice.
 
-    shed is told why there was no room for a request (service/admission.py).
+    shed is told why there was no room for a request (service/admission.py); traceparent returns the span that a job at
+    hand belongs to, "" for none.
     """
 
     def __init__(
-        self, settings: Settings, prompts: Prompts, queue: JobQueue, known: KnownNames, shed: Callable[[str], None]
+        self,
+        settings: Settings,
+        prompts: Prompts,
+        queue: JobQueue,
+        known: KnownNames,
+        shed: Callable[[str], None],
+        traceparent: Callable[[], str] = str,
     ) -> None:
+        self._traceparent = traceparent
         self._settings, self._prompts, self._queue, self._known = settings, prompts, queue, known
         self._arms = Arms(settings.arms)
         self._admission = Admission(queue, settings.queue, shed)
@@ -121,6 +129,7 @@ class JobMaker:
             deadline_ms=deadline_ms,
             arm=arm,
             user=user,
+            trace=self._traceparent(),
         )
         jobs = [
             msgspec.structs.replace(first, id=child_id(request_id, index), n_index=index)

@@ -8,7 +8,7 @@ import sys
 
 import structlog
 
-from core.config import LogSettings
+from core.observing import LogSettings
 from service.log_text import as_one_line
 
 # Libraries are heard from here on, whatever our own level: below, they tell of every connection.

@@ -1,6 +1,7 @@
 """A worker's sign of life in Redis: what it serves, and what it has done so far, for whoever asks who is there."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import structlog
@@ -22,6 +23,8 @@ class Presence:
 
     def __init__(self, queue: JobQueue, worker: str, max_model_len: int, stats: Callable[[], bytes]) -> None:
         self._queue, self._worker, self._stats = queue, worker, stats
+        # What the last renewal's round trip took.
+        self.redis_s: float | None = None
         self._facts = {"model": queue.model, "max_model_len": max_model_len}
 
     async def keep(self) -> None:
@@ -33,7 +36,9 @@ class Presence:
                     pipe.hset(key, mapping=self._facts | {STATS_FIELD: self._stats()})  # type: ignore[arg-type]
                     pipe.pexpire(key, lease_ms)
                     pipe.sadd(WORKERS_KEY, self._worker)
+                    started_s = time.perf_counter()
                     await pipe.execute()
+                    self.redis_s = time.perf_counter() - started_s
             except (RedisError, OSError) as error:
                 log.warning("register_failed", error=str(error))
             await asyncio.sleep(min(lease_ms / 3000, STATS_S))

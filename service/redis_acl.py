@@ -37,7 +37,7 @@ ROLES = {
             *("xinfo|groups", "xinfo|consumers", "xgroup|delconsumer"),
             *("hget", "hset", "hmget", "hdel", "hgetall", "hexists", "hincrby"),
             *("zadd", "zrem", "zcard", "zrange", "zrangebyscore", "sadd", "srem", "smembers"),
-            *("get", "set", "del", "exists", "expire", "pexpire"),
+            *("get", "set", "del", "exists", "expire", "pexpire", "pttl"),
         ),
         ("specd:*",),
     ),

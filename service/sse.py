@@ -1,6 +1,7 @@
 """Server-sent events over an aiohttp response."""
 
 import asyncio
+import socket
 
 import msgspec
 from aiohttp import web
@@ -16,6 +17,8 @@ DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": ka\n"
 # A client whose buffers stay full for this long has stopped reading.
 WRITE_S = 30.0
+# What the kernel may hold for one client: left to itself it takes megabytes, a whole answer, of one who reads nothing.
+SEND_BUFFER_BYTES = 1 << 16
 
 
 class EventResponse(web.StreamResponse):
@@ -29,6 +32,8 @@ class EventResponse(web.StreamResponse):
 async def open_events(request: web.Request) -> EventResponse:
     """Begin a stream of events as the answer to `request`."""
     response = EventResponse(request.transport)
+    if request.transport is not None and (connection := request.transport.get_extra_info("socket")) is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     await response.prepare(request)
     return response
 

@@ -14,15 +14,18 @@ from dataclasses import dataclass, field
 
 import structlog
 from msgspec import Struct
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from client.wire import Chunk, Final, Speculated, Usage, WireError
 from core.types import Emission, FinishReason
 from models.answer_text import AnswerText
 from models.tokenizer import Tokenizer
-from service.claims import Append, Claim, DeadLetter, Ending, Entry
+from service.claims import Append, Claim, DeadLetter, Ending, Entry, run_id
+from service.finished_log import log_finished
+from service.phases import Phases, Stopwatch
 from service.queue import JobQueue
 from service.tasks import is_cancelled
+from service.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -46,6 +49,7 @@ class OpenStream:
     speculated: Speculated = field(default_factory=Speculated)
     is_silent: bool = True
     has_moved: bool = False
+    watch: Stopwatch = field(default_factory=Stopwatch)
     # When the job's deadline passes, by this machine's monotonic clock.
     ends_at_s: float = math.inf
 
@@ -78,7 +82,7 @@ class StreamWriter:
     """Writes emissions of open streams, which go by the run ids of their claims.
 
     drop is told of runs that the engine should stop working on, hold of the queue entries of all open streams
-    whenever they change.
+    whenever they change, tracing of jobs that have ended here.
     """
 
     def __init__(
@@ -87,14 +91,18 @@ class StreamWriter:
         tokenizer: Tokenizer,
         drop: Callable[[str], None],
         hold: Callable[[frozenset[Entry]], None],
+        tracing: Tracing | None = None,
     ) -> None:
         self._queue, self._tokenizer, self._drop, self._hold = queue, tokenizer, drop, hold
+        self._tracing = tracing or Tracing()
         self._open: dict[str, OpenStream] = {}
         self._ended: set[str] = set()
         self._has_ended = asyncio.Event()
         self._steps: asyncio.Queue[tuple[list[Emission], list[End]]] = asyncio.Queue(MAX_STEPS_BEHIND)
         # How many steps were written, and the seconds that took.
         self.num_written, self.write_s = 0, 0.0
+        # How long ended jobs took, and how many writes were refused as another worker's business.
+        self.phases, self.num_fenced = Phases(), 0
 
     @property
     def entries(self) -> list[Entry]:
@@ -223,19 +231,25 @@ class StreamWriter:
             reason,
             None if emission.logprobs is None else emission.logprobs[:num_kept],
             0 if stream.count else emission.num_cached_tokens,
+            max(0, emission.num_drafted - emission.verified),
         )
+        stream.watch.tokens(time.perf_counter())
         append = Append(stream.claim.job.id, stream.claim.epoch, stream.count, chunk)
         stream.add(chunk)
         return append
 
     async def _until_written(self, step: _Step) -> None:
         """Write one step; a fault of Redis is retried, which the fence makes safe, until the lease is surely lost."""
-        deadline = time.monotonic() + self._queue.settings.lease_ms / 1000
+        lease_s = self._queue.settings.lease_ms / 1000
+        deadline = time.monotonic() + lease_s
         while True:
             try:
                 await self._write(step)
             except (RedisError, OSError) as error:
                 log.warning("append_failed", error=str(error))
+                if isinstance(error, ResponseError):
+                    # It answers and only cannot write, as when it is full: it takes the beats that keep our leases.
+                    deadline = time.monotonic() + lease_s
                 if time.monotonic() > deadline or is_cancelled():
                     break
                 await asyncio.sleep(RETRY_S)
@@ -255,6 +269,7 @@ class StreamWriter:
     async def _write(self, step: _Step) -> None:
         results = await self._queue.append(step.appends)
         lost = [one.request_id for one, result in zip(step.appends, results, strict=True) if not result.is_ours]
+        self.num_fenced += len(lost)
         self._lose(lost)
         ends = {end.request_id: end for end in step.ends if end.request_id in self._open}
         for one, result in zip(step.appends, results, strict=True):
@@ -264,16 +279,26 @@ class StreamWriter:
         if not ends:
             return
         endings = [self._ending(end) for end in ends.values()]
-        await self._queue.finish(endings)
-        for ending in endings:
-            _log_finished(ending)
+        for ending, is_ours in zip(endings, await self._queue.finish(endings), strict=True):
+            self._finished(ending, is_ours)
         self._close(ends)
 
     def _ending(self, end: End) -> Ending:
         stream = self._open[end.request_id]
         claim, usage = stream.claim, Usage(len(stream.claim.job.prompt_ids), stream.count, stream.num_cached)
-        final = Final(end.reason, usage, stream.speculated, stream.text.tail(), end.error)
+        final = Final(end.reason, usage, stream.speculated, stream.text.tail(), end.error, claim.epoch - 1)
         return Ending(claim.job.id, claim.epoch, final, claim.entry, end.letter)
+
+    def _finished(self, ending: Ending, is_ours: bool) -> None:
+        """Count and tell of one job's end, unless the end was refused."""
+        if not is_ours:
+            self.num_fenced += 1
+            log.warning("finish_fenced", job_id=ending.job_id, epoch=ending.epoch)
+            return
+        stream = self._open[run_id(ending.job_id, ending.epoch or 0)]
+        self.phases.observe(stream.watch)
+        log_finished(ending, stream.claim, stream.watch)
+        self._tracing.worked(stream.claim, stream.watch, ending.final)
 
     def _lose(self, request_ids: Sequence[str]) -> None:
         """Let go of jobs that are another worker's."""
@@ -292,18 +317,3 @@ class StreamWriter:
 
     def _report(self) -> None:
         self._hold(frozenset(self.entries))
-
-
-def _log_finished(ending: Ending) -> None:
-    final = ending.final
-    log.info(
-        "request_finished",
-        job_id=ending.job_id,
-        reason=str(final.reason),
-        epoch=ending.epoch,
-        prompt_tokens=final.usage.prompt_tokens,
-        completion_tokens=final.usage.completion_tokens,
-        rounds=final.speculated.rounds,
-        verified=final.speculated.verified,
-        accepted=final.speculated.accepted,
-    )

@@ -34,8 +34,9 @@ from service.queue import JobQueue, connect, redis_url
 from service.stream import End, StreamWriter
 from service.takeover import end_without_work, to_request
 from service.tasks import is_cancelled
+from service.tracing import Tracing, open_tracing
 from service.wanted_drafters import WantedDrafters
-from service.worker_stats import OutputCounts, QueueTimes, encode_stats
+from service.worker_stats import OutputCounts, QueueTimes, WorkCounts, encode_stats
 
 log = structlog.get_logger()
 
@@ -70,12 +71,14 @@ class Worker:
         heartbeat: Heartbeat,
         verifier: str = "rejection",
         host: DrafterHost | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.name, self._verifier = heartbeat.worker, verifier
         self._queue, self._heartbeat = queue, heartbeat
         self._engine = EngineThread(engine)
-        self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold)
+        self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold, tracing)
         self._stopping = asyncio.Event()
+        self._num_reclaimed = self._num_taken_over = 0
         self._queue_times, self._num_dead, self._num_heals = QueueTimes(), 0, 0
         self._healing = GroupHealing(WORKER_GROUP, queue.make_group, self._healed)
         self._next_reclaim = 0.0
@@ -166,6 +169,7 @@ class Worker:
 
     async def _take_over(self, entries: list[Entry]) -> None:
         """Take entries that others lost, but only one of a job that may end this worker as well."""
+        self._num_reclaimed += len(entries)
         for index, entry in enumerate(entries):
             await self._take([entry])
             if self._writer.has_suspect:
@@ -204,6 +208,8 @@ class Worker:
             return
         if claim.epoch == 1:
             self._queue_times.observe(time.time() - claim.job.created_ms / 1000)
+        else:
+            self._num_taken_over += 1
         log.debug("job_claimed", job_id=entry.job_id, epoch=claim.epoch, streamed=len(claim.streamed))
         self._writer.open(claim)
         if (end := end_without_work(claim, self._queue.settings.max_attempts)) is not None:
@@ -296,7 +302,17 @@ class Worker:
     def _stats(self) -> bytes:
         drafters = self._drafters.states if self._drafters else ()
         output = OutputCounts(self._writer.num_written, self._writer.write_s, self._engine.held_s)
-        return encode_stats(self._engine.snapshot, self._queue_times, drafters, self._num_dead, output, self._num_heals)
+        work = WorkCounts(
+            self._num_reclaimed,
+            self._num_taken_over,
+            self._writer.num_fenced,
+            self._heartbeat.age_s,
+            self._presence.redis_s,
+            self._writer.phases,
+        )
+        return encode_stats(
+            self._engine.snapshot, self._queue_times, drafters, self._num_dead, output, self._num_heals, work
+        )
 
 
 def run(settings: Settings) -> int:
@@ -317,15 +333,19 @@ async def work(
     engine: SteppedEngine,
     tokenizer: Tokenizer,
     host: DrafterHost | None = None,
+    tracing: Tracing | None = None,
 ) -> None:
     """Work off the queue with `engine` until `stop` is set. Raises QueueError without Redis."""
     url = redis_url(settings.queue)
-    async with connect(url, settings.queue.command_timeout_s) as client:
+    async with (
+        open_tracing(settings.tracing, "worker", tracing) as tracing,
+        connect(url, settings.queue.command_timeout_s) as client,
+    ):
         queue = JobQueue(client, settings.queue, model_name(settings))
         await queue.open()
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         heartbeat = Heartbeat(url, settings.queue, queue.model, name)
-        worker = Worker(engine, tokenizer, queue, heartbeat, settings.engine.verifier, host)
+        worker = Worker(engine, tokenizer, queue, heartbeat, settings.engine.verifier, host, tracing)
         log.info("worker_ready", worker=name, model=queue.model, max_model_len=engine.max_model_len)
         async with asyncio.TaskGroup() as group:
             stopping = group.create_task(_stop_on(stop, worker))

@@ -6,13 +6,13 @@ Read from Redis when somebody scrapes, and only then; with Redis out of reach th
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from time import perf_counter
 from typing import Any
 
 import structlog
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
@@ -20,9 +20,12 @@ from redis.exceptions import RedisError
 from client.wire import WORKERS_KEY, worker_key
 from core.errors import QueueError
 from core.types import Backlog
+from service.answer_counters import ENGINE
 from service.queue import JobQueue
+from service.work_metrics import work_families
+from service.worker_histograms import LABELS as VLLM_WORKER
+from service.worker_histograms import histogram_families
 from service.worker_stats import (
-    QUEUE_BUCKETS,
     STATS_FIELD,
     GroupCalibration,
     GroupCounts,
@@ -43,7 +46,8 @@ GROUP = (*WORKER, "drafter", "policy")
 class Workers(Struct, frozen=True):
     """The workers of a model by name, with their stats; how many jobs are queued or running, and were given up.
 
-    backlogs are what no worker has taken, by priority.
+    backlogs are what no worker has taken, by priority. silent_s is how long ago each worker told what it tells, and
+    redis_s what a round trip to Redis took.
     """
 
     model: str
@@ -51,6 +55,8 @@ class Workers(Struct, frozen=True):
     num_jobs: int
     num_dead: int
     backlogs: Sequence[Backlog]
+    silent_s: Mapping[str, float]
+    redis_s: float
 
 
 async def scrape_workers(queue: JobQueue) -> bytes:
@@ -70,21 +76,27 @@ async def scrape_workers(queue: JobQueue) -> bytes:
 async def read_workers(queue: JobQueue) -> Workers:
     """Read the stats of every live worker of the queue's model; one whose stats are unreadable is left out."""
     client, model = queue.client, queue.model
+    started_s = perf_counter()
     found: Any = await client.smembers(WORKERS_KEY)
+    redis_s = perf_counter() - started_s
     names = sorted(name.decode() for name in found)
     async with client.pipeline(transaction=False) as pipe:
         for name in names:
             pipe.hmget(worker_key(name), "model", STATS_FIELD)
+            pipe.pttl(worker_key(name))
         rows = await pipe.execute() if names else []
-    stats = {}
-    for name, (served, data) in zip(names, rows, strict=True):
+    stats, silent_s = {}, {}
+    for name, (served, data), left_ms in zip(names, rows[::2], rows[1::2], strict=True):
         if served is None or served.decode() != model or data is None:
             continue
         try:
             stats[name] = decode_stats(data)
+            # A worker's entry is given a lease with every sign of life.
+            silent_s[name] = max(0, queue.settings.lease_ms - left_ms) / 1000
         except QueueError as error:
             log.warning("worker_stats_unreadable", worker=name, error=str(error))
-    return Workers(model, stats, await queue.depth(), await queue.num_dead(), await queue.backlogs())
+    counts = await queue.depth(), await queue.num_dead(), await queue.backlogs()
+    return Workers(model, stats, *counts, silent_s, redis_s)
 
 
 def families(workers: Workers) -> Iterator[Metric]:
@@ -93,8 +105,9 @@ def families(workers: Workers) -> Iterator[Metric]:
     yield _gauge("specd_workers", "Live workers.", workers.model, len(workers.stats))
     # A job that has ended is taken out of the queue, so the rest waits: in Redis, or in an engine for a slot.
     waiting = max(0, workers.num_jobs - running)
-    yield _gauge("vllm:num_requests_waiting", "Jobs that nobody works on yet.", workers.model, waiting)
+    yield from _waiting(workers.model, waiting)
     yield from _by_priority(workers)
+    yield _gauge("specd_redis_rtt_seconds", "This gateway's round trip to Redis.", workers.model, workers.redis_s)
     yield _gauge("specd_dead_letters", "Jobs given up that are still told of.", workers.model, workers.num_dead)
     for name, meaning, field in (
         ("specd_jobs_given_up", "Jobs that ended their workers too often.", "num_dead"),
@@ -108,22 +121,49 @@ def families(workers: Workers) -> Iterator[Metric]:
         ("vllm:num_requests_running", "Sequences in the engine's batch.", "running"),
         ("vllm:kv_cache_usage_perc", "Share of KV blocks in use; 1 is all.", "kv_usage"),
     ):
-        yield _by_worker(GaugeMetricFamily(name, meaning, labels=WORKER), workers, field)
+        yield _by_worker(GaugeMetricFamily(name, meaning, labels=VLLM_WORKER), workers, field)
+    yield _cache_config(workers)
     yield _kv_reserved(workers)
     yield from _engine_counters(workers)
     yield from _output(workers)
     yield from _group_counters(workers)
     yield from _calibrations(workers)
-    yield _queue_times(workers)
+    yield from _benefits(workers)
+    yield from work_families(workers.model, workers.stats, workers.silent_s)
+    yield from histogram_families(workers.model, workers.stats)
 
 
 def _by_worker(
     family: GaugeMetricFamily | CounterMetricFamily, workers: Workers, field: str
 ) -> GaugeMetricFamily | CounterMetricFamily:
-    """Add one value per worker, a field of its engine's statistics, to a family of metrics."""
+    """Add one value per worker, a field of its engine's statistics, to a family under vLLM's name."""
     for worker, stats in workers.stats.items():
-        family.add_metric((workers.model, worker), getattr(stats.engine, field))
+        family.add_metric((workers.model, ENGINE, worker), getattr(stats.engine, field))
     return family
+
+
+def _waiting(model: str, num_waiting: int) -> Iterator[Metric]:
+    """Yield how many jobs wait, and why: nothing is deferred here for other reasons than room."""
+    whole = GaugeMetricFamily(
+        "vllm:num_requests_waiting", "Jobs that nobody works on yet.", labels=("model_name", "engine")
+    )
+    whole.add_metric((model, ENGINE), num_waiting)
+    reasons = GaugeMetricFamily(
+        "vllm:num_requests_waiting_by_reason", "The same by reason.", labels=("model_name", "engine", "reason")
+    )
+    for reason, count in (("capacity", num_waiting), ("deferred", 0)):
+        reasons.add_metric((model, ENGINE, reason), count)
+    yield from (whole, reasons)
+
+
+def _cache_config(workers: Workers) -> Metric:
+    info = GaugeMetricFamily(
+        "vllm:cache_config_info", "The KV cache; always 1.", labels=(*VLLM_WORKER, "block_size", "num_gpu_blocks")
+    )
+    for worker, stats in workers.stats.items():
+        blocks = stats.engine.kv_blocks
+        info.add_metric((workers.model, ENGINE, worker, str(blocks.size), str(blocks.count)), 1)
+    return info
 
 
 def _by_priority(workers: Workers) -> Iterator[Metric]:
@@ -160,7 +200,13 @@ def _engine_counters(workers: Workers) -> Iterator[Metric]:
         ("specd_engine_cost_predicted_seconds", "What the cost table predicted for steps.", "cost_predicted_s"),
         ("specd_engine_cost_actual_seconds", "What those steps took.", "cost_actual_s"),
     ):
-        yield _by_worker(CounterMetricFamily(name, meaning, labels=WORKER), workers, field)
+        if name.startswith("vllm:"):
+            yield _by_worker(CounterMetricFamily(name, meaning, labels=VLLM_WORKER), workers, field)
+            continue
+        counter = CounterMetricFamily(name, meaning, labels=WORKER)
+        for worker, stats in workers.stats.items():
+            counter.add_metric((workers.model, worker), getattr(stats.engine, field))
+        yield counter
     for name, meaning, field in (
         ("specd_engine_step_seconds", "Time in steps, by part.", "seconds"),
         ("specd_engine_fallbacks", "Steps that went on without a part that failed.", "fallbacks"),
@@ -188,7 +234,9 @@ def _group_counters(workers: Workers) -> Iterator[Metric]:
     for name, meaning, field in (
         ("specd_engine_rounds", "Verdicts of one sequence each, plain decoding included.", "rounds"),
         ("specd_engine_drafted_tokens", "Draft tokens proposed.", "drafted"),
+        ("specd_engine_allowed_tokens", "Draft tokens that plans would have had verified at most.", "allowed"),
         ("specd_engine_verified_tokens", "Draft tokens sent to the target.", "verified"),
+        ("specd_engine_expected_tokens", "Verified draft tokens that admission expected to be kept.", "expected"),
         ("specd_engine_accepted_tokens", "Draft tokens kept.", "accepted"),
     ):
         counter = CounterMetricFamily(name, meaning, labels=GROUP)
@@ -212,6 +260,25 @@ def _group_counters(workers: Workers) -> Iterator[Metric]:
             value = (group.accepted + group.rounds) / group.rounds
             length.add_metric((workers.model, worker, group.drafter, group.policy), value)
     yield length
+
+
+def _benefits(workers: Workers) -> Iterator[Metric]:
+    """Yield whether speculation pays (engine/benefit.py)."""
+    for name, meaning, field in (
+        ("specd_speculation_plain_seconds", "Time in which plain steps would have made the same tokens.", "plain_s"),
+        ("specd_speculation_spent_seconds", "Time in which they were made.", "spent_s"),
+    ):
+        counter = CounterMetricFamily(name, meaning, labels=GROUP)
+        for worker, group in _groups(workers):
+            counter.add_metric((workers.model, worker, group.drafter, group.policy), getattr(group, field))
+        yield counter
+    ratio = GaugeMetricFamily(
+        "specd_speculation_benefit", "Tokens per second lately over those of plain steps.", labels=GROUP
+    )
+    for worker, group in _groups(workers):
+        if group.benefit is not None:
+            ratio.add_metric((workers.model, worker, group.drafter, group.policy), group.benefit)
+    yield ratio
 
 
 def _groups(workers: Workers) -> list[tuple[str, GroupCounts]]:
@@ -253,17 +320,6 @@ def _calibrations(workers: Workers) -> Iterator[Metric]:
         fallback.add_metric(labels(worker, group), group.fallback)
         alarms.add_metric(labels(worker, group), group.num_alarms)
     yield from (fallback, alarms)
-
-
-def _queue_times(workers: Workers) -> Metric:
-    times = HistogramMetricFamily(
-        "vllm:request_queue_time_seconds", "From a job's submission to its first claim.", labels=WORKER
-    )
-    bounds = [*(str(bound) for bound in QUEUE_BUCKETS), "+Inf"]
-    for worker, stats in workers.stats.items():
-        counts = list(zip(bounds, accumulate(stats.queue_times.counts)))
-        times.add_metric((workers.model, worker), buckets=counts, sum_value=stats.queue_times.sum_s)
-    return times
 
 
 def _gauge(name: str, meaning: str, model: str, value: float) -> Metric:

@@ -13,27 +13,35 @@ from msgspec import Struct, field
 
 from client.wire import DrafterState
 from core.errors import QueueError
+from core.histogram import REQUEST_SECONDS, STEP_TOKENS, Histogram
 from core.step_record import StepRecord
 from policies.calibration_report import CalibrationReport
+from service.phases import Phases
 
 # Field of a worker's hash (client.wire.worker_key) that holds its WorkerStats as JSON.
 STATS_FIELD = "stats"
-# Upper bounds in seconds; those of vLLM's histogram of the same name.
-QUEUE_BUCKETS = (
-    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
-    *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
-)
 
 
 class GroupCounts(Struct, frozen=True):
-    """What speculation did for one drafter under one policy: verdicts, draft tokens, and these by draft position."""
+    """What speculation did for one drafter under one policy: verdicts, draft tokens, and these by draft position.
+
+    allowed      draft tokens that plans would have had verified at most
+    expected     accepted ones that admission expected
+    plain_s, spent_s   seconds that plain steps would have taken for the tokens of steps, by the cost table, and that
+                 these took; benefit is the ratio of the two lately, None where it is not known
+    """
 
     drafter: str
     policy: str
     rounds: int = 0
     drafted: int = 0
+    allowed: int = 0
     verified: int = 0
     accepted: int = 0
+    expected: float = 0.0
+    plain_s: float = 0.0
+    spent_s: float = 0.0
+    benefit: float | None = None
     verified_at: tuple[int, ...] = ()
     accepted_at: tuple[int, ...] = ()
 
@@ -49,6 +57,13 @@ class GroupCalibration(Struct, frozen=True):
     report: CalibrationReport = CalibrationReport()
     fallback: int = 0
     num_alarms: int = 0
+
+
+class KVBlocks(Struct, frozen=True):
+    """The KV cache: how many blocks of how many tokens."""
+
+    count: int = 0
+    size: int = 0
 
 
 class EngineCounts(Struct, frozen=True):
@@ -72,6 +87,8 @@ class EngineCounts(Struct, frozen=True):
     waiting: int = 0
     kv_usage: float = 0.0
     kv_bytes: dict[str, int] = field(default_factory=dict)
+    kv_blocks: KVBlocks = KVBlocks()
+    step_tokens: Histogram = field(default_factory=lambda: Histogram.of(STEP_TOKENS))
     cost_predicted_s: float = 0.0
     cost_actual_s: float = 0.0
     fallbacks: dict[str, int] = field(default_factory=dict)
@@ -84,16 +101,16 @@ class EngineCounts(Struct, frozen=True):
 class QueueTimes(Struct):
     """How long jobs waited for this worker, as a histogram; mutated by the worker's intake only.
 
-    counts has one entry per bound of QUEUE_BUCKETS and one beyond the last.
+    counts has one entry per bound of REQUEST_SECONDS and one beyond the last.
     """
 
-    counts: list[int] = field(default_factory=lambda: [0] * (len(QUEUE_BUCKETS) + 1))
+    counts: list[int] = field(default_factory=lambda: [0] * (len(REQUEST_SECONDS) + 1))
     sum_s: float = 0.0
 
     def observe(self, waited_s: float) -> None:
         """Count one job; clocks of two machines may differ, so no wait is below zero."""
         waited_s = max(0.0, waited_s)
-        self.counts[bisect_left(QUEUE_BUCKETS, waited_s)] += 1
+        self.counts[bisect_left(REQUEST_SECONDS, waited_s)] += 1
         self.sum_s += waited_s
 
 
@@ -109,6 +126,25 @@ class OutputCounts(Struct, frozen=True):
     held_s: float = 0.0
 
 
+class WorkCounts(Struct, frozen=True):
+    """How a worker fares with its jobs and with Redis.
+
+    num_reclaimed   queue entries taken from workers that had fallen silent
+    num_taken_over  jobs begun that another worker had held before
+    num_fenced      writes that Redis refused because another worker had the job
+    beat_age_s      since the last sign of life that kept this worker's claims
+    redis_s         what the last round trip to Redis took; None before the first
+    phases          how long jobs took
+    """
+
+    num_reclaimed: int = 0
+    num_taken_over: int = 0
+    num_fenced: int = 0
+    beat_age_s: float = 0.0
+    redis_s: float | None = None
+    phases: Phases = field(default_factory=Phases)
+
+
 class WorkerStats(Struct, frozen=True):
     """All that one worker tells; num_dead counts the jobs that it gave up (queue.max_attempts).
 
@@ -121,6 +157,7 @@ class WorkerStats(Struct, frozen=True):
     num_dead: int = 0
     output: OutputCounts = OutputCounts()
     num_heals: int = 0
+    work: WorkCounts = field(default_factory=WorkCounts)
 
 
 def encode_stats(
@@ -130,10 +167,12 @@ def encode_stats(
     num_dead: int = 0,
     output: OutputCounts | None = None,
     num_heals: int = 0,
+    work: WorkCounts | None = None,
 ) -> bytes:
     """Return what goes into a worker's hash; snapshot is the engine's."""
     told = {"engine": snapshot, "queue_times": queue_times, "drafters": drafters, "num_dead": num_dead}
-    return msgspec.json.encode(told | {"output": output or OutputCounts(), "num_heals": num_heals})
+    told |= {"output": output or OutputCounts(), "num_heals": num_heals, "work": work or WorkCounts()}
+    return msgspec.json.encode(told)
 
 
 def decode_stats(data: bytes) -> WorkerStats:

@@ -43,6 +43,7 @@ class Birth(Struct, frozen=True, tag="birth"):
     port: int = 0
     step_s: float = 0.005
     num_slots: int = 4
+    max_model_len: int = 512
     request_timeout_s: float = 30.0
     faults: tuple[Fault, ...] = ()
     plant: str = ""
@@ -82,7 +83,7 @@ def live(birth: Birth) -> int:
         return run_process(settings_of(birth), service.worker.serve_queue)
 
     async def serve(settings, stop):
-        engine = RecitingEngine(num_slots=birth.num_slots, step_s=birth.step_s)
+        engine = RecitingEngine(birth.max_model_len, birth.num_slots, birth.step_s)
         await service.worker.work(settings, stop, engine, Tokenizer(Path(birth.tokenizer)))
 
     return run_process(settings_of(birth), serve)

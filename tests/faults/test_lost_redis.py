@@ -161,7 +161,7 @@ async def test_a_client_that_leaves_before_its_job_is_queued_again_cancels_it(wo
     await world.client.flushall()
     await until(lambda: is_restored(world, reader.job_id), True)
     reader.task.cancel()
-    await until(lambda: world.client.hget(job_key(reader.job_id), "state"), b"cancelled")
+    await until(lambda: world.client.hget(job_key(reader.job_id), "state"), b"cancelled", 5.0)
     *chunks, final = await events_of(world.client, reader.job_id)
     assert final.reason is FinishReason.CANCELLED
     assert sum(len(chunk.token_ids) for chunk in chunks) == reader.num_tokens

@@ -6,12 +6,15 @@ import json
 import aiohttp
 import pytest
 
+from client.wire import job_key
 from tests.faults.history import following
 from tests.faults.proxy import Proxy
 from tests.faults.world import health, new_jobs
 from tests.service.fakes import until, until_true
 
 UNAVAILABLE = 503
+# After a full Redis has room again (bar R12).
+RECOVERY_S = 5.0
 
 
 async def complete(http, gateway, **body):
@@ -70,6 +73,39 @@ async def test_a_full_redis_refuses_new_work_and_what_ran_goes_on_when_there_is_
         assert await own_world.judge(jobs, clients) == []
     assert all(member.status is None for member in own_world.members)
     assert await complete(http, gateway) == (200, "[DONE]")
+
+
+@pytest.mark.parametrize(
+    ("lease_ms", "full_s"),
+    [(800, 2.0), pytest.param(10_000, 14.0, marks=pytest.mark.slow)],
+    ids=["short leases", "the usual ones"],
+)
+async def test_what_ran_goes_on_within_five_seconds_of_room_however_long_redis_was_full(
+    own_world, http, lease_ms, full_s
+):
+    """Longer than a lease: the worker beats all the while, so it keeps its jobs (bar R12)."""
+    own_world.lease_ms = lease_ms
+    own_world.worker(step_s=0.03)
+    gateway = own_world.gateway()
+    await until(lambda: health(http, gateway), 200)
+    jobs = new_jobs(3, max_tokens=150)
+    await own_world.submit(jobs)
+    async with following(own_world.url, jobs) as clients:
+        await until_true(lambda: all(clients.num_tokens(job.id) >= 6 for job in jobs))
+        await own_world.client.config_set("maxmemory", "1")
+        await asyncio.sleep(full_s)
+        assert (await complete(http, gateway))[0] == UNAVAILABLE
+        had = {job.id: clients.num_tokens(job.id) for job in jobs}
+        await own_world.client.config_set("maxmemory", "0")
+        async with asyncio.timeout(RECOVERY_S):
+            await until_true(lambda: all(clients.num_tokens(job.id) > had[job.id] for job in jobs))
+            await until(lambda: status_of(http, gateway), 200)
+        assert await own_world.judge(jobs, clients) == []
+        assert {await own_world.client.hget(job_key(job.id), "epoch") for job in jobs} == {b"1"}
+
+
+async def status_of(http, gateway):
+    return (await complete(http, gateway, max_tokens=3))[0]
 
 
 async def test_a_gateway_cut_off_from_redis_is_unhealthy_and_goes_on_where_it_was(world, redis_url, http):

@@ -15,8 +15,8 @@ from tests.service.jobs import end_of, new_job, text_of
 
 LEASE_S = 1.0
 # What a busy machine may be late by; far less than a command waits for its reply.
-LATE_S = 3.0
-COMMAND_S = 20.0
+LATE_S = 30.0
+COMMAND_S = 60.0
 
 
 class LongPrefill(FakeEngine):
@@ -103,5 +103,5 @@ async def test_a_worker_that_cannot_beat_takes_no_new_work_though_it_could_read_
         await asyncio.sleep(0.5)
         assert engine.seen == []
         proxy.is_refusing = False
-        await until_true(lambda: engine.seen)
+        await until_true(lambda: engine.seen, LATE_S)
         one.stop()

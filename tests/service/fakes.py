@@ -75,6 +75,11 @@ CALIBRATION = {
 }
 
 
+# Plain steps would have taken half as long again as the steps that were run, and two thirds of what was verified was
+# expected to be kept.
+BENEFIT = {"plain_s": 3.0, "spent_s": 2.0, "benefit": 1.5, "expected": 4.5}
+
+
 @dataclass
 class FakeEngine:
     """Recites BYTES from where a request stands, three tokens a step of which two were accepted drafts.
@@ -137,11 +142,13 @@ class FakeEngine:
             "running": len(self.running),
             "kv_usage": len(self.running) / self.num_slots,
             "kv_bytes": {"target": 4096, "recital": 0},
+            "kv_blocks": {"count": 256, "size": 16},
+            "step_tokens": {"bounds": [1.0, 8.0], "counts": [0, self.num_steps, 0], "total": 3.0 * rounds},
             "prefix_queries": 10,
             "prefix_hits": 4,
             "seconds": {"verify": 0.5},
             "fallbacks": {"policy": 1},
-            "groups": [{"drafter": "recital", "policy": "fixed"} | counts | at],
+            "groups": [{"drafter": "recital", "policy": "fixed"} | counts | at | BENEFIT | {"allowed": drafts + 1}],
             "calibrations": [
                 {"drafter": "recital", "policy": "fixed", "report": CALIBRATION, "fallback": 1, "num_alarms": 2}
             ],
@@ -163,7 +170,7 @@ class FakeEngine:
         if reason is not None:
             del self.running[request.id]
         logprobs = None if request.sampling.logprobs is None else tuple(logprobs_of(token, request) for token in tokens)
-        return Emission(request.id, tuple(tokens), 2, 2, min(2, len(tokens)), reason, None, logprobs, 1)
+        return Emission(request.id, tuple(tokens), 2, 2, min(2, len(tokens)), reason, None, logprobs, 1, 4)
 
 
 @dataclass
@@ -173,7 +180,7 @@ class Service:
     settings: Settings
     engine: FakeEngine
     http: aiohttp.ClientSession
-    stop_gateway: Callable[[], None]
+    stop_gateway: Callable[[], None] | None = None
 
     @property
     def url(self) -> str:
@@ -208,11 +215,13 @@ def fake_settings(redis_url: str, folder: Path, *, request_timeout_s: float = 30
 
 
 @asynccontextmanager
-async def worker(settings: Settings, engine: FakeEngine, host: object = None) -> AsyncIterator[None]:
+async def worker(
+    settings: Settings, engine: FakeEngine, host: object = None, tracing: object = None
+) -> AsyncIterator[None]:
     """Run a worker for as long as the context lasts."""
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(work(settings, stop, engine, Tokenizer(Path(settings.engine.target)), host))
+        group.create_task(work(settings, stop, engine, Tokenizer(Path(settings.engine.target)), host, tracing))
         try:
             yield
         finally:
@@ -221,12 +230,12 @@ async def worker(settings: Settings, engine: FakeEngine, host: object = None) ->
 
 @asynccontextmanager
 async def gateway(
-    settings: Settings, *, ready_status: int = 200, stop: asyncio.Event | None = None
+    settings: Settings, *, ready_status: int = 200, stop: asyncio.Event | None = None, tracing: object = None
 ) -> AsyncIterator[aiohttp.ClientSession]:
     """Run a gateway for as long as the context lasts, or until `stop`, from when its health is as expected."""
     stop = stop or asyncio.Event()
     async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as group:
-        group.create_task(serve_http(settings, stop))
+        group.create_task(serve_http(settings, stop, tracing))
         try:
             await until(lambda: health(http, settings), ready_status)
             yield http

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
-from client.wire import WORKERS_KEY, worker_key
+from client.wire import WORKERS_KEY, job_key, worker_key
 from core.config import ArmSettings, FixedSettings, NgramSettings
 from core.errors import QueueError
 from layers import ROOT
@@ -62,6 +62,14 @@ async def scrape_until(service, settings, name: str, value: float, **labels: str
     return seen[-1]
 
 
+async def scrape_until_told(service, settings, name: str) -> float:
+    """Scrape until there is such a series, and return its sum."""
+    async with asyncio.timeout(10):
+        while not (found := await scrape(service, settings)).families[name].samples:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    return found.total(name)
+
+
 # --- What clients saw --------------------------------------------------------------------------------------------
 
 
@@ -82,7 +90,7 @@ async def test_the_numbers_are_those_of_the_clients(settings):
         }
     ]
     usages = [body["usage"] for body in bodies]
-    labels = {"model_name": "fake", "arm": "", "drafter": "dspark", "policy": "fixed"}
+    labels = {"model_name": "fake", "engine": "0", "arm": "", "drafter": "dspark", "policy": "fixed"}
     for name, told in (
         ("vllm:prompt_tokens_total", [usage["prompt_tokens"] for usage in usages]),
         ("vllm:generation_tokens_total", [usage["completion_tokens"] for usage in usages]),
@@ -99,6 +107,14 @@ async def test_the_numbers_are_those_of_the_clients(settings):
     assert found.total("vllm:time_to_first_token_seconds_count", **labels) == num_choices
     assert found.total("vllm:e2e_request_latency_seconds_count", **labels) == num_choices
     assert found.total("vllm:inter_token_latency_seconds_count", **labels) == num_rounds - num_choices
+    assert found.total("vllm:time_per_output_token_seconds_count", **labels) == num_rounds - num_choices
+    assert found.total("vllm:request_params_n_sum", **labels) == num_choices
+    assert found.total("vllm:request_params_max_tokens_sum", **labels) == 7 + 14 + 21 + 9 + 10
+    assert found.total("vllm:request_max_num_generation_tokens_sum", **labels) == 7 + 14 + 21 + 9 + 10
+    # One token of each prompt comes from the prefix cache.
+    assert found.total("vllm:prompt_tokens_cached_total", **labels) == len(bodies)
+    computed = found.total("vllm:prompt_tokens_by_source_total", source="local_compute", **labels)
+    assert computed == found.total("vllm:prompt_tokens_total", **labels) - len(bodies)
 
 
 async def test_accepted_drafts_are_told_by_position(settings):
@@ -239,6 +255,14 @@ async def test_the_engines_counts_are_told_by_worker_drafter_and_policy(settings
     assert found.total("specd_engine_verified_tokens_per_pos_total", position="1", **group) == 3
     assert found.total("specd_accepted_length", **group) == 3.0
     assert found.total("vllm:request_queue_time_seconds_count") == 1
+    assert found.total("specd_engine_allowed_tokens_total", **group) == 7
+    assert found.total("specd_engine_expected_tokens_total", **group) == 4.5
+    assert found.total("specd_speculation_benefit", **group) == 1.5
+    told = [found.total(f"specd_speculation_{name}_seconds_total", **group) for name in ("plain", "spent")]
+    assert told == [3.0, 2.0]
+    assert found.total("vllm:cache_config_info", block_size="16", num_gpu_blocks="256") == 1
+    assert (found.total("vllm:iteration_tokens_total_count"), found.total("vllm:iteration_tokens_total_sum")) == (3, 9)
+    assert found.labels("vllm:num_requests_running", "engine") == {"0"}
 
 
 async def test_the_way_out_is_timed(settings):
@@ -247,6 +271,54 @@ async def test_the_way_out_is_timed(settings):
         found = await scrape_until(service, settings, "specd_output_steps_total", 3)
     assert 0 < found.total("specd_output_seconds_total") < 3
     assert 0 <= found.total("specd_output_held_seconds_total") < 3
+
+
+async def test_the_phases_of_ended_jobs_are_no_shorter_than_their_steps(settings):
+    async with running(settings, FakeEngine(step_s=0.03)) as service:
+        await service.post(prompt="a", max_tokens=12)
+        found = await scrape_until(service, settings, "vllm:request_inference_time_seconds_count", 1)
+    prefill, decode, both = (
+        found.total(f"vllm:request_{phase}_time_seconds_sum") for phase in ("prefill", "decode", "inference")
+    )
+    assert prefill >= 0.03
+    assert decode >= 3 * 0.03 - 0.005
+    assert both == pytest.approx(prefill + decode)
+
+
+async def test_signs_of_life_are_as_old_as_they_are_and_redis_is_timed(settings):
+    async with running(settings, FakeEngine()) as service:
+        await scrape_until(service, settings, "specd_workers", 1)
+        found = await scrape(service, settings)
+        # A third of a lease between beats, however busy the machine is.
+        assert 0 <= found.total("specd_heartbeat_age_seconds") < 30
+        assert 0 < found.total("specd_redis_rtt_seconds") < 1
+        redis_s = await scrape_until_told(service, settings, "specd_worker_redis_rtt_seconds")
+    assert 0 < redis_s < 5
+
+
+async def test_a_job_that_another_worker_held_counts_as_taken_over_and_its_late_writes_as_fenced(settings):
+    slow = FakeEngine(step_s=0.02)
+    async with running(settings, slow) as service, Redis.from_url(settings.queue.redis_url) as redis:
+        asking = asyncio.ensure_future(service.post(prompt="a", max_tokens=300))
+        await until_true(lambda: slow.num_steps > 2)
+        job_id = slow.seen[0].id.split(":")[0]
+        # Somebody else claims it, and this worker's next write comes too late.
+        await redis.hincrby(job_key(job_id), "epoch", 1)
+        await scrape_until(service, settings, "specd_fenced_writes_total", 1)
+        asking.cancel()
+
+
+async def test_requests_are_counted_by_route_and_class_of_status(settings):
+    async with running(settings, FakeEngine()) as service:
+        await service.post(prompt="a", max_tokens=3)
+        await service.post(prompt="")
+        await service.post("/v1/nothing/of/the/kind", prompt="a")
+        found = await scrape(service, settings)
+    route = {"handler": "/v1/completions", "method": "POST"}
+    assert found.total("http_requests_total", status="2xx", **route) == 1
+    assert found.total("http_requests_total", status="4xx", **route) == 1
+    assert found.total("http_request_duration_seconds_count", **route) == 2
+    assert found.labels("http_requests_total", "handler") == {"/v1/completions", "none"}
 
 
 async def test_how_well_survivals_are_calibrated_is_told_by_position(settings):
@@ -272,7 +344,7 @@ async def test_what_is_documented_is_what_is_there(settings):
     # A counter's family goes without the ending that its samples have.
     names = {name + "_total" * (family.type == "counter") for name, family in found.families.items()}
     documented = set(
-        re.findall(r"`((?:vllm:|specd_)\w+)`", (ROOT / "docs" / "operating.md").read_text(encoding="utf-8"))
+        re.findall(r"`((?:vllm:|specd_|http_)\w+)`", (ROOT / "docs" / "operating.md").read_text(encoding="utf-8"))
     )
     assert documented == {name for name in names if not name.endswith("_created")}
 

@@ -33,6 +33,8 @@ async def streamed(service, door, **body):
     lines = [head, "Host: specd", "Content-Type: application/json", f"Content-Length: {len(data)}", "", ""]
     writer.write("\r\n".join(lines).encode() + data)
     try:
+        # A head may end as a body does.
+        await stream.readuntil(b"\r\n\r\n")
         yield stream
     finally:
         writer.close()
