@@ -70,6 +70,18 @@ class Processing:
 
 
 @dataclass(frozen=True, slots=True)
+class Allowed:
+    """The tokens that grammars allow in some of N rows of logits.
+
+    rows  i64 [M]; which, each at most once
+    bits  u8 [M, K], K >= V / 8; bit v % 8 of byte v // 8 is set where token v is allowed. Some bit of each row is
+    """
+
+    rows: Tensor
+    bits: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class LawRows:
     """Which law each of N rows of logits is: that of `sequence`, after `offset` drafts past its anchor.
 
@@ -77,11 +89,13 @@ class LawRows:
     offset    i64 [N]
     drafts    i64 [B, G]; drafts before a row count as output for penalties (the target's side); None freezes the
               counts at the anchor (the drafter's side)
+    allowed   what grammars say of these rows (the target's side only); None where they say nothing
     """
 
     sequence: Tensor
     offset: Tensor
     drafts: Tensor | None = None
+    allowed: Allowed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +155,8 @@ class Draft:
     q_logits    f32 [B, G, V] after all processing, the very numbers sampled from; None if all are point masses
     evidence    f32 [B, G]; logit of conditional acceptance. lengths[b] = k and evidence[:, k] never depend on
                 tokens[:, k:]
+    forced      bool [B, G]; places that the engine itself filled, with the one token that a grammar leaves: each is a
+                point mass, whatever law the rest of its row was drawn from. None where there are none
     """
 
     tokens: Tensor
@@ -148,6 +164,13 @@ class Draft:
     point_mass: Tensor
     q_logits: Tensor | None
     evidence: Tensor
+    forced: Tensor | None = None
+
+    @property
+    def is_certain(self) -> Tensor:
+        """Where q is one at the token, bool [B, G]."""
+        certain = self.point_mass[:, None].expand(self.tokens.shape)
+        return certain if self.forced is None else certain | self.forced
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from core.cost import CostTable
+from core.grammar import Grammar
 
 I32 = NDArray[np.int32]
 F32 = NDArray[np.float32]
@@ -40,10 +41,13 @@ class FinishReason(StrEnum):
 class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
     """How to draw tokens. Bounds live in the type; a temperature of 0 is greedy; top_k of 0 means no limit.
 
-    Laws are shaped in a fixed order: logit_bias, penalties, min_tokens (bans end-of-text and stop ids), temperature,
-    top_k, top_p, min_p. The repetition penalty counts prompt and output tokens, the other two output tokens only.
+    Laws are shaped in a fixed order: logit_bias, penalties, grammar, min_tokens (bans end-of-text and stop ids),
+    temperature, top_k, top_p, min_p. The repetition penalty counts prompt and output tokens, the other two output
+    tokens only.
     seed      the answer is a function of model, prompt, parameters and seed (the `coupled` verifier)
     stop      texts that end the answer; matched by models/stop.py on text, not by the engine on tokens
+    grammar   tokens that lead out of it have no chance; the answer ends where nothing can follow, or with an
+              end-of-text token where the grammar allows an end, whatever ignore_eos says
     logprobs  how many alternatives to report beside each token's own log-probability; None reports nothing
     """
 
@@ -65,6 +69,7 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
     stop_token_ids: Annotated[tuple[int, ...], Meta(max_length=64)] = ()
     ignore_eos: bool = False
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    grammar: Grammar | None = None
 
 
 class Speculation(Struct, frozen=True, forbid_unknown_fields=True):

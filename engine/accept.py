@@ -1,15 +1,16 @@
 """From target logits to the tokens of a round: process, judge, cut at stop ids, one copy to the host."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from core.tensors import Draft, LawRows, Verdict
+from core.tensors import Allowed, Draft, LawRows, Verdict
 from core.types import TokenLogprobs
 from engine.drafts import select
 from engine.noise import RoundNoise
 from engine.slots import Terms
+from kernels.allowed import disallow
 from kernels.coupled import couple, keep_drawn
 from kernels.logprobs import token_logprobs
 from kernels.process import process
@@ -39,18 +40,28 @@ class Round:
     verified: list[int]
 
 
-def accept(index: Tensor, logits: Tensor, draft: Draft, lengths: Tensor, noise: RoundNoise, terms: Terms) -> Round:
+def accept(
+    index: Tensor,
+    logits: Tensor,
+    proposal: tuple[Draft, Tensor],
+    noise: RoundNoise,
+    terms: Terms,
+    allowed: Allowed | None = None,
+) -> Round:
     """Judge the drafts of S sequences by their target logits f32 [sum(lengths + 1), V].
 
     index      i64 [S]; places of the sequences in the batch
-    draft, lengths, noise   of these sequences, lengths i32 [S] drafts verified
+    proposal   their drafts, and how many of each are verified, lengths i32 [S]
+    noise, terms   of these sequences
+    allowed    what their grammars say of the logits' rows
     """
+    draft, lengths = proposal
     processing = terms.processing
-    if not draft.tokens.shape[1] and noise.gumbel is None and not any_logprobs(terms):
+    if not draft.tokens.shape[1] and noise.gumbel is None and allowed is None and not any_logprobs(terms):
         return _accept_plain(index, logits, draft, noise, terms)
-    rows = make_law_rows(lengths, draft.tokens)
+    rows = replace(make_law_rows(lengths, draft.tokens), allowed=allowed)
     if processing.is_greedy and processing.edits is None:
-        verdict = keep_drawn(logits.argmax(-1), draft, lengths)
+        verdict = keep_drawn(_best(logits, rows), draft, lengths)
     else:
         verdict = _judge(process(logits, processing, rows), draft, lengths, noise, rows)
     tokens, counts, stopped = _cut(draft.tokens, verdict, terms.stop_ids)
@@ -87,6 +98,11 @@ def _accept_plain(index: Tensor, logits: Tensor, draft: Draft, noise: RoundNoise
 def any_logprobs(terms: Terms) -> bool:
     """Tell whether any of the sequences wants log-probabilities."""
     return any(number is not None for number in terms.logprobs)
+
+
+def _best(logits: Tensor, rows: LawRows) -> Tensor:
+    """Return the likeliest allowed token of each row, i64 [N]."""
+    return (logits if rows.allowed is None else disallow(logits, rows.allowed)).argmax(-1)
 
 
 def make_law_rows(lengths: Tensor, drafts: Tensor) -> LawRows:

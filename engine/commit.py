@@ -91,3 +91,13 @@ def make_commit(final: FinalRows, features: Tensor | None, slots: Tensor, kv: Pa
 def offsets(counts: Tensor) -> Tensor:
     """Return the cumulative rows [b + 1] of counts i64 [b]."""
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+
+
+def pick_features(features: Tensor | None, tapped: tuple[int, ...], wanted: tuple[int, ...]) -> Tensor | None:
+    """Return the columns [N, F] of the layers that one drafter reads; None if it reads none."""
+    if features is None or not wanted:
+        return None
+    if tapped == wanted:
+        return features
+    by_layer = features.unflatten(-1, (len(tapped), -1))
+    return by_layer[:, [tapped.index(layer) for layer in wanted]].flatten(1)

@@ -22,7 +22,10 @@ def select(draft: Draft, index: Tensor) -> Draft:
     if len(index) == len(draft.lengths):
         return draft
     q_logits = None if draft.q_logits is None else draft.q_logits[index]
-    return Draft(draft.tokens[index], draft.lengths[index], draft.point_mass[index], q_logits, draft.evidence[index])
+    forced = None if draft.forced is None else draft.forced[index]
+    return Draft(
+        draft.tokens[index], draft.lengths[index], draft.point_mass[index], q_logits, draft.evidence[index], forced
+    )
 
 
 def merge(proposals: list[tuple[Tensor, Draft]], batch_size: int, width: int) -> Draft:

@@ -14,21 +14,25 @@ from torch import Tensor
 
 from core.errors import RequestError
 from core.tensors import Draft, DraftAsk
-from core.types import Backlog, Emission, FinishReason, Policy, Request, Sampling
+from core.types import Backlog, Emission, Policy, Request, Sampling
 from drafters.base import Drafter
 from engine.accept import Round, accept
-from engine.commit import FinalRows, final_rows, make_commit
+from engine.commit import FinalRows, final_rows, make_commit, pick_features
 from engine.completion import Completion
 from engine.cost_refine import CostTables
 from engine.drafts import merge, no_draft, select
+from engine.emit import emissions
 from engine.explain import RecentSteps
+from engine.grammar_pool import GrammarPool
+from engine.grammars import Grammars
 from engine.groups import Groups, MakePolicy
 from engine.memory import EngineMemory
 from engine.noise import RoundNoise, draw_noise
-from engine.outcome import StepFacts, num_judged, outcomes
+from engine.outcome import StepFacts, num_judged, outcomes, without
 from engine.plan import Load, StepPlan, plan_step
+from engine.request_check import check_tokens
 from engine.rows import StepRows, append_catch_up, make_rows
-from engine.scheduler import Batch
+from engine.scheduler import Batch, check_size
 from engine.sequence import Sequence
 from engine.shape import EngineShape
 from engine.speculator import Speculator
@@ -38,6 +42,7 @@ from engine.target_draws import TargetDraws
 from kernels.admit import admit
 from kernels.survival import survival as survival_of
 from models.answer_text import AnswerText
+from models.grammar import GrammarCompiler
 from models.target import Target
 from models.tokenizer import Tokenizer
 
@@ -71,6 +76,9 @@ class Engine:
         self._forward = TargetForward(target)
         memory = EngineMemory(target, drafters, shape, self.stats, untrusted)
         self.memory, self.scheduler, self.slots = memory, memory.scheduler, memory.slots
+        vocab_size = target.shape.vocab_size
+        compiler = GrammarCompiler(tokenizer, eos_ids, vocab_size) if tokenizer and eos_ids else None
+        self.grammar_pool, self._grammars = GrammarPool(compiler), Grammars(self.stats)
         self._plain_draws = TargetDraws(shape.max_num_seqs)
         self._last_plan: StepPlan | None = None
         self.groups = Groups(memory.speculators, policies, self.stats, shape.max_num_seqs, policy_drafters or {})
@@ -80,7 +88,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Tell whether a step would do anything."""
-        return bool(self.scheduler.running or self.scheduler.waiting)
+        return bool(self.scheduler.running or self.scheduler.waiting or self.grammar_pool.waiting)
 
     @property
     def num_free_slots(self) -> int:
@@ -95,12 +103,17 @@ class Engine:
     def add(self, request: Request) -> None:
         """Take a request in; raises RequestError if it can never run here."""
         check_tokens(request, self.target.shape.vocab_size)
-        self.scheduler.add(self.groups.join(request))
+        sequence = self.groups.join(request)
+        if request.sampling.grammar is None:
+            self.scheduler.add(sequence)
+        else:
+            check_size(request, self.scheduler.limits, self.scheduler.pool)
+            self.grammar_pool.begin(sequence)
 
     def abort(self, request_id: str) -> None:
         """Drop a request at once; an unknown or finished id is nothing to do."""
-        sequence = self.scheduler.find(request_id)
-        if sequence:
+        self.grammar_pool.drop(request_id)
+        if sequence := self.scheduler.find(request_id):
             self._finish(sequence)
 
     def load_drafter(self, name: str, drafter: Drafter, *, trusts_law: bool = True, replaces: bool = False) -> None:
@@ -119,7 +132,7 @@ class Engine:
         for sequence in self.scheduler.running:
             if sequence.group[0] == name:
                 speculator.release(sequence.slot)
-        self.groups.leave(name, (*self.scheduler.running, *self.scheduler.waiting))
+        self.groups.leave(name, (*self.scheduler.running, *self.scheduler.waiting, *self.grammar_pool.waiting))
         self.costs.pop(name, None)
 
     def generate(self, prompts: Iterable[str | tuple[int, ...]], sampling: Sampling) -> list[Completion]:
@@ -189,10 +202,11 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[Emission]:
         """Advance every scheduled sequence by one round and return what leaves the engine."""
+        ended = self._take_compiled()
         started = self.clock()
         batch = self._schedule()
         if not batch.sequences:
-            return []
+            return ended
         plan = self._plan(batch)
         draft, noise = self._draft(batch, plan)
         survival, lengths, rows = self._admit(batch, plan, draft)
@@ -201,7 +215,14 @@ class Engine:
         self._commit(batch, plan, rows, verdict, features)
         facts = self._facts(batch, plan, rows, started)
         self._observe(plan, (draft, survival), verdict, facts)
-        return self._emit(batch, draft, verdict)
+        return ended + self._emit(batch, draft, verdict)
+
+    def _take_compiled(self) -> list[Emission]:
+        """Queue the sequences whose grammars are ready; returns the ends of those whose grammars failed."""
+        ready, ended = self.grammar_pool.collect(is_idle=not (self.scheduler.running or self.scheduler.waiting))
+        for sequence in ready:
+            self.scheduler.add(sequence)
+        return ended
 
     def _schedule(self) -> Batch:
         with self.stats.timed("schedule"):
@@ -241,7 +262,9 @@ class Engine:
                     continue
                 for b in index.tolist():
                     batch.sequences[b].attempt += 1
-            return merge(proposals, size, width) if proposals else no_draft(size, width), noise
+            draft = merge(proposals, size, width) if proposals else no_draft(size, width)
+        with self.stats.timed("grammar"):
+            return self._grammars.guide(batch.sequences, plan.draft_len, draft), noise
 
     def _ask(self, batch: Batch, plan: StepPlan, speculator: Speculator, index: Tensor, noise: RoundNoise) -> DraftAsk:
         asked = tuple(batch.sequences[b] for b in index.tolist())
@@ -290,12 +313,16 @@ class Engine:
         self, batch: Batch, rows: StepRows, proposal: tuple[Draft, Tensor], logits: Tensor, noise: RoundNoise
     ) -> Round:
         """Judge the admitted drafts of every sequence that gets a next token."""
+        index = rows.samples.nonzero().squeeze(1)
+        judged = tuple(batch.sequences[b] for b in index.tolist())
+        draft, lengths = select(proposal[0], index), proposal[1][index]
+        with self.stats.timed("grammar"):
+            allowed = self._grammars.allowed(judged, draft, lengths)
         with self.stats.timed("accept"):
-            index = rows.samples.nonzero().squeeze(1)
-            judged = tuple(batch.sequences[b] for b in index.tolist())
-            draft, lengths = proposal
             terms = self.slots.terms(judged)
-            return accept(index, logits, select(draft, index), lengths[index], noise.of(index), terms)
+            verdict = accept(index, logits, (draft, lengths), noise.of(index), terms, allowed)
+        with self.stats.timed("grammar"):
+            return self._grammars.advance(judged, verdict, draft)
 
     def _commit(self, batch: Batch, plan: StepPlan, rows: StepRows, verdict: Round, features: Tensor | None) -> None:
         """Append tokens, advance lengths (a rollback is only a length), hand final rows to the drafters."""
@@ -339,62 +366,22 @@ class Engine:
         for part in plan.parts:
             if part.view is None:
                 part.group.count_plain(num_judged(plan, part, verdict))
+        constrained = frozenset(one.slot for one in plan.sequences if one.constraint is not None)
         for part, outcome in outcomes(plan, *proposal, verdict, facts):
             self.recent.add(part, outcome)
             if (alone := part.view if len(plan.parts) == 1 else None) is not None:
                 self.costs.observe(part.group.key[0], alone, part.plan, outcome)
-            part.group.observe(part.plan, outcome, alone)
+            part.group.observe(part.plan, outcome, without(outcome, constrained), alone)
 
     def _emit(self, batch: Batch, draft: Draft, verdict: Round) -> list[Emission]:
         """Say what each sequence gained, and let go of those that are done."""
-        emissions, drafted = [], draft.lengths.tolist()
-        for i, b in enumerate(verdict.index.tolist()):
-            sequence, tokens, accepted = batch.sequences[b], verdict.emitted[i], verdict.accepted[i]
-            reason = FinishReason.LENGTH if sequence.num_remaining <= 0 else None
-            if verdict.stopped[i]:
-                reason = FinishReason.STOP
-            emissions.append(
-                Emission(
-                    sequence.request.id,
-                    tuple(tokens),
-                    verdict.verified[i],
-                    accepted,
-                    min(accepted, len(tokens)),
-                    reason,
-                    logprobs=verdict.logprobs[i],
-                    num_cached_tokens=sequence.num_cached or 0,
-                    num_drafted=drafted[b],
-                )
-            )
-            if reason is not None:
-                self._finish(sequence)
-        return emissions
+        emitted = emissions(batch, draft, verdict)
+        for b, emission in zip(verdict.index.tolist(), emitted, strict=True):
+            if emission.finish_reason is not None:
+                self._finish(batch.sequences[b])
+        return emitted
 
     def _finish(self, sequence: Sequence) -> None:
         if sequence.slot >= 0:
             self.groups.of(sequence).speculator.release(sequence.slot)
         self.scheduler.finish(sequence)
-
-
-def pick_features(features: Tensor | None, tapped: tuple[int, ...], wanted: tuple[int, ...]) -> Tensor | None:
-    """Return the columns [N, F] of the layers that one drafter reads; None if it reads none."""
-    if features is None or not wanted:
-        return None
-    if tapped == wanted:
-        return features
-    by_layer = features.unflatten(-1, (len(tapped), -1))
-    return by_layer[:, [tapped.index(layer) for layer in wanted]].flatten(1)
-
-
-def check_tokens(request: Request, vocab_size: int) -> None:
-    """Raise RequestError if a token id of the request is not in the vocabulary."""
-    sampling = request.sampling
-    biased = tuple(token for token, _ in sampling.logit_bias)
-    if len(set(biased)) < len(biased):
-        raise RequestError("a token id has two biases", param="logit_bias")
-    prompt = (*request.prompt_ids, *request.output_ids)
-    for param, ids in (("prompt", prompt), ("logit_bias", biased), ("stop_token_ids", sampling.stop_token_ids)):
-        if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
-            raise RequestError(
-                f"token ids must lie in 0..{vocab_size - 1}, got {min(ids) if min(ids) < 0 else max(ids)}", param=param
-            )

@@ -135,8 +135,8 @@ class PolicyGroup:
         self._stats.rounds += num_rounds
         self.counts.rounds += num_rounds
 
-    def observe(self, plan: Plan, outcome: StepOutcome, alone: StepView | None = None) -> None:
-        """Count a finished step and teach it to the calibration and the policy.
+    def observe(self, plan: Plan, outcome: StepOutcome, taught: StepOutcome, alone: StepView | None = None) -> None:
+        """Count a finished step, and teach the calibration and the policy what of it they may learn from.
 
         alone is what the group saw before, if it had the step to itself: only then does its time tell of it.
         """
@@ -145,9 +145,9 @@ class PolicyGroup:
         for counts in (self._stats, self.counts):
             counts.count_rounds(outcome.drafted, outcome.verified, outcome.accepted)
             counts.count_budget(plan, outcome)
-        self._learn(outcome)
+        self._learn(taught)
         try:
-            self.policy.observe(outcome)
+            self.policy.observe(taught)
         except Exception as error:  # noqa: BLE001 - see plan
             self._fell_back(error)
 

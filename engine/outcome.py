@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec.structs import replace
 from torch import Tensor
 
 from core.tensors import Draft
@@ -58,6 +59,18 @@ def outcomes(
             floored=np.zeros(len(judged), dtype=np.int32) if floor is None else floor[place],
         )
         yield part, outcome
+
+
+def without(outcome: StepOutcome, slots: frozenset[int]) -> StepOutcome:
+    """Return an outcome without the sequences in some slots: all that is left to learn from.
+
+    What a grammar allows says nothing of how often a drafter and the target agree elsewhere.
+    """
+    if not slots:
+        return outcome
+    kept = ~np.isin(outcome.slots, list(slots))
+    rows = ("slots", "drafted", "verified", "accepted", "evidence", "survival", "soft_labels", "floored")
+    return replace(outcome, **{name: getattr(outcome, name)[kept] for name in rows})
 
 
 def num_judged(plan: StepPlan, part: GroupPlan, verdict: Round) -> int:

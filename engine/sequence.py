@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from core.types import Request
+from models.constraint import Constraint
 
 # Names of the drafter and of the policy that a sequence is planned under.
 GroupKey = tuple[str, str]
@@ -24,6 +25,8 @@ class Sequence:
     num_computed  tokens whose target KV exists; the rest is what the next steps catch up with
     extended      rows before it have reached the drafter without gaps; behind num_computed the drafter is stale
     queued_s      monotonic seconds at which it arrived
+    constraint    its place in its grammar, from when that is compiled; None without a grammar
+    fault         why its answer cannot go on; None while it can
     longest       tokens at which it ends, prompt included
     attempt       raised when a round is abandoned before its verdict, so that no draw is ever used twice
     """
@@ -42,6 +45,8 @@ class Sequence:
     extended: int = 0
     queued_s: float = field(default_factory=time.monotonic)
     attempt: int = 0
+    constraint: Constraint | None = None
+    fault: str | None = None
     longest: int = field(init=False)
 
     def __post_init__(self) -> None:

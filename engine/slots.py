@@ -65,7 +65,8 @@ class SlotTable:
         self.top_k[slot] = sampling.top_k
         self.top_p[slot] = sampling.top_p
         self.min_p[slot] = sampling.min_p
-        stops = (*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_ids))
+        ignores_eos = sampling.ignore_eos and sampling.grammar is None
+        stops = (*sampling.stop_token_ids, *(() if ignores_eos else eos_ids))
         self.stop_ids[slot].fill_(NO_TOKEN)
         self.stop_ids[slot, : len(stops)] = torch.tensor(stops, dtype=torch.int64)
         self.repetition[slot] = sampling.repetition_penalty

@@ -79,8 +79,10 @@ class EngineStats(RoundCounts):
     groups       the round counts by (drafter, policy)
     catch_up_rows   target rows run again for their features
     cost_predicted_s, cost_actual_s   what a policy said that steps would take, and what these took
+    constrained_rounds   rounds of sequences with a grammar; forced_verified, forced_accepted   their drafts that the
+                 grammar forced, which count among all drafts too
     soft_accepts sum over verified drafts of the chance of acceptance before the token was drawn
-    fallbacks    by what failed: "policy", "drafter"
+    fallbacks    by what failed: "policy", "drafter", "grammar"
     seconds      by part of the step
     step_tokens  how many tokens steps worked on: prompt tokens and new ones
     """
@@ -89,6 +91,9 @@ class EngineStats(RoundCounts):
     emitted: int = 0
     soft_accepts: float = 0.0
     catch_up_rows: int = 0
+    constrained_rounds: int = 0
+    forced_verified: int = 0
+    forced_accepted: int = 0
     cost_predicted_s: float = 0.0
     cost_actual_s: float = 0.0
     fallbacks: Counter[str] = field(default_factory=Counter)
@@ -125,6 +130,9 @@ class EngineStats(RoundCounts):
             "emitted": self.emitted,
             "soft_accepts": self.soft_accepts,
             "catch_up_rows": self.catch_up_rows,
+            "constrained_rounds": self.constrained_rounds,
+            "forced_verified": self.forced_verified,
+            "forced_accepted": self.forced_accepted,
             "cost_predicted_s": self.cost_predicted_s,
             "cost_actual_s": self.cost_actual_s,
             "fallbacks": dict(self.fallbacks),

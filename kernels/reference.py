@@ -12,6 +12,7 @@ from torch import Tensor
 from core.errors import EngineError, ShapeError
 from core.tensors import Draft, Favour, LawRows, Processing, Verdict
 from core.types import Calibration, EarlyStop, FixedLength, Rule, Seconds, Threshold, TopK
+from kernels.allowed import disallow
 from kernels.edits import edit
 from kernels.shapes import check_admit, check_lengths, check_reject
 from kernels.truncation import drop_below, truncate
@@ -22,7 +23,7 @@ def reject(target_logits: Tensor, draft: Draft, lengths: Tensor, uniforms: Tenso
 
     target_logits  f32 [N, V], N = sum(lengths + 1); processed target rows, ragged, in batch order: row j of a
                    sequence is the target's law of its draft j, its last row that of the token after them
-    draft          tokens, point_mass and q_logits are read, up to lengths
+    draft          tokens, point_mass, forced and q_logits are read, up to lengths
     lengths        i32 [B], 0..G; drafts sent to verification
     uniforms       f32 [B, G + 1] in [0, 1); column j accepts draft j, the last column draws the next token
     Draft x is accepted while u q(x) < p(x). After the first rejection the next token is drawn from
@@ -44,13 +45,13 @@ def reject(target_logits: Tensor, draft: Draft, lengths: Tensor, uniforms: Tenso
     first = counts.cumsum(0) - counts  # [B]
     is_verified = torch.arange(width, device=counts.device) < counts[:, None]
     cell = is_verified.flatten().nonzero().squeeze(1)  # [M]; places in a flat [B, G]
-    sequence = cell // width
-    row = torch.arange(num_drafts, device=counts.device) + sequence
+    row = torch.arange(num_drafts, device=counts.device) + cell // width
     token = draft.tokens.take(cell)
     p_token = p[row, token]
     excess, q_token, overlap = None, torch.ones_like(p_token), p_token
+    is_sampled = torch.zeros_like(cell, dtype=torch.bool)
     if draft.q_logits is not None:
-        is_sampled = ~draft.point_mass[sequence]
+        is_sampled = ~draft.is_certain.take(cell)
         q = draft.q_logits.flatten(0, 1).index_select(0, cell).softmax(-1)  # [M, V]
         q_token = torch.where(is_sampled, q.gather(1, token[:, None]).squeeze(1), q_token)
         excess = p.index_select(0, row).sub_(q).clamp_(min=0)  # max(p - q, 0)
@@ -65,7 +66,7 @@ def reject(target_logits: Tensor, draft: Draft, lengths: Tensor, uniforms: Tenso
         loser = (first + accepted)[rejected]
         residual = mass[rejected].scatter_(1, token[loser, None], 0.0)  # q is one at the token
         if excess is not None:
-            residual = torch.where(draft.point_mass[rejected, None], residual, excess[loser])
+            residual = torch.where(is_sampled[loser, None], excess[loser], residual)
         has_mass = residual.sum(-1, keepdim=True) > 0
         mass[rejected] = torch.where(has_mass, residual, mass[rejected])
     next_token = draw(mass, uniforms[:, width])
@@ -155,13 +156,16 @@ def process(logits: Tensor, processing: Processing, rows: LawRows) -> Tensor:
 
     logits  f32 [N, V]
     rows    which sequence of `processing` each row belongs to, and which drafts lie before it
-    In this order: edits (kernels/edits.py), temperature, top-k, top-p, min-p (kernels/truncation.py). softmax of the
-    result is the law; dropped tokens are -inf. A temperature of 0 leaves 0 at the largest logit and -inf elsewhere.
+    In this order: what grammars forbid (kernels/allowed.py), edits (kernels/edits.py), temperature, top-k, top-p, min-p
+    (kernels/truncation.py). softmax of the result is the law; dropped tokens are -inf. A temperature of 0 leaves 0 at
+    the largest logit and -inf elsewhere.
     top-p keeps a token while the tokens before it hold less than top_p of the mass left by top-k; min-p one that has
     at least min_p times the chance of the most likely one. Equal logits rank by token id; the first is always kept.
-    Logits of a plain batch are returned as they are. Each row is computed by itself, to the last bit: what else is in
-    the batch cannot change it.
+    Logits of a plain batch without grammars are returned as they are. Each row is computed by itself, to the last bit:
+    what else is in the batch cannot change it.
     """
+    if rows.allowed is not None:
+        logits = disallow(logits, rows.allowed)
     if processing.is_plain:
         return logits
     if processing.edits is not None:

@@ -64,7 +64,8 @@ def reject_triton(target_logits: Tensor, draft: Draft, lengths: Tensor, uniforms
     vocab = target_logits.shape[-1]
     q_logits = target_logits if draft.q_logits is None else draft.q_logits.contiguous()
     has_q = draft.q_logits is not None
-    inputs = target_logits.contiguous(), q_logits, draft.tokens.contiguous(), draft.point_mass, lengths, first
+    certain = draft.is_certain.contiguous()
+    inputs = target_logits.contiguous(), q_logits, draft.tokens.contiguous(), certain, lengths, first
     shape: dict[str, Any] = {"vocab": vocab, "width": width, "HAS_Q": has_q, "TILE": tile}
     uniforms = uniforms.contiguous()
     _judge_kernel[(batch, width + 1)](*inputs, uniforms, accepts, norms, soft_labels, **shape)
@@ -88,7 +89,7 @@ def _judge_kernel(
     logits,
     q_logits,
     tokens,
-    point_mass,
+    certain,
     lengths,
     first,
     uniforms,
@@ -106,10 +107,10 @@ def _judge_kernel(
     length = tl.load(lengths + sequence)
     is_draft = place < length
     is_row = place <= length
-    has_q = is_draft & (tl.load(point_mass + sequence) == 0)
     row = logits + (tl.load(first + sequence) + tl.where(is_row, place, 0)) * vocab
     cell = sequence * width + tl.where(is_draft, place, 0)
     q_row = q_logits + cell * vocab
+    has_q = is_draft & (tl.load(certain + cell, mask=is_draft, other=1) == 0)
     offset = tl.arange(0, TILE)
     # A row that is not there is read as an empty one.
     end = tl.where(is_row, vocab, 0)
@@ -167,7 +168,7 @@ def _draw_kernel(
     logits,
     q_logits,
     tokens,
-    point_mass,
+    certain,
     lengths,
     first,
     uniforms,
@@ -194,7 +195,7 @@ def _draw_kernel(
     cell = sequence * width + tl.where(is_rejected, count, 0)
     q_row = q_logits + cell * vocab
     token = tl.load(tokens + cell, mask=is_rejected, other=-1)
-    use_q = is_rejected & (tl.load(point_mass + sequence) == 0)
+    use_q = is_rejected & (tl.load(certain + cell, mask=is_rejected, other=1) == 0)
     norm = norms + (sequence * (width + 1) + count) * 4
     offset = tl.arange(0, TILE)
     residual_total = 0.0

@@ -4,19 +4,22 @@ A template comes with the operator's checkpoint, never with a request; it still 
 bounded time and to a bounded length: one that loops must not take a thread with it.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, meta
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 
 from core.errors import CheckpointError, RequestError
 
 ROLES = ("system", "user", "assistant")
+# What a template that takes tools knows besides.
+TOOL = "tool"
 # What a template may take, and make.
 RENDER_S = 2.0
 MAX_CHARS = 1 << 23
@@ -27,30 +30,38 @@ MAX_FACTOR = 1 << 20
 class ChatTemplate:
     """A compiled chat template; source None stands for a model that has none.
 
-    special_tokens are what the template may name, such as bos_token.
+    special_tokens are what the template may name, such as bos_token. takes_tools tells whether it reads tools.
     """
 
     def __init__(self, source: str | None, special_tokens: Mapping[str, str] | None = None) -> None:
         environment = _BoundedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        # HTML's escapes have no place in a prompt.
+        environment.filters["tojson"] = _to_json
         environment.globals |= {**(special_tokens or {}), "raise_exception": _raise, "range": _BoundedRange}
         try:
             self._template = None if source is None else environment.from_string(source)
+            names = set() if source is None else meta.find_undeclared_variables(environment.parse(source))
         except TemplateError as error:
             raise CheckpointError(f"the model's chat_template is not valid Jinja: {error}") from error
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        self.takes_tools = "tools" in names
+
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """Return the prompt that opens the assistant's turn; raises RequestError for what it does not take."""
         if self._template is None:
             raise RequestError("this model has no chat template; use /v1/completions", param="messages")
         for index, message in enumerate(messages):
-            if message["role"] not in ROLES:
+            if message["role"] not in ROLES and not (self.takes_tools and message["role"] == TOOL):
                 raise RequestError(
                     f"messages[{index}].role must be one of {', '.join(ROLES)}, got {message['role']!r}",
                     param="messages",
                 )
         told = _ends_at_s.set(time.monotonic() + RENDER_S)
         try:
-            return _joined(self._template.generate(messages=list(messages), add_generation_prompt=True))
+            told_tools = list(tools) or None
+            return _joined(
+                self._template.generate(messages=list(messages), tools=told_tools, add_generation_prompt=True)
+            )
         except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise RequestError(
                 f"the model's chat template refuses these messages: {error}", param="messages"
@@ -120,6 +131,10 @@ def _joined(parts: Iterator[str]) -> str:
             raise TemplateError(f"it writes more than {MAX_CHARS} characters")
         found.append(part)
     return "".join(found)
+
+
+def _to_json(value: object, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _raise(message: str) -> None:

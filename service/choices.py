@@ -4,16 +4,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from client.wire import Chunk, Final
+from core.types import FinishReason
 from service.acceptance import Acceptance
 from service.answers import FINISH_REASONS, Answer, counted, usage_fields
 from service.logprobs import LogprobsWriter
+from service.tool_calls import ToolCallReader, whole_message
 
 
 class ChoiceWriter:
-    """Writes the choice `index`; logprobs None where they were not asked for. num_tokens are those written so far."""
+    """Writes the choice `index`; logprobs and calls are None where nobody asked for them, or offered tools.
 
-    def __init__(self, answer: Answer, index: int, logprobs: LogprobsWriter | None) -> None:
-        self._answer, self._index, self._logprobs = answer, index, logprobs
+    num_tokens are those written so far.
+    """
+
+    def __init__(
+        self, answer: Answer, index: int, logprobs: LogprobsWriter | None, calls: ToolCallReader | None = None
+    ) -> None:
+        self._answer, self._index, self._logprobs, self._calls = answer, index, logprobs, calls
         self._acceptance = Acceptance()
         self.num_tokens = 0
 
@@ -35,7 +42,7 @@ class ChoiceWriter:
         choice = self._choice(chunk, None)
         self._acceptance.saw(chunk)
         if is_chat:
-            choice["delta"] = {"content": chunk.text} if chunk.text else {}
+            choice["delta"] = self._delta(chunk.text)
         else:
             choice["text"] = self._answer.echoed + chunk.text if is_first else chunk.text
             choice |= self._answer.shown_prompt() if is_first else {}
@@ -49,16 +56,12 @@ class ChoiceWriter:
 
     def ending(self, final: Final) -> dict[str, Any]:
         """Return the streamed chunk that says why the choice ended."""
-        choice: dict[str, Any] = {
-            "index": self._index,
-            "finish_reason": FINISH_REASONS[final.reason],
-            "logprobs": None,
-        }
+        choice: dict[str, Any] = {"index": self._index, "logprobs": None}
         if self._answer.style.is_chat:
-            choice["delta"] = {"content": final.tail} if final.tail else {}
+            choice["delta"] = self._calls.end(final.tail) if self._calls else self._delta(final.tail)
         else:
             choice["text"] = final.tail if self.num_tokens else self._answer.echoed + final.tail
-        return self._answer.streamed([choice])
+        return self._answer.streamed([choice | {"finish_reason": self._reason(final)}])
 
     def whole(self, chunks: Sequence[Chunk], final: Final) -> dict[str, Any]:
         """Return the choice in an answer that is not streamed."""
@@ -68,11 +71,24 @@ class ChoiceWriter:
         choice = self._choice(merged, FINISH_REASONS[final.reason])
         text = merged.text + final.tail
         if self._answer.style.is_chat:
-            choice["message"] = {"role": "assistant", "content": text}
+            plain = {"role": "assistant", "content": text}
+            choice["message"] = whole_message(self._calls, text) if self._calls else plain
+            choice["finish_reason"] = self._reason(final)
         else:
             choice["text"] = self._answer.echoed + text
             choice |= self._answer.shown_prompt()
         return choice
+
+    def _delta(self, text: str) -> dict[str, Any]:
+        if self._calls:
+            return self._calls.push(text)
+        return {"content": text} if text else {}
+
+    def _reason(self, final: Final) -> str:
+        """Return why the choice ended: an answer that stopped with calls did so for their sake."""
+        if final.reason is FinishReason.STOP and self._calls and self._calls.num_calls:
+            return "tool_calls"
+        return FINISH_REASONS[final.reason]
 
     def _choice(self, chunk: Chunk, reason: str | None) -> dict[str, Any]:
         """Return what both forms and both endpoints have in common."""

@@ -111,6 +111,8 @@ class JobMaker:
         tenant.check_prompt(len(prompt_ids))
         await self._check_tokens(num_choices * len(prompt_ids))
         sampling = self._sampling(request, len(prompt_ids), context_length)
+        if sampling.grammar is not None:
+            await self._prompts.grammars.check(sampling.grammar)
         self._prompts.check_ids("prompt", prompt_ids)
         self._prompts.check_ids("stop_token_ids", sampling.stop_token_ids)
         self._prompts.check_ids("logit_bias", [token_id for token_id, _ in sampling.logit_bias])

@@ -10,7 +10,10 @@ from msgspec import Meta, Struct
 
 from client.wire import HIGH, LOW, NORMAL
 from core.errors import RequestError
+from core.grammar import Grammar
 from core.types import Sampling, Speculation
+from service.response_format import ResponseFormat, StructuredOutputs, format_grammar
+from service.tool_calls import Function, Tool, ToolChoice, call_grammar, forced_functions
 
 # Known fields that are not built, with the values that ask for nothing.
 NOT_BUILT: dict[str, tuple[object, ...]] = {
@@ -26,17 +29,13 @@ NOT_BUILT: dict[str, tuple[object, ...]] = {
     "length_penalty": (None, 1),
     "logits_processors": (None, []),
     "modalities": (None, ["text"]),
-    "parallel_tool_calls": (None, True, False),
     "prediction": (None,),
     "prompt_embeds": (None,),
     "prompt_logprobs": (None,),
     "reasoning_effort": (None,),
-    "response_format": (None, {"type": "text"}),
     "skip_special_tokens": (None, True),
     "spaces_between_special_tokens": (None, True),
     "suffix": (None, ""),
-    "tool_choice": (None, "none"),
-    "tools": (None, []),
     "truncate_prompt_tokens": (None,),
     "use_beam_search": (None, False),
     "verbosity": (None,),
@@ -83,16 +82,42 @@ class TextPart(Struct, frozen=True, tag_field="type", tag="text"):
     text: str
 
 
+class CalledFunction(Struct, frozen=True):
+    """What an earlier answer called, arguments as JSON."""
+
+    name: str
+    arguments: str
+
+
+class Called(Struct, frozen=True):
+    """A call of an earlier answer."""
+
+    function: CalledFunction
+    id: str = ""
+    type: Literal["function"] = "function"
+
+
 class Message(Struct, frozen=True):
-    """One chat message; content is text or a list of text parts."""
+    """One chat message; content is text or a list of text parts, or nothing beside tool_calls.
+
+    tool_call_id  in a message of the role `tool`: whose result it is
+    """
 
     role: str
-    content: str | list[TextPart]
+    content: str | list[TextPart] | None = None
+    tool_calls: list[Called] | None = None
+    tool_call_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.content is None and not self.tool_calls:
+            raise ValueError("a message needs content or tool_calls")
 
     @property
     def text(self) -> str:
         """The message's text."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        if self.content is None or isinstance(self.content, str):
+            return self.content or ""
+        return "".join(part.text for part in self.content)
 
 
 class SharedFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,6 +153,8 @@ class SharedFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     deadline_ms: Annotated[int, Meta(ge=1, le=MAX_DEADLINE_MS)] | None = None
     speculation: Speculation | Literal["off"] | bool | None = None
     cache_salt: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -164,6 +191,16 @@ class SharedFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Whether every streamed chunk tells the usage so far."""
         return self.stream_options is not None and self.stream_options.continuous_usage_stats
 
+    @property
+    def grammar(self) -> Grammar | None:
+        """The grammar of the answer; None where any text will do. RequestError if it cannot be taken, or two are."""
+        asked = format_grammar(self.response_format)
+        if self.structured_outputs is None:
+            return asked
+        if asked is not None:
+            raise RequestError("give response_format or structured_outputs, not both", param="structured_outputs")
+        return self.structured_outputs.wanted
+
     def shared_sampling(self, max_tokens: int, logprobs: int | None) -> Sampling:
         """Return the engine's form of the sampling fields; raises RequestError if they contradict each other.
 
@@ -195,6 +232,7 @@ class SharedFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             stop_token_ids=self.stop_token_ids or (),
             ignore_eos=bool(self.ignore_eos),
             logprobs=logprobs,
+            grammar=self.grammar,
         )
 
 
@@ -226,6 +264,29 @@ class ChatRequest(SharedFields, frozen=True, kw_only=True):
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Alternatives | None = None
+    tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+
+    @property
+    def offered_tools(self) -> list[Tool]:
+        """The tools that the model may call."""
+        return [] if self.tool_choice == "none" else self.tools or []
+
+    @property
+    def forced_functions(self) -> list[Function]:
+        """The functions of which one must be called; RequestError for a tool_choice that names none of the tools."""
+        return forced_functions(self.tools or [], self.tool_choice)
+
+    @property
+    def grammar(self) -> Grammar | None:
+        """The grammar of the answer: that of a forced call goes before any other."""
+        asked = super().grammar
+        if not (functions := self.forced_functions):
+            return asked
+        if asked is not None:
+            raise RequestError("a forced tool_choice leaves no room for another form of answer", param="tool_choice")
+        return call_grammar(functions)
 
     def sampling(self, max_tokens: int) -> Sampling:
         """Return the engine's form of the sampling fields; raises RequestError if they contradict each other."""

@@ -70,7 +70,14 @@ def parse_either(body: bytes, unknown: Unknown = refuse) -> CompletionRequest | 
     fields = decode_object(body)
     if ("prompt" in fields) == ("messages" in fields):
         raise RequestError("exactly one of prompt and messages must be given", param="prompt")
-    return parse(body, CompletionRequest, unknown) if "prompt" in fields else parse(body, ChatRequest, unknown)
+    if "prompt" in fields:
+        return parse(body, CompletionRequest, unknown)
+    request = parse(body, ChatRequest, unknown)
+    if request.tools:
+        raise RequestError(
+            "a job takes no tools; use /v1/chat/completions", param="tools", code="unsupported_parameter"
+        )
+    return request
 
 
 def convert(fields: dict[str, Any], wanted: type[Wanted]) -> Wanted:

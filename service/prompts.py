@@ -1,14 +1,18 @@
 """Text to token ids and back, off the event loop: a long prompt must not hold up other streams."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from core.errors import RequestError
 from models.chat import ChatTemplate
 from models.tokenizer import Tokenizer
-from service.openai import ChatRequest, CompletionRequest, DetokenizeRequest, Message, TokenizeRequest
+from service.grammar_check import GrammarCheck
+from service.openai import Called, ChatRequest, CompletionRequest, DetokenizeRequest, Message, TokenizeRequest
 
 Result = TypeVar("Result")
 
@@ -17,16 +21,16 @@ PROMPT_S = 10.0
 
 
 class Prompts:
-    """Turns what requests say into the token ids of their prompts."""
+    """Turns what requests say into the token ids of their prompts; grammars checks their grammars by its tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer, threads: ThreadPoolExecutor) -> None:
-        self._tokenizer, self._threads = tokenizer, threads
+        self._tokenizer, self._threads, self.grammars = tokenizer, threads, GrammarCheck(tokenizer)
         self._chat = ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens)
 
     async def ids(self, request: CompletionRequest | ChatRequest) -> list[int]:
         """Return a request's prompt; raises RequestError if the chat template refuses its messages."""
         if isinstance(request, ChatRequest):
-            return await self._run(lambda: self._messages(request.messages, add_special_tokens=False))
+            return await self._run(lambda: self._chat_prompt(request))
         prompt = request.prompt
         if isinstance(prompt, str):
             return await self._run(lambda: self._tokenizer.encode(prompt))
@@ -61,8 +65,21 @@ class Prompts:
             if not 0 <= token_id < size:
                 raise RequestError(f"{field}: token ids must lie in 0..{size - 1}, got {token_id}", param=field)
 
+    def _chat_prompt(self, request: ChatRequest) -> list[int]:
+        tools = request.offered_tools
+        if tools and not self._chat.takes_tools:
+            if not request.forced_functions:
+                raise RequestError(
+                    "this model's chat template knows no tools; tool_choice 'required' or a named one forces a call",
+                    param="tools",
+                )
+            # Whoever forces a call without the template's help describes the tools in a message.
+            tools = []
+        text = self._chat.render(list(map(_for_template, request.messages)), [*map(msgspec.to_builtins, tools)])
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
     def _messages(self, messages: list[Message], *, add_special_tokens: bool) -> list[int]:
-        text = self._chat.render([{"role": message.role, "content": message.text} for message in messages])
+        text = self._chat.render(list(map(_for_template, messages)))
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
     async def _run(self, work: Callable[[], Result]) -> Result:
@@ -76,3 +93,23 @@ class Prompts:
                 status=503,
                 code="prompt_timeout",
             ) from None
+
+
+def _for_template(message: Message) -> dict[str, Any]:
+    """Return a message as templates read it: arguments of calls are objects, as in the tokenizers of Hugging Face."""
+    told: dict[str, Any] = {"role": message.role, "content": message.text}
+    if message.tool_calls:
+        told["tool_calls"] = [
+            {"id": call.id, "type": call.type, "function": {"name": call.function.name, "arguments": _arguments(call)}}
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        told["tool_call_id"] = message.tool_call_id
+    return told
+
+
+def _arguments(call: Called) -> object:
+    try:
+        return json.loads(call.function.arguments)
+    except ValueError:
+        return call.function.arguments

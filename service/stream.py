@@ -208,7 +208,7 @@ class StreamWriter:
                 appends.append(self._append(emission))
                 reason = appends[-1].chunk.reason
             if reason is not None:
-                error = WireError("the engine gave this request up") if emission.error else None
+                error = WireError(emission.error) if emission.error else None
                 all_ends.append(End(emission.request_id, reason, error))
         all_ends.extend(end for end in ends if end.request_id in self._open)
         return _Step(tuple(appends), tuple(all_ends))

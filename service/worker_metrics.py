@@ -194,6 +194,9 @@ def _engine_counters(workers: Workers) -> Iterator[Metric]:
         ("specd_engine_steps", "Steps taken.", "steps"),
         ("specd_engine_emitted_tokens", "Tokens computed, those past a stop text included.", "emitted"),
         ("specd_engine_catch_up_rows", "Target rows run again for a drafter that had not followed.", "catch_up_rows"),
+        ("specd_engine_constrained_rounds", "Verdicts on answers with a grammar.", "constrained_rounds"),
+        ("specd_engine_forced_draft_tokens", "Drafts that a grammar forced, verified.", "forced_verified"),
+        ("specd_engine_forced_accepted_tokens", "Those that were accepted.", "forced_accepted"),
         ("specd_engine_cost_predicted_seconds", "What the cost table predicted for steps.", "cost_predicted_s"),
         ("specd_engine_cost_actual_seconds", "What those steps took.", "cost_actual_s"),
     ):

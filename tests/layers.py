@@ -29,12 +29,14 @@ CONFINED = {
     "triton": ("kernels",),
     "redis": ("service", "client"),
     "aiohttp": ("service", "client"),
+    "llguidance": ("models",),
 }
 
 # Folders and modules that must not load torch, so that the gateway needs none and the rest is testable anywhere.
 TORCH_FREE = (
     *("core", "client", "policies", "engine.scheduler", "engine.blocks"),
     *("models.formats", "models.config_json", "models.drafter_kind", "models.folders", "models.hub"),
+    *("models.grammar", "models.constraint", "models.token_masks"),
 )
 MAY_USE_TORCH = ("core.tensors", "models.formats.checkpoint")
 

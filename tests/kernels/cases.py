@@ -46,9 +46,12 @@ class RejectCase:
                 if self.kind != "truncated":
                     tokens[b, j] = logits[start[b] + j].argmax()
         uniforms = torch.rand(batch, width + 1, generator=rng)
-        evidence = torch.zeros(batch, width)
+        evidence, forced = torch.zeros(batch, width), None
+        if self.kind == "forced":
+            forced = torch.rand(batch, width, generator=rng) < 0.4
+            q_logits[forced] = torch.nan
         q = None if self.kind == "point" else q_logits
-        return logits, Draft(tokens, drafted, point_mass, q, evidence), lengths, uniforms
+        return logits, Draft(tokens, drafted, point_mass, q, evidence, forced), lengths, uniforms
 
 
 REJECT_CASES = [
@@ -58,6 +61,7 @@ REJECT_CASES = [
     RejectCase(7, 4, 257, "mixed"),
     RejectCase(8, 3, 257, "point"),
     RejectCase(9, 2, 100, "truncated"),
+    RejectCase(11, 4, 63, "forced"),
     RejectCase(5, 0, 63, "point"),
 ]
 

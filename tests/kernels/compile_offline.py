@@ -26,7 +26,7 @@ ARGUMENTS = {
     **FLOAT_ROWS,
     **dict.fromkeys(("tokens", "first", "next_token"), "*i64"),
     **dict.fromkeys(("lengths", "drafted", "accepted", "rank", "falls"), "*i32"),
-    **dict.fromkeys(("point_mass", "member"), "*i1"),
+    **dict.fromkeys(("certain", "member"), "*i1"),
     **dict.fromkeys(("vocab", "width", "batch", "longest", "last"), "i32"),
     **dict.fromkeys(("floor", "ratio"), "fp32"),
     "accepts": "*i8",

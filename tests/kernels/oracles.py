@@ -48,7 +48,7 @@ def check_verdict(verdict, logits, draft: Draft, lengths, uniforms):
 
 
 def law_of_draft(draft: Draft, b: int, j: int, vocab: int) -> list[float]:
-    if bool(draft.point_mass[b]):
+    if bool(draft.is_certain[b, j]):
         return [float(v == int(draft.tokens[b, j])) for v in range(vocab)]
     return softmax(draft.q_logits[b, j].double().tolist())
 

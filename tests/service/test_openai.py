@@ -106,7 +106,9 @@ def test_nulls_are_as_good_as_nothing(wanted, prompt):
 
 
 BOUNDED = [
-    name for name in Sampling.__struct_fields__ if name not in ("max_tokens", "top_k", "logit_bias", "stop", "logprobs")
+    name
+    for name in Sampling.__struct_fields__
+    if name not in ("max_tokens", "top_k", "logit_bias", "stop", "logprobs", "grammar")
 ]
 
 
