@@ -28,7 +28,6 @@ def draw_recoveries(seconds: dict[str, list[float]], lease_s: float, bar_s: floa
     axis.set_xlabel("seconds until the next token of a job that was running")
     axis.set_ylabel("jobs")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=9)
     _save(figure, path)
 
 

@@ -7,22 +7,8 @@ from tests.faults.soak import main
 
 
 def test_a_small_storm_is_written_down(tmp_path, monkeypatch, redis_binary):
-    flags = [
-        "--only",
-        "storm",
-        "--jobs",
-        "4",
-        "--kills",
-        "1",
-        "--redis-kills",
-        "1",
-        "--freezes",
-        "0",
-        "--workers",
-        "2",
-        "--at-once",
-        "4",
-    ]
+    scale = {"jobs": 4, "kills": 1, "redis-kills": 1, "freezes": 0, "workers": 2, "at-once": 4}
+    flags = ["--only", "storm", *(f"--{name}={value}" for name, value in scale.items())]
     monkeypatch.setattr(sys, "argv", ["soak", *flags, "--redis-server", redis_binary, "--output", str(tmp_path)])
     assert main() == 0
     report = json.loads((tmp_path / "storm.json").read_text())
