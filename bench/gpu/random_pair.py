@@ -57,15 +57,25 @@ class RandomTarget:
 
 
 def random_target(config: Qwen3Config, device: torch.device) -> RandomTarget:
-    """Build a target; bfloat16 on a GPU, float32 on the CPU of a dry run."""
-    with device:
-        network = Qwen3(config, Numerics.FAST)
-    fill_at_random(network)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    """Build a target that is ready to run."""
+    network, dtype = random_network(config, device), dtype_on(device)
     num_read = sum(parameter.numel() for parameter in network.parameters())
     if not config.tie_word_embeddings:
         num_read -= network.embed_tokens.weight.numel()
     return RandomTarget(for_inference(network, dtype), config, num_read * dtype.itemsize)
+
+
+def random_network(config: Qwen3Config, device: torch.device) -> Qwen3:
+    """Build a network in float32, not laid out for inference yet; of one config, the same weights every time."""
+    with device:
+        network = Qwen3(config, Numerics.FAST)
+    fill_at_random(network)
+    return network
+
+
+def dtype_on(device: torch.device) -> torch.dtype:
+    """Return what is computed in: bfloat16 on a GPU, float32 on the CPU of a dry run."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def random_drafter(target: RandomTarget, device: torch.device) -> DFlashNet:
