@@ -99,11 +99,11 @@ def random_drafter(target: RandomTarget, device: torch.device) -> DFlashNet:
 
 
 @torch.no_grad()
-def fill_at_random(network: nn.Module) -> None:
+def fill_at_random(network: nn.Module, std: float = INIT_STD) -> None:
     """Draw every matrix anew, from one seed."""
     generator: torch.Generator | None = None
     for parameter in network.parameters():
         if generator is None:
             generator = torch.Generator(parameter.device).manual_seed(0)
         if parameter.ndim > 1:
-            parameter.normal_(std=INIT_STD, generator=generator)
+            parameter.normal_(std=std, generator=generator)
