@@ -9,7 +9,7 @@ import ast
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.gpu.cases import attention, head, layers, rounds, vocabulary
+from bench.gpu.cases import attention, head, layers, network, rounds, vocabulary
 from bench.gpu.contract import Case
 
 TABLE: tuple[Callable[[bool], list[Case]], ...] = (
@@ -18,6 +18,7 @@ TABLE: tuple[Callable[[bool], list[Case]], ...] = (
     head.cases,
     attention.cases,
     layers.cases,
+    network.cases,
 )
 KERNELS = Path(__file__).parents[2] / "kernels"
 
