@@ -12,12 +12,13 @@ import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
-from models.dflash_net import DFlashNet
+from core.config import CheckpointKind
+from models.draft_fit import DraftNetwork
 from models.qwen3 import Qwen3
 from training.acceptance import expected_survival
 from training.budget import Budget
 from training.corpus import Corpus, read_corpus
-from training.drafter import DrafterRecipe, TextRows, new_drafter, train_drafter
+from training.drafter import DrafterRecipe, TextRows, new_drafter, objective_of, train_drafter
 from training.export import export_drafter, export_target
 from training.generate import frozen_copy
 from training.onpolicy import SOURCES, Texts, load_texts, save_texts, write_texts
@@ -41,6 +42,7 @@ class Plan(msgspec.Struct, frozen=True):
     drafter_minutes: float = 35.0
     text_tokens: int = 1_500_000
     target_folder: Path | None = None
+    kind: CheckpointKind = "dspark"
 
 
 def build(plan: Plan) -> None:
@@ -83,30 +85,32 @@ def load_tokenizer(run: Path, corpus: Corpus) -> Tokenizer:
     return Tokenizer.from_file(str(path))
 
 
-def build_drafter(plan: Plan, corpus: Corpus, target: Qwen3, tokenizer: Tokenizer) -> DFlashNet:
+def build_drafter(plan: Plan, corpus: Corpus, target: Qwen3, tokenizer: Tokenizer) -> DraftNetwork:
     """Let the target write texts, train the drafter on them, export it at every checkpoint."""
     library, held_out_library = (
         encode_library(tokenizer, list(part.values())) for part in (corpus.train, corpus.held_out)
     )
     texts = own_texts(plan, target, tokenizer, library)
-    recipe = DrafterRecipe(Budget(plan.drafter_minutes * 60))
+    recipe = DrafterRecipe(Budget(plan.drafter_minutes * 60), plan.kind)
+    run = plan.run / plan.kind
     held_out = held_out_texts(target, tokenizer, held_out_library, recipe)
 
-    def measure(drafter: DFlashNet) -> Mapping[str, float]:
+    def measure(drafter: DraftNetwork) -> Mapping[str, float]:
         survivals = {
-            source: expected_survival(drafter, target, rows, recipe.num_anchors) for source, rows in held_out.items()
+            source: expected_survival(drafter, target, objective_of(recipe), rows, recipe.num_anchors)
+            for source, rows in held_out.items()
         }
-        write_json(plan.run / "drafter" / "survival.json", {name: value.tolist() for name, value in survivals.items()})
+        write_json(run / "survival.json", {name: value.tolist() for name, value in survivals.items()})
         return {f"tau_{source}": 1.0 + survival.sum().item() for source, survival in survivals.items()}
 
-    def export(drafter: DFlashNet) -> None:
+    def export(drafter: DraftNetwork) -> None:
         # Both at once: a drafter beside another target than its own drafts in vain.
         export_target(plan.output / "target", target, tokenizer)
-        export_drafter(plan.output / "dspark", drafter, tokenizer, recipe.num_anchors)
+        export_drafter(plan.output / plan.kind, drafter, tokenizer, recipe.num_anchors)
 
     drafter = new_drafter(target, recipe)
     rows = TextRows(texts, library, recipe.row_len, recipe.seed)
-    train_drafter(drafter, target, rows, recipe, plan.run / "drafter", measure, export)
+    train_drafter(drafter, target, rows, recipe, run, measure, export)
     export(drafter)
     print(
         "expected accepted length at T=1:", {name: round(tau, 2) for name, tau in measure(drafter).items()}, flush=True

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.layers import Attend
+from models.network import for_inference
 from models.qwen3 import Qwen3
 from training.attention import attend_dense
 
@@ -51,7 +52,7 @@ class DenseCache:
 
 def frozen_copy(network: Qwen3, dtype: torch.dtype = torch.bfloat16) -> Qwen3:
     """Return a copy for inference only."""
-    return copy.deepcopy(network).to(dtype).eval().requires_grad_(False)
+    return for_inference(copy.deepcopy(network), dtype)
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.errors import CheckpointError
-from models.load_target import load_target
+from models.load_target import load_frozen
 from models.qwen3 import Qwen3, Qwen3Config
 from training.attention import causal_attend, same_document_mask
 from training.budget import Budget, learning_rate_scale
@@ -76,8 +76,8 @@ def new_target(config: Qwen3Config, seed: int) -> Qwen3:
 
 
 def load_trained(folder: Path) -> Qwen3:
-    """Load a target of the family that is trained here, in float32; raises CheckpointError."""
-    network = load_target(folder, torch.float32)
+    """Load a target of the family that is trained here, frozen, in float32; raises CheckpointError."""
+    network = load_frozen(folder, torch.float32)
     if not isinstance(network, Qwen3):
         raise CheckpointError(f"{folder}: drafters are trained for Qwen3ForCausalLM, not {type(network).__name__}")
     return network
