@@ -126,7 +126,8 @@ async def test_a_replica_that_lost_a_rank_ends_the_worker_and_none_of_its_jobs(m
     await queue.submit(job)
     one = await make_worker(Replica(), "one")
     with pytest.raises(ExceptionGroup) as caught:
-        await one.run()
+        async with asyncio.timeout(20.0):
+            await one.run()
     assert caught.group_contains(ReplicaLost)
     assert 0 < len(await tokens_of(client, job.id)) < 40
     async with worker(settings, FakeEngine()):
