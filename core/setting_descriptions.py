@@ -13,6 +13,7 @@ DESCRIPTIONS = {
     "server.api_keys_file": "file of the keys that are let in (`specd keys`); unset, nobody is asked for one",
     "server.allow_no_keys": "listen beyond this machine although nobody is asked for a key",
     "server.open_metrics": "answer /metrics to whoever asks, key or not",
+    "server.page": "serve the page for browsers at /page",
     "server.strict": "refuse requests with unknown fields, which else are left out and named in `x-specd-ignored`",
     "server.admin": "socket over which drafters are loaded and unloaded: `auto`, `off` or a path",
     "server.body_timeout_s": "seconds until a body has to be there",
