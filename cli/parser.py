@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cli.api_key import add_api_key_flag
 from cli.bench_flags import add_bench_flags
+from cli.data_flags import add_data_flags
 from core.batch_lengths import read_batch_lengths
 from core.config import SECTIONS, Settings, nearest
 from core.errors import ConfigError
@@ -68,6 +69,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_prompt(submit)
     submit.add_argument("--redis-url", required=True, help="the Redis that the workers read")
     _add_redis_files(submit)
+
+    add_data_flags(commands.add_parser("data", help="make training data: let the target answer, prepare what it wrote"))
 
     train = commands.add_parser("train", help="train a target or a drafter")
     train.add_argument("recipe", choices=["demo"], help="demo: rebuild the demo pair from nothing")
