@@ -6,6 +6,7 @@ import msgspec
 import torch
 from torch import nn
 
+from bench.gpu.device import let_go
 from core.types import Numerics
 from models.dflash_config import DFlashConfig
 from models.dflash_net import DFlashNet
@@ -67,6 +68,8 @@ def random_target(config: Qwen3Config, device: torch.device) -> RandomTarget:
 
 def random_network(config: Qwen3Config, device: torch.device) -> Qwen3:
     """Build a network in float32, not laid out for inference yet; of one config, the same weights every time."""
+    # The one before may fill the device.
+    let_go(device)
     with device:
         network = Qwen3(config, Numerics.FAST)
     fill_at_random(network)

@@ -178,7 +178,7 @@ def test_the_command_stops_its_stage_on_a_signal_and_keeps_what_there_is(tmp_pat
         while not (path := results_path(tmp_path, "numerics")).is_file() and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == STOPPED, said
