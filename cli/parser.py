@@ -77,6 +77,12 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--run", type=Path, default=Path("runs/demo"), help="folder of states and loss curves")
     train.add_argument("--output", type=Path, help="where checkpoints go (default: the shipped demo)")
     train.add_argument("--target", type=Path, help="take this target instead of training one")
+    train.add_argument(
+        "--kind",
+        choices=["dspark", "dflash", "eagle3"],
+        default="dspark",
+        help="of the drafter (default %(default)s)",
+    )
     train.add_argument("--target-minutes", type=float, default=70.0, help="(default %(default)s)")
     train.add_argument("--drafter-minutes", type=float, default=40.0, help="(default %(default)s)")
     train.add_argument(

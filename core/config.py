@@ -73,7 +73,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     it. spare_kv_mib and most_drafts keep room for drafters that are loaded while it runs: MiB for their KV, beside what
     unloaded ones give back, and drafts per step, if the configured drafters make fewer. proof_dir keeps the proofs of
     drafters that specd does not ship (`specd prove --drafter NAME`); one without a proof there runs as if it were
-    deterministic.
+    deterministic. tensor_parallel is the number of processes that share the target's weights and keys and values.
     """
 
     target: Name = DEMO
@@ -95,6 +95,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     spare_kv_mib: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
     most_drafts: Annotated[int, Meta(ge=0, le=64)] = 0
     proof_dir: Name | None = None
+    tensor_parallel: Annotated[int, Meta(ge=1, le=64)] = 1
 
 
 class CheckpointSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -81,6 +81,11 @@ def _check_engine(settings: Settings) -> None:
     engine = settings.engine
     if engine.target == DEMO and engine.target_revision is not None:
         raise ConfigError(f"engine.target_revision is {engine.target_revision!r}, but the demo has no revisions")
+    if engine.tensor_parallel > 1 and engine.numerics != "fast":
+        raise ConfigError(
+            f"engine.tensor_parallel {engine.tensor_parallel} adds up what several processes computed, in which order "
+            f"depends on their number: engine.numerics {engine.numerics!r} is not possible with it; use 'fast'"
+        )
     if engine.kv_cache_tokens < max(engine.max_model_len or 0, engine.block_size):
         raise ConfigError(
             f"engine.kv_cache_tokens must hold a sequence (engine.max_model_len {engine.max_model_len}) "

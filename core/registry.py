@@ -127,10 +127,17 @@ OPTIONAL = Registry(
     },
 )
 
-# Each takes the settings, runs until it is told to stop, and returns the exit status.
+# Each takes the settings, runs until it is told to stop, and returns the exit status. A worker of several processes
+# (engine.tensor_parallel) is started by "ranks", and all but the first of them are followers.
 ROLES = Registry(
     "role",
-    {"all": "service.main:run", "gateway": "service.gateway:run", "worker": "service.worker:run"},
+    {
+        "all": "service.main:run",
+        "gateway": "service.gateway:run",
+        "worker": "service.worker:run",
+        "ranks": "service.ranks:run",
+        "follower": "service.follower:run",
+    },
 )
 
 # Each takes the parsed command line and returns the exit status.

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from client.wire import WORKER_GROUP, WireError
 from core.config import Settings, model_name
-from core.errors import EngineError, QueueError
+from core.errors import EngineError, QueueError, ReplicaLost
 from core.types import FinishReason
 from engine.build import build_engine
 from models.folders import target_folder
@@ -30,6 +30,7 @@ from service.heartbeat import Heartbeat
 from service.presence import Presence
 from service.priority_streams import WAKE
 from service.process import cancel_all, run_process
+from service.processes import die_with_parent
 from service.queue import JobQueue, connect, redis_url
 from service.recording import Recorder, open_recorder
 from service.stream import End, StreamWriter
@@ -295,7 +296,12 @@ class Worker:
             await asyncio.sleep(REST_S)
 
     async def _step_failed(self, error: Exception) -> None:
-        """End every running job, for which of them broke the step is not known; raises EngineError if none ran."""
+        """End every running job, for which of them broke the step is not known; raises EngineError if none ran.
+
+        A replica that has lost a rank is the end of this worker, not of its jobs: others go on with them.
+        """
+        if isinstance(error, ReplicaLost):
+            raise error
         log.error("step_failed", error=repr(error), exc_info=error)
         request_ids = self._writer.request_ids
         if not request_ids:
@@ -330,9 +336,12 @@ def run(settings: Settings) -> int:
 
 async def serve_queue(settings: Settings, stop: asyncio.Event) -> None:
     """Load the model and work off the queue until `stop` is set."""
-    engine = build_engine(settings)
+    if settings.engine.tensor_parallel > 1:
+        # Of torchrun, which would otherwise leave its ranks behind.
+        die_with_parent()
     folder = target_folder(settings.engine.target, settings.engine.target_revision)
-    await work(settings, stop, engine, Tokenizer(folder), EngineHost(engine, settings.engine))
+    with contextlib.closing(build_engine(settings)) as engine:
+        await work(settings, stop, engine, Tokenizer(folder), EngineHost(engine, settings.engine))
 
 
 async def work(
