@@ -54,16 +54,3 @@ def test_signatures_estimate_the_share_of_common_runs(num_changed):
     text = " ".join(words)
     true = len(runs(text) & runs(other)) / len(runs(text) | runs(other))
     assert (signature(text) == signature(other)).mean() == pytest.approx(true, abs=4 * 0.5 / NUM_HASHES**0.5)
-
-
-def test_estimates_are_not_biased_where_runs_look_alike():
-    errors = []
-    for seed in range(150):
-        rng = random.Random(seed)
-        digits, share = rng.choices("10", k=rng.choice([20, 60, 200])), rng.choice([0.02, 0.1])
-        text, other = (" ".join(one) for one in (digits, [d if rng.random() > share else "else" for d in digits]))
-        true = len(runs(text) & runs(other)) / len(runs(text) | runs(other))
-        deviation = max((true * (1 - true) / NUM_HASHES) ** 0.5, 0.01)
-        errors.append(((signature(text) == signature(other)).mean() - true) / deviation)
-    # By chance alone the mean is within 0.3 but for one case in 5000.
-    assert abs(sum(errors) / len(errors)) < 0.5
