@@ -122,7 +122,9 @@ class Tab:
         """Type into what has the focus."""
         await self.send("Input.insertText", text=text)
 
-    async def look(self, width: int, height: int, scheme: str = "light", motion: str = "reduce", scale: int = 1) -> None:
+    async def look(
+        self, width: int, height: int, scheme: str = "light", motion: str = "reduce", scale: int = 1
+    ) -> None:
         """Be a screen of this size, in light or dark."""
         size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 600}
         await self.send("Emulation.setDeviceMetricsOverride", **size)
