@@ -83,6 +83,7 @@ async def test_charts_move_under_load(tab, settings):
     assert tab.errors == []
 
 
+@pytest.mark.slow
 async def test_bars_are_the_engines_own_counts(tab, settings):
     engine = VariedEngine()
     async with running(settings, engine) as service:
@@ -96,7 +97,10 @@ async def test_bars_are_the_engines_own_counts(tab, settings):
     )
 
 
-@pytest.mark.parametrize(("width", "height"), [(360, 740), (768, 1024), (1280, 900)])
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [(360, 740), pytest.param(768, 1024, marks=pytest.mark.slow), pytest.param(1280, 900, marks=pytest.mark.slow)],
+)
 async def test_it_fits(tab, settings, width, height):
     await tab.look(width, height)
     async with running(settings, VariedEngine()) as service:
@@ -133,6 +137,7 @@ async def test_text_is_readable_in_light_and_in_dark(tab, settings, scheme):
     assert grounds[0] == grounds[3] == grounds[1 if scheme == "light" else 2]
 
 
+@pytest.mark.slow
 async def test_colour_is_never_the_only_sign(tab, settings):
     async with running(settings, VariedEngine()) as service:
         await visit(tab, service.url, max_tokens="45", prompt="a")
@@ -156,6 +161,7 @@ async def test_no_request_leaves_the_origin_and_the_console_is_silent(tab, setti
     assert tab.errors == []
 
 
+@pytest.mark.slow
 async def test_nothing_moves_for_whom_wants_no_motion(tab, settings):
     async with running(settings, VariedEngine()) as service:
         await visit(tab, service.url, max_tokens="45", prompt="a")

@@ -39,6 +39,7 @@ async def test_tokens_have_the_colours_that_the_engines_own_counts_say(tab, sett
     assert tab.errors == []
 
 
+@pytest.mark.slow
 async def test_tokens_appear_while_the_answer_comes(tab, settings):
     async with running(settings, VariedEngine(step_s=0.1)) as service:
         await visit(tab, service.url, max_tokens="200", prompt="a")
@@ -106,6 +107,7 @@ async def test_a_person_with_a_keyboard_reaches_everything_and_escape_stops(tab,
     assert "Every count is the server's own" in said
 
 
+@pytest.mark.slow
 async def test_choices_reach_the_server_as_they_were_made(tab, settings):
     engine = VariedEngine()
     async with running(settings, engine) as service:
@@ -146,6 +148,7 @@ async def refused(tab, url):
     return await tab.value(f"{field('error')}.textContent"), again
 
 
+@pytest.mark.slow
 async def test_a_full_queue_says_when_to_try_again(tab, settings):
     queue = msgspec.structs.replace(settings.queue, max_queued_requests=1)
     engine = VariedEngine(step_s=0.2)
@@ -159,6 +162,7 @@ async def test_a_full_queue_says_when_to_try_again(tab, settings):
     assert again == [False, True]
 
 
+@pytest.mark.slow
 async def test_a_wrong_request_says_what_is_wrong(tab, settings):
     async with running(settings, VariedEngine(max_model_len=16)) as service:
         await visit(tab, service.url, max_tokens="500", prompt="a")
@@ -196,6 +200,7 @@ class CuttingProxy:
             return response
 
 
+@pytest.mark.slow
 async def test_a_stream_that_is_cut_goes_on_with_nothing_lost_or_twice(tab, settings, unused_tcp_port):
     async with running(settings, VariedEngine()) as service:
         proxy = CuttingProxy(service.http, service.url, 2500)
@@ -214,6 +219,7 @@ async def test_a_stream_that_is_cut_goes_on_with_nothing_lost_or_twice(tab, sett
     assert [drawn[name] for name in ("draft", "bonus", "corrected", "plain")] == [24, 8, 8, 5]
 
 
+@pytest.mark.slow
 async def test_a_server_that_goes_away_is_told_and_so_is_its_return(tab, settings):
     async with running(settings, VariedEngine()) as service:
         await visit(tab, service.url)
