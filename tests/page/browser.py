@@ -34,7 +34,7 @@ FLAGS = (
 )
 KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32}
 CTRL = 2
-LONGEST_S = 30.0
+LONGEST_S = 60.0
 NO_WAIT = aiohttp.ClientWSTimeout(ws_close=0.1)
 
 
