@@ -139,6 +139,7 @@ COMMANDS = Registry(
         "complete": "cli.complete:run",
         "train": "cli.train:run",
         "calibrate": "cli.calibrate:run",
+        "eval": "cli.eval:run",
         "explain": "cli.explain:run",
         "inspect": "cli.inspect:run",
         "drafters": "cli.drafters:run",
