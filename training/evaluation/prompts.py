@@ -44,7 +44,7 @@ class Prompts:
         if conversation.text is not None:
             return self.tokenizer.encode(conversation.text)
         try:
-            text = self._chat.render(conversation.messages(tuple(answers)), conversation.tools, TEMPLATE_VALUES)
+            text = self._chat.render(conversation.messages(tuple(answers)), conversation.tools, values=TEMPLATE_VALUES)
         except RequestError as error:
             raise ConfigError(f"{conversation.place}: {error}") from error
         # The template writes the special tokens itself.
