@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.report,
         arguments.plot,
         arguments.max_tokens,
-        arguments.malformed == "skip",
+        arguments.bad_lines == "skip",
     )
     calibrate(task, Console(highlight=False))
     return 0

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
                 {
                     "limit": arguments.limit,
                     "every_turn": arguments.every_turn,
-                    "skips_malformed": arguments.malformed == "skip",
+                    "skips_bad_lines": arguments.bad_lines == "skip",
                 },
                 Reading,
             ),

@@ -28,7 +28,7 @@ def add_eval_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, default=2048, help="of an answer (default %(default)s)")
     parser.add_argument("--every-turn", action="store_true", help="answer all turns, not the first or the last only")
     parser.add_argument(
-        "--malformed", choices=["fatal", "skip"], default="fatal", help="lines that cannot be asked (default fatal)"
+        "--bad-lines", choices=["fatal", "skip"], default="fatal", help="lines that cannot be asked (default fatal)"
     )
     parser.add_argument(
         "--thresholds", nargs="*", type=float, default=[], metavar="P", help="sweep the confidence threshold over these"

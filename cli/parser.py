@@ -262,7 +262,7 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
         "--max-tokens", type=int, default=512, help="of an answer whose prompt sets no limit (default %(default)s)"
     )
     parser.add_argument(
-        "--malformed", choices=["fatal", "skip"], default="fatal", help="lines that cannot be asked (default fatal)"
+        "--bad-lines", choices=["fatal", "skip"], default="fatal", help="lines that cannot be asked (default fatal)"
     )
     parser.add_argument("--fit", choices=["logistic", "temperature"], default="logistic", help="which one to write")
     parser.add_argument("--output", type=Path, metavar="FILE", help="(default: calibration.json beside the checkpoint)")

@@ -89,14 +89,14 @@ class Task(Struct, frozen=True):
     report: Path | None = None
     plot: Path | None = None
     max_tokens: int = 512
-    skips_malformed: bool = False
+    skips_bad_lines: bool = False
 
 
 def calibrate(task: Task, console: Console) -> Findings:
     """Record, fit, judge, show and write. Raises ConfigError and CheckpointError."""
     engine = build_engine(task.settings)
     name = kind_of(task.settings.drafter)
-    questions = read_questions(task.prompts, task.max_tokens, skips_malformed=task.skips_malformed)
+    questions = read_questions(task.prompts, task.max_tokens, skips_bad_lines=task.skips_bad_lines)
     rounds = record(engine, name, questions, task.num_rounds)
     is_fitted = np.array([question.is_fitted for question in questions])[rounds.question]
     fitted, other = rounds.of(is_fitted), rounds.of(~is_fitted)

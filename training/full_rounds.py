@@ -77,13 +77,13 @@ def read_questions(
     max_tokens: int,
     temperatures: Sequence[float] = TEMPERATURES,
     *,
-    skips_malformed: bool = False,
+    skips_bad_lines: bool = False,
 ) -> list[Question]:
     """Return the prompts of files or folders, by turns of their sources, then of the temperatures, then of the use.
 
     max_tokens holds for prompts without a limit of their own. Raises ConfigError (training/evaluation/task_files.py).
     """
-    found = read_tasks(paths, Reading(skips_malformed=skips_malformed)).conversations
+    found = read_tasks(paths, Reading(skips_bad_lines=skips_bad_lines)).conversations
     sources = list(dict.fromkeys(each.task for each in found))
     columns = [[each for each in found if each.task == source] for source in sources]
     turns = itertools.cycle(itertools.product((True, False), temperatures))

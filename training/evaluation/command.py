@@ -59,10 +59,10 @@ def evaluate(asked: Asked, console: Console) -> Report:
         raise ConfigError(f"--output {asked.output} cannot be a folder: {error}") from error
     engine = open_engine(asked)
     assert engine.tokenizer is not None
-    conversations, malformed = read_conversations(asked)
-    kept, left_out = fitting(engine, conversations, skips=asked.reading.skips_malformed)
-    if malformed:
-        left_out["malformed"] = malformed
+    conversations, bad_lines = read_conversations(asked)
+    kept, left_out = fitting(engine, conversations, skips=asked.reading.skips_bad_lines)
+    if bad_lines:
+        left_out["bad lines"] = bad_lines
     for reason, places in left_out.items():
         console.print(f"left out, {reason}: {len(places)}, such as {places[0]}", style="yellow", markup=False)
     if not kept:
@@ -96,7 +96,8 @@ def read_conversations(asked: Asked) -> tuple[list[Conversation], tuple[str, ...
         tokenizer = Tokenizer.from_file(str(target_folder(asked.engine.target) / "tokenizer.json"))
         found += demo_tasks(tokenizer, asked.reading.limit or DEMO_COUNT)
     read = read_tasks(files, asked.reading)
-    return [*found, *read.conversations], read.malformed
+    more = read.num_bad - len(read.bad_lines)
+    return [*found, *read.conversations], (*read.bad_lines, *["not told of"] * more)
 
 
 def fitting(

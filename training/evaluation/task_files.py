@@ -1,51 +1,45 @@
-"""Read what to ask from JSONL: DeepSpec's task files, chat transcripts, plain texts; and specd's own prompt files.
+"""Read what to ask: DeepSpec's task files, chat transcripts and plain texts as JSONL, and specd's own prompt files.
 
-A task is a file, its name without the ending, or what a row says in `domain`. Of each row one of these is read:
+Lines are those of training data (training/data/records.py). A task is a file, its name without the ending, or what a
+line says as its `kind`. Of each line is asked:
 
-    turns           texts of a user, as in DeepSpec's eval_datasets
-    messages        OpenAI's: role, content, and whatever else the chat template reads, such as tool_calls
-    conversations   the same, or ShareGPT's from and value
-    prompt, text    plain text to go on with; a text is cut in its middle, a prompt is taken whole
+    turns                     texts of a user, as in DeepSpec's eval_datasets: the first, or all of them
+    messages, conversations   a transcript: its last answer, or all of them
+    prompt                    text to go on with
+    text                      the first half of a text
 
-and beside it answer (a number), tests (pairs of a call and the repr of its value), max_tokens, tools, domain. Keys that
-are not named here are left alone. A file that ends in .json holds texts by task, as bench/prompts/demo.json does.
+A line of the first two may say besides what is right, an `answer` (a number) or `tests` (pairs of a call and the repr
+of its value); any line how long an answer may be, `max_tokens`. A file that ends in .json holds texts by task, as
+bench/prompts/demo.json does.
 """
 
 import random
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import replace
 
 from core.errors import ConfigError
+from training.data.lines import Line, Problems, jsonl_files, read_lines
+from training.data.records import BadLineError, to_record
 from training.evaluation.conversation import Conversation, Judge, Message
 from training.evaluation.right_answer import calls_give, final_number, number_is
 
 LINES, TEXTS = ".jsonl", ".json"
 # DeepSpec's order of a task's rows, so that the same first rows are asked.
 SHUFFLE_SEED = 980406
-CONTENT = ("turns", "messages", "conversations", "prompt", "text")
 ASSISTANT = "assistant"
-SHARE_GPT = {"human": "user", "gpt": ASSISTANT, "system": "system", "tool": "tool"}
 
 
-class Row(Struct, frozen=True):
-    """One line, checked by type only."""
+class Terms(Struct, frozen=True):
+    """What a line says besides what is asked."""
 
-    turns: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
-    messages: Annotated[tuple[dict[str, Any], ...], Meta(min_length=1)] | None = None
-    conversations: Annotated[tuple[dict[str, Any], ...], Meta(min_length=1)] | None = None
-    prompt: Annotated[str, Meta(min_length=1)] | None = None
-    text: Annotated[str, Meta(min_length=1)] | None = None
     answer: str | int | float | None = None
     tests: Annotated[tuple[tuple[str, str], ...], Meta(min_length=1)] | None = None
-    tools: tuple[dict[str, Any], ...] = ()
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
-    domain: Annotated[str, Meta(min_length=1)] | None = None
 
 
 class Texts(Struct, frozen=True):
@@ -57,78 +51,82 @@ class Texts(Struct, frozen=True):
 
 class Reading(Struct, frozen=True):
     """How to read. limit is the most rows of a file, None takes all; every_turn asks for all answers of a row, not only
-    the first of `turns` and the last of a transcript; skips_malformed leaves out what cannot be read.
+    the first of `turns` and the last of a transcript; skips_bad_lines leaves out what cannot be read.
     """
 
     limit: Annotated[int, Meta(ge=1)] | None = None
     every_turn: bool = False
-    skips_malformed: bool = False
+    skips_bad_lines: bool = False
 
 
 class Found(Struct, frozen=True):
-    """What was read, and a sentence for each line that was left out."""
+    """What was read; sentences about the first lines that were left out, and how many lines these were in all."""
 
     conversations: tuple[Conversation, ...]
-    malformed: tuple[str, ...]
+    bad_lines: tuple[str, ...]
+    num_bad: int
 
 
 def read_tasks(paths: Sequence[Path], reading: Reading) -> Found:
-    """Read task files and folders of them; raises ConfigError, with the line's number for a line."""
+    """Read task files and folders of them; raises ConfigError, and DataError with the number of a line."""
     conversations: list[Conversation] = []
-    malformed: list[str] = []
+    told: list[str] = []
+    problems = Problems(told.append, are_fatal=not reading.skips_bad_lines)
     for path in task_files(paths):
         if path.suffix == TEXTS:
             conversations += _texts(path, reading)
             continue
-        found = list(_lines(path, reading, malformed))
+        found = list(_conversations(path, problems, reading))
         random.Random(SHUFFLE_SEED).shuffle(found)  # noqa: S311, the order must be DeepSpec's
         if not found:
             raise ConfigError(f"{path} has no line that can be asked")
         conversations += found[: reading.limit]
-    return Found(tuple(conversations), tuple(malformed))
+    return Found(tuple(conversations), tuple(told), problems.num)
 
 
 def task_files(paths: Sequence[Path]) -> list[Path]:
-    """Return the files of paths, those of folders in the order of their names."""
-    files: list[Path] = []
+    """Return the files of paths, those of folders in the order of their names; raises ConfigError and DataError."""
     for path in paths:
-        if path.is_dir():
-            inside = sorted(path.glob(f"*{LINES}"))
-            if not inside:
-                raise ConfigError(f"{path} holds no {LINES} file")
-            files += inside
-        elif not path.exists():
-            raise ConfigError(f"there is no task file {path}")
-        elif path.suffix not in (LINES, TEXTS):
+        if path.is_file() and path.suffix not in (LINES, TEXTS):
             raise ConfigError(
                 f"{path} is of no known kind: {LINES} holds one JSON object per line, {TEXTS} texts by task"
             )
-        else:
-            files.append(path)
-    return files
+    return jsonl_files(list(paths)) if paths else []
 
 
-def read_row(line: bytes, task: str, place: str, *, every_turn: bool) -> Conversation:
-    """Read one line; raises ValueError with a sentence of what is wrong."""
+def to_conversation(line: Line, *, every_turn: bool) -> Conversation:
+    """Return what a line asks; raises BadLineError with a word on what would be right."""
+    record = to_record(line)
     try:
-        row = msgspec.json.decode(line, type=Row)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(str(error)) from None
-    kinds = [name for name in CONTENT if getattr(row, name) is not None]
-    if len(kinds) != 1:
-        raise ValueError(f"needs one of {', '.join(CONTENT)}, has {' and '.join(kinds) or 'none'}")
-    made = Conversation(row.domain or task, place, tools=row.tools, max_tokens=row.max_tokens, is_right=_judge(row))
-    if row.prompt is not None or row.text is not None:
-        return replace(made, text=row.prompt or _first_half(row.text or ""))
-    if row.turns is not None:
-        asked = row.turns if every_turn else row.turns[:1]
-        return replace(made, turns=tuple(({"role": "user", "content": text},) for text in asked))
-    messages = [_message(each) for each in row.messages or row.conversations or ()]
-    return replace(made, turns=transcript_turns(messages, every_turn=every_turn), is_own=False)
+        terms = msgspec.convert({name: line.fields.get(name) for name in Terms.__struct_fields__}, Terms)
+    except msgspec.ValidationError as error:
+        raise BadLineError(str(error)) from None
+    place = f"{line.path.name} line {line.number}"
+    messages = [message.mapping() for message in record.messages]
+    if record.shape in ("prompt", "text"):
+        text = record.text if record.shape == "prompt" else record.text[: len(record.text) // 2]
+        if not text:
+            raise BadLineError(f"{record.shape} is too short to go on with")
+        return Conversation(record.kind, place, text=text, max_tokens=terms.max_tokens)
+    is_own = record.shape == "turns"
+    turns = (
+        tuple((message,) for message in (messages if every_turn else messages[:1]))
+        if is_own
+        else transcript_turns(messages, every_turn=every_turn)
+    )
+    return Conversation(
+        record.kind,
+        place,
+        turns,
+        is_own,
+        tools=record.tools,
+        max_tokens=terms.max_tokens,
+        is_right=_judge(terms),
+    )
 
 
 def transcript_turns(messages: Sequence[Message], *, every_turn: bool) -> tuple[tuple[Message, ...], ...]:
-    """Cut a transcript before each of its answers, or before its last only; raises ValueError if there is none.
+    """Cut a transcript before each of its answers, or before its last only; raises BadLineError if there is none.
 
     A transcript that does not end with an answer has its last place at its end.
     """
@@ -136,7 +134,7 @@ def transcript_turns(messages: Sequence[Message], *, every_turn: bool) -> tuple[
     if messages[-1]["role"] != ASSISTANT:
         places.append(len(messages))
     if not places:
-        raise ValueError("has nothing before its answer")
+        raise BadLineError("has nothing before its answer")
     places = places if every_turn else places[-1:]
     return tuple(tuple(messages[start:end]) for start, end in zip([0, *places[:-1]], places, strict=True))
 
@@ -154,38 +152,17 @@ def _texts(path: Path, reading: Reading) -> Iterator[Conversation]:
             yield Conversation(task, f"{path.name} {task} {number}", text=text, max_tokens=each.max_tokens)
 
 
-def _lines(path: Path, reading: Reading, malformed: list[str]) -> Iterator[Conversation]:
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        place = f"{path.name} line {number}"
+def _conversations(path: Path, problems: Problems, reading: Reading) -> Iterator[Conversation]:
+    for line in read_lines(path, problems):
         try:
-            yield read_row(line, path.stem, place, every_turn=reading.every_turn)
-        except ValueError as error:
-            if not reading.skips_malformed:
-                raise ConfigError(f"{path}, line {number}: {error}; skip such lines with --malformed skip") from error
-            malformed.append(f"{place}: {error}")
+            found = to_conversation(line, every_turn=reading.every_turn)
+        except BadLineError as error:
+            problems.add(path, line.number, str(error))
+        else:
+            yield found
 
 
-def _message(message: dict[str, Any]) -> Message:
-    if "role" not in message and "from" in message:
-        role, content = SHARE_GPT.get(message["from"], message["from"]), message.get("value")
-        message = {"role": role, "content": content}
-    if "role" not in message:
-        raise ValueError(f"has a message without a role: {sorted(message)}")
-    content = message.get("content")
-    if content is None and message.get("tool_calls"):
-        return {**message, "content": ""}
-    if content is None or not isinstance(content, str):
-        raise ValueError(f"has a message of {message['role']!r} whose content is no text")
-    return message
-
-
-def _judge(row: Row) -> Judge | None:
+def _judge(row: Terms) -> Judge | None:
     if row.tests is not None:
         return calls_give(row.tests)
     if row.answer is None:
@@ -193,7 +170,3 @@ def _judge(row: Row) -> Judge | None:
     number = final_number(row.answer) if isinstance(row.answer, str) else Fraction(str(row.answer))
     # Answers in words are for people.
     return None if number is None else number_is(number)
-
-
-def _first_half(text: str) -> str:
-    return text[: max(1, len(text) // 2)]

@@ -74,7 +74,7 @@ def test_a_drafter_of_another_target_is_refused_by_its_key(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["nowhere.jsonl"], "no task file nowhere.jsonl"),
+        (["pyproject.toml"], "pyproject.toml is of no known kind"),
         (["demo", "--drafter", "none"], "nothing to evaluate"),
         (["demo", "--temperature", "3"], "<= 2.0"),
         (["demo", "--thresholds", "1.5"], "< 1.0"),

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from core.errors import ConfigError
+from core.errors import ConfigError, DataError
 from training.evaluation.task_files import Reading, read_tasks
 
 ALL_TURNS = Reading(every_turn=True)
@@ -66,13 +66,13 @@ def test_share_gpt_names_its_speakers_otherwise(tmp_path):
 
 
 def test_a_text_is_gone_on_with_from_its_middle_a_prompt_from_its_end(tmp_path):
-    path = write(tmp_path / "a.jsonl", {"text": "abcdef", "domain": "t"}, {"prompt": "abcdef", "domain": "p"})
+    path = write(tmp_path / "a.jsonl", {"text": "abcdef", "kind": "t"}, {"prompt": "abcdef", "kind": "p"})
     assert {each.task: each.text for each in read(path)} == {"t": "abc", "p": "abcdef"}
 
 
 def test_a_row_may_name_its_task_its_limit_and_its_right_answer(tmp_path):
     (found,) = read(
-        write(tmp_path / "a.jsonl", {"turns": ["6*7"], "domain": "sums", "max_tokens": 5, "answer": "#### 42"})
+        write(tmp_path / "a.jsonl", {"turns": ["6*7"], "kind": "sums", "max_tokens": 5, "answer": "#### 42"})
     )
     assert (found.task, found.max_tokens) == ("sums", 5)
     assert found.is_right("So it is 42")
@@ -87,28 +87,29 @@ def test_an_answer_in_words_is_not_judged(tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", "truncated"),
-        ("[]", "Expected `object`"),
-        ('{"answer": 4}', "needs one of turns, messages, conversations, prompt, text, has none"),
-        ('{"prompt": "a", "turns": ["b"]}', "has turns and prompt"),
-        ('{"turns": []}', "length >= 1"),
-        ('{"turns": [7]}', "Expected `str`"),
-        ('{"messages": [{"content": "x"}]}', "without a role"),
-        ('{"messages": [{"role": "user", "content": [1]}]}', "content is no text"),
+        ("{", "not JSON"),
+        ("[]", "must be a JSON object"),
+        ('{"answer": 4}', "must have one of conversations, messages, turns, prompt, text"),
+        ('{"turns": []}', "turns must be an array with something in it"),
+        ('{"turns": [7]}', "turns[0] must be text"),
+        ('{"messages": [{"content": "x"}]}', "messages[0]: role"),
+        ('{"messages": [{"role": "user", "content": [1]}]}', "content may hold text parts only"),
         ('{"messages": [{"role": "assistant", "content": "x"}]}', "nothing before its answer"),
-        ('{"turns": ["a"], "max_tokens": 0}', ">= 1"),
+        ('{"text": "x"}', "text is too short to go on with"),
+        ('{"turns": ["a"], "max_tokens": 0}', "max_tokens"),
+        ('{"turns": ["a"], "tests": ["f()"]}', "tests"),
     ],
 )
-def test_a_malformed_line_is_told_by_its_number_or_skipped(tmp_path, line, said):
+def test_a_bad_line_is_told_by_its_number_or_left_out(tmp_path, line, said):
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"prompt": "good"}}\n\n{line}\n')
-    with pytest.raises(ConfigError, match=r"a\.jsonl, line 3: ") as refused:
+    with pytest.raises(DataError, match=r"a\.jsonl:3: ") as refused:
         read(path, Reading())
     assert said in str(refused.value)
-    found = read_tasks([path], Reading(skips_malformed=True))
+    found = read_tasks([path], Reading(skips_bad_lines=True))
     assert [each.text for each in found.conversations] == ["good"]
-    assert len(found.malformed) == 1
-    assert found.malformed[0].startswith("a.jsonl line 3: ")
+    assert found.num_bad == len(found.bad_lines) == 1
+    assert found.bad_lines[0].startswith(f"{path}:3: ")
 
 
 def test_specds_own_prompt_files_are_texts_by_task(tmp_path):
@@ -125,8 +126,8 @@ def test_files_of_no_known_kind_empty_ones_and_missing_ones_are_refused(tmp_path
     for name, said in (
         ("a.csv", "no known kind"),
         ("empty.jsonl", "no line that can be asked"),
-        ("folder", "holds no .jsonl file"),
-        ("none.jsonl", "no task file"),
+        ("folder", r"no \*\.jsonl file"),
+        ("none.jsonl", "there is no file or folder"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises((ConfigError, DataError), match=said):
             read(tmp_path / name)
