@@ -9,9 +9,9 @@ def add_eval_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "tasks",
         nargs="+",
-        metavar="FILE|FOLDER|demo",
+        metavar="FILE|FOLDER|demo|demo-transcripts",
         help="JSONL of turns, messages, conversations, prompts or texts, or folders of such files (DeepSpec's "
-        "eval_datasets); demo: held-out tasks of the demo's curriculum",
+        "eval_datasets); demo, demo-transcripts: held-out tasks of the demo's curriculum, alone or in sessions",
     )
     parser.add_argument("--target", default="demo", help='"demo", a checkpoint folder or a Hub id (default demo)')
     parser.add_argument("--target-revision", metavar="REVISION", help="of a Hub id: commit, tag or branch")

@@ -16,7 +16,7 @@ from engine.engine import Engine
 from models.folders import target_folder
 from policies.calibration_fit import identity
 from training.evaluation.conversation import Conversation
-from training.evaluation.demo_tasks import DEMO, demo_tasks
+from training.evaluation.demo_tasks import DEMO, TRANSCRIPTS, demo_tasks, transcripts
 from training.evaluation.evaluate import Evaluation, Options
 from training.evaluation.figures import draw_figures
 from training.evaluation.prompts import Prompts
@@ -34,7 +34,7 @@ class Asked(Struct, frozen=True):
     """What to evaluate and where results go.
 
     drafters  by the name that the report gives them; origins is what was said of each
-    tasks     files and folders, or "demo" for the held-out tasks of the demo's curriculum
+    tasks     files and folders, or "demo" and "demo-transcripts" for held-out tasks of the demo's curriculum
     run       facts about this run for the report: machine, versions, command
     """
 
@@ -91,10 +91,12 @@ def open_engine(asked: Asked) -> Engine:
 def read_conversations(asked: Asked) -> tuple[list[Conversation], tuple[str, ...]]:
     """Return what to ask, and what could not be read."""
     found: list[Conversation] = []
-    files = [Path(task) for task in asked.tasks if task != DEMO]
+    files = [Path(task) for task in asked.tasks if task not in (DEMO, TRANSCRIPTS)]
     if DEMO in asked.tasks:
         tokenizer = Tokenizer.from_file(str(target_folder(asked.engine.target) / "tokenizer.json"))
         found += demo_tasks(tokenizer, asked.reading.limit or DEMO_COUNT)
+    if TRANSCRIPTS in asked.tasks:
+        found += transcripts(asked.reading.limit or DEMO_COUNT)
     read = read_tasks(files, asked.reading)
     more = read.num_bad - len(read.bad_lines)
     return [*found, *read.conversations], (*read.bad_lines, *["not told of"] * more)

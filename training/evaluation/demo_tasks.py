@@ -6,14 +6,16 @@ from functools import partial
 from tokenizers import Tokenizer
 
 from training.corpus import read_corpus
-from training.evaluation.conversation import Conversation
+from training.evaluation.conversation import Conversation, Message
 from training.onpolicy import MAX_NEW_TOKENS, SOURCES, prompt_source
 from training.packing import encode_library
 from training.tasks.catalog import DOMAINS, is_right, tasks
 
-# Asked for in place of a task file.
-DEMO = "demo"
+# Asked for in place of task files.
+DEMO, TRANSCRIPTS = "demo", "demo-transcripts"
 SEED = 4242
+TASKS_PER_SESSION = 4
+SESSION = "You solve one task after another. A tool checks each answer and says what it found."
 NEW_WORDING, NEW_OPERANDS = "new wording", "new operands"
 
 
@@ -38,6 +40,27 @@ def task_prompts(source: str, count: int) -> list[Conversation]:
         )
         for index, task in enumerate(itertools.islice(tasks(source, SEED, "held_out"), count))
     ]
+
+
+def transcripts(count: int) -> list[Conversation]:
+    """Return sessions of several tasks with a tool's word after each recorded answer; every answer is asked for.
+
+    The demo's chat template knows no tools, so the tool speaks as the user does.
+    """
+    streams = [tasks(source, SEED, "held_out") for source in ("math", "code")]
+    made = []
+    for index in range(count):
+        turns: list[tuple[Message, ...]] = []
+        before: tuple[Message, ...] = ({"role": "system", "content": SESSION},)
+        for number in range(TASKS_PER_SESSION):
+            task = next(streams[number % len(streams)])
+            said = "Checked: correct.\n\n" if number else ""
+            turns.append((*before, {"role": "user", "content": said + task.turns[-1]["content"]}))
+            before = ({"role": "assistant", "content": task.answer},)
+        limit = max(MAX_NEW_TOKENS.values())
+        place = f"session {index}"
+        made.append(Conversation("transcripts", place, tuple(turns), is_own=False, max_tokens=limit))
+    return made
 
 
 def library_prompts(tokenizer: Tokenizer, source: str, count: int) -> list[Conversation]:

@@ -1,5 +1,7 @@
 """The real engine answers: turns follow each other, prefixes are found, rounds add up to tokens."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from training.evaluation.command import fitting
 from training.evaluation.context import by_context, prefix_hits
 from training.evaluation.conversation import Conversation
 from training.evaluation.counted_rounds import counted_rounds
+from training.evaluation.demo_tasks import transcripts
 from training.evaluation.evaluate import Evaluation, Options
 from training.evaluation.long_context import lengthen
 from training.evaluation.prompts import Prompts
@@ -149,3 +152,14 @@ def test_right_answers_are_those_of_last_turns_by_kind(engine):
     evaluation.answer()
     (cell,) = evaluation.cells
     assert {kind: (share.part, share.whole) for kind, share in cell.right.items()} == {"new": (1, 2), "old": (1, 1)}
+
+
+def test_sessions_of_the_demo_keep_the_recorded_answers_between_their_turns(engine):
+    (session,) = transcripts(1)
+    roles = [message["role"] for message in session.messages(("never", "shown", "here"))]
+    assert session.num_turns == 4
+    assert roles == ["system", "user", *["assistant", "user"] * 3]
+    found = answer_all(engine, "dspark", Fixed(4), [session], Sampling(max_tokens=8)).answers
+    hits = prefix_hits(found)
+    # Each prompt holds the one before it, whose whole blocks are in the cache.
+    assert [later.part > 0.8 * before.whole for before, later in pairwise(hits)] == [True] * 3
