@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
             ),
             msgspec.convert(options, Options),
             arguments.output,
-            describe_run(),
+            describe_run,
         )
     except msgspec.ValidationError as error:
         raise ConfigError(f"this cannot be evaluated: {error}") from error

@@ -1,6 +1,6 @@
 """`specd eval`: from what was asked on the command line to files: report.json, report.md, figures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Asked(Struct, frozen=True):
 
     drafters  by the name that the report gives them; origins is what was said of each
     tasks     files and folders, or "demo" and "demo-transcripts" for held-out tasks of the demo's curriculum
-    run       facts about this run for the report: machine, versions, command
+    describe  tells facts about this run for the report: machine, versions, command, time
     """
 
     engine: EngineSettings
@@ -45,7 +45,7 @@ class Asked(Struct, frozen=True):
     reading: Reading
     options: Options
     output: Path
-    run: Mapping[str, Any]
+    describe: Callable[[], Mapping[str, Any]]
 
 
 def evaluate(asked: Asked, console: Console) -> Report:
@@ -135,7 +135,7 @@ def write(asked: Asked, evaluation: Evaluation, left_out: Mapping[str, tuple[str
     engine = evaluation.engine
     turns = {"turns longer than the context": tuple(evaluation.too_long)} if evaluation.too_long else {}
     report = Report(
-        dict(asked.run),
+        dict(asked.describe()),
         asked.engine.target,
         str(engine.target.dtype).removeprefix("torch."),
         engine.max_model_len,

@@ -79,15 +79,19 @@ def draw_conditional(report: Report, temperature: float) -> Any:
     cells = _cells(report, temperature)
     tasks = _names(cell.task for cell in cells)
     figure, axes = _panels(len(tasks))
+    last = 1
     for place, (axis, task) in enumerate(zip(axes, tasks, strict=False)):
         for index, drafter in enumerate(report.drafters):
             own = next(c.acceptance for c in cells if (c.task, c.drafter) == (task, drafter))
             places = zip(count(1), own.conditional, own.reached)
             known = [(k, each) for k, each, reached in places if each is not None and reached >= FEWEST]
             _line(axis, known, index, drafter, len(report.drafters))
-        axis.set(ylim=(-0.03, 1.05), xticks=range(1, max(report.max_drafts.values()) + 1), yticks=np.linspace(0, 1, 6))
+            last = max([last, *(k for k, _ in known)])
+        axis.set(ylim=(-0.03, 1.05), yticks=np.linspace(0, 1, 6))
         axis.set_title(task, fontsize=10)
         _outer(axes, place, "position in the block", "kept, given that all before were")
+    for axis in axes:
+        axis.set(xlim=(0.6, last + 0.4), xticks=range(1, last + 1))
     _finish(figure, axes[0], "conditional acceptance by position, 95 % intervals over prompts", report, temperature)
     return figure
 

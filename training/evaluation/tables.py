@@ -51,7 +51,7 @@ def tables(report: Report) -> Iterator[PlainTable]:
                 ("drafters", *_tasks(cells)),
                 rows,
             )
-        yield _conditional(report, cells, temperature)
+        yield _conditional(cells, temperature)
         yield _confidence(cells, temperature)
     yield from _right(report)
     yield from _sweep(report)
@@ -100,11 +100,11 @@ def _difference_rows(report: Report, temperature: float) -> Iterator[Texts]:
         yield (f"{pair[0]} - {pair[1]}", *cells)
 
 
-def _conditional(report: Report, cells: Sequence[Cell], temperature: float) -> PlainTable:
-    widest = max(report.max_drafts.values())
+def _conditional(cells: Sequence[Cell], temperature: float) -> PlainTable:
+    widest = max((sum(map(bool, cell.acceptance.conditional)) for cell in cells), default=0)
     rows = []
     for cell in cells:
-        values = [f"{each.estimate:.3f}" if each else NOTHING for each in cell.acceptance.conditional]
+        values = [f"{each.estimate:.3f}" if each else NOTHING for each in cell.acceptance.conditional[:widest]]
         rows.append((cell.task, cell.drafter, *values, *[""] * (widest - len(values))))
     return PlainTable(
         f"Conditional acceptance by position, temperature {temperature:g}",
