@@ -115,7 +115,7 @@ def calibrate(task: Task, console: Console) -> Findings:
     show(report, console)
     write(task, report, console)
     if task.plot:
-        draw(task.plot, other, questions, (fits[RAW], fits[task.fit]), caption(report), console)
+        draw(task.plot, other, questions, (fits[RAW], fits[task.fit]), law(report), console)
     return report
 
 
@@ -141,11 +141,12 @@ def draw(
     """Draw the diagram of all rounds to `path`, and that of each source beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     source = sources_of(rounds, questions)
-    parts = {path: (np.ones(len(source), dtype=np.bool_), words)}
+    parts = {path: ("", np.ones(len(source), dtype=np.bool_))}
     for name in np.unique(source) if len(np.unique(source)) > 1 else ():
-        parts[path.with_stem(f"{path.stem}_{name}")] = (source == name, f"{name}; {words}")
-    for place, (chosen, text) in parts.items():
+        parts[path.with_stem(f"{path.stem}_{name}")] = (f"{name}: ", source == name)
+    for place, (name, chosen) in parts.items():
         own = rounds.of(chosen)
+        text = f"{name}{words}; {len(own.accepted)} rounds of {len(np.unique(own.question))} requests not fitted on"
         width = np.full_like(own.accepted, own.evidence.shape[1])
         draw_reliability(VerifiedRounds(own.evidence, width, own.accepted), *fits, place, text)
         console.print(f"wrote {place}")
@@ -218,19 +219,17 @@ def write(task: Task, report: Findings, console: Console) -> None:
         console.print(f"wrote {task.report}")
 
 
-def caption(report: Findings) -> str:
+def law(report: Findings) -> str:
     """Say what was measured, in a line."""
     temperatures = " and ".join(f"{each:g}" for each in report.temperatures)
-    return (
-        f"{report.drafter} on {report.target}, {report.verifier}, temperatures {temperatures}; "
-        f"{report.rounds_judged} rounds of {report.requests_judged} requests that were not fitted on"
-    )
+    return f"{report.drafter} on {report.target}, {report.verifier}, temperatures {temperatures}"
 
 
 def show(report: Findings, console: Console) -> None:
     """Print what was measured; calibration errors in per cent."""
     places = [str(k + 1) for k in range(len(report.judged[RAW].survival))]
-    table = Table("survival of the first drafts", *places, "mean", title=caption(report))
+    title = f"{law(report)}; {report.rounds_judged} rounds of {report.requests_judged} requests not fitted on"
+    table = Table("survival of the first drafts", *places, "mean", title=title)
     for name, judged in report.judged.items():
         errors = [each.error for each in judged.survival]
         table.add_row(f"{name}: ECE", *(f"{100 * value:.2f}" for value in (*errors, float(np.mean(errors)))))
