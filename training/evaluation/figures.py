@@ -118,13 +118,20 @@ def draw_sweep(report: Report, temperature: float) -> Any:
         left.set_title(f"{drafter}: what verification is spent on", fontsize=10)
         right.set_ylabel("accepted length, tokens")
         right.set_title(f"{drafter}: what it yields", fontsize=10)
-        most = 1 + report.max_drafts[drafter]
-        right.plot([1, most], [1, most], color="0.7", lw=0.8, ls=":", zorder=0)
-        right.text(most, most, "all kept ", color="0.5", fontsize=7.5, ha="right", va="center")
-        right.set(xlim=(0.7, most + 0.3), ylim=(0.7, most + 0.3))
-        left.set_ylim(top=102)
+        widest, longest = (
+            max(values)
+            for values in zip(*((1 + p.verified, p.length.high) for p in points if p.drafter == drafter), strict=True)
+        )
+        end = min(widest, longest)
+        right.plot([1, end], [1, end], color="0.7", lw=0.8, ls=":", zorder=0)
+        right.annotate(
+            "all kept", (end, end), (-4, 0), textcoords="offset points", color="0.5", fontsize=7.5, ha="right",
+            va="center",
+        )  # fmt: skip
+        right.set(xlim=(0.9, 1.04 * widest), ylim=(0.9, 1.06 * longest))
+        left.set_ylim(0, 104)
     grid[-1][0].set_xlabel("confidence threshold")
-    grid[-1][1].set_xlabel("tokens verified per round, anchor included (thresholds from right to left)")
+    grid[-1][1].set_xlabel("tokens verified per round, anchor included")
     for axis in grid.ravel():
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25, linewidth=0.6)
