@@ -160,6 +160,7 @@ COMMANDS = Registry(
         "config": "cli.configuration:run",
         "demo": "cli.demo:run",
         "bench": "cli.bench:run",
+        "simulate": "cli.simulate:run",
         "prove": "cli.prove:run",
     },
 )
