@@ -5,8 +5,8 @@
 
 Workers are started first and then halted (SIGSTOP) while the jobs are made, so that all of them are in Redis before
 anybody steps; the time is from letting the workers go to the last job's end. Each worker has one thread; the gateway,
-Redis and this process do next to nothing meanwhile. Jobs are seeded and numerics `batch_invariant`, so that an answer is
-the same on any worker, to the bit: what a killed worker had begun must come to the very same text elsewhere.
+Redis and this process do next to nothing meanwhile. Jobs are seeded and numerics `batch_invariant`, so that an answer
+is the same on any worker, to the bit: what a killed one had begun must come to the very same text elsewhere.
 """
 
 import argparse
