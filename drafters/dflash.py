@@ -51,7 +51,8 @@ class DFlash:
         assert commit.features is not None
         assert commit.kv is not None
         context = self.network.context(commit.features)
-        rows = cache_rows(commit.kv, torch.repeat_interleave(commit.cu_rows.diff()), commit.positions)
+        sequence = torch.repeat_interleave(commit.cu_rows.diff(), output_size=len(commit.positions))
+        rows = cache_rows(commit.kv, sequence, commit.positions)
         for layer, (k, v) in enumerate(self.network.context_keys_values(context, commit.positions)):
             commit.kv.keys[layer].view(-1, *k.shape[1:]).index_copy_(0, rows, k)
             commit.kv.values[layer].view(-1, *v.shape[1:]).index_copy_(0, rows, v)

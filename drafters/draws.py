@@ -13,13 +13,15 @@ class SlotDraws:
     """The draws of one ask. What its sequences have in common is read once, so that no slot does work for nobody."""
 
     def __init__(self, ask: DraftAsk) -> None:
-        processing = ask.processing
+        processing, is_host = ask.processing, ask.slots.device.type == "cpu"
         self._ask = ask
         self._sequence = torch.arange(len(ask.slots), device=ask.slots.device)
         # The largest logit is the greedy token before temperature as after it, unless the request edits logits.
-        self._takes_best = processing.edits is None and not bool(processing.temperature.any())
-        self._has_coupled = ask.coupled is not None and bool(ask.coupled.any())
-        self._has_uncoupled = ask.coupled is None or not bool(ask.coupled.all())
+        is_greedy = processing.is_greedy or (is_host and not bool(processing.temperature.any()))
+        self._takes_best = processing.edits is None and is_greedy
+        # On a GPU a look at them would wait for the device: there it is drawn both ways, for each to have its own.
+        self._has_coupled = ask.coupled is not None and (not is_host or bool(ask.coupled.any()))
+        self._has_uncoupled = ask.coupled is None or not is_host or not bool(ask.coupled.all())
 
     def draw(self, slot: int, logits: Tensor) -> Tensor:
         """Turn raw logits f32 [B, V] of a slot, in place, into those of the law, and return tokens drawn from it [B].

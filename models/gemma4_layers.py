@@ -35,6 +35,8 @@ class ComputedRotation(nn.Module):
 
     def at(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return cos and signed sin [..., 1, D] for positions [...], broadcast over heads (`Rotation.at`)."""
+        if self.periods.device != positions.device:
+            self.periods = self.periods.to(positions.device)
         angles = positions[..., None, None].float() / self.periods
         cos, sin = angles.cos(), angles.sin()
         return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
