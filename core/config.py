@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from core.batch_lengths import BatchLengths
-from core.observing import LogSettings, TracingSettings
+from core.observing import LogSettings, RecordingSettings, TracingSettings
 from core.server_settings import ServerSettings
 from core.setting_types import Count, Name, Seconds
 
@@ -305,6 +305,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     policy: PolicySettings = field(default_factory=LoadAdaptiveSettings)
     log: LogSettings = field(default_factory=LogSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
+    recording: RecordingSettings = field(default_factory=RecordingSettings)
     drafters: dict[str, DrafterSettings] = field(default_factory=dict)
     policies: dict[str, PolicySettings] = field(default_factory=dict)
     arms: dict[str, ArmSettings] = field(default_factory=dict)
@@ -336,6 +337,7 @@ SECTIONS: dict[str, dict[str, type[Struct]]] = {
     },
     "log": {"": LogSettings},
     "tracing": {"": TracingSettings},
+    "recording": {"": RecordingSettings},
 }
 # Tables of named sections, such as [drafters.small], and the kinds that their entries have.
 TABLES: dict[str, dict[str, type[Struct]]] = {

@@ -4,6 +4,7 @@ SpecdError
 ├── ConfigError        a setting is unknown, out of bounds or impossible together with another
 ├── RequestError       a client's request is wrong; carries the HTTP status and the field
 ├── CheckpointError    model files are missing, broken or of a kind we do not read
+├── DataError          training data are missing, broken or made from something else
 ├── ShapeError         an array or tensor does not have the shape its contract names
 ├── EngineError
 │   ├── OutOfBlocks    the KV pool cannot hold what was asked
@@ -45,6 +46,10 @@ class RequestError(SpecdError):
 
 class CheckpointError(SpecdError):
     """Model files are missing, broken or of a kind we do not read."""
+
+
+class DataError(SpecdError):
+    """Training data are missing, broken or made from something else."""
 
 
 class ShapeError(SpecdError):

@@ -97,6 +97,9 @@ POLICIES = Registry(
     "specd.policies",
 )
 
+# Functions from text to text, of what is recorded.
+REDACTORS = Registry("redactor", {"contacts": "service.redaction:redact_contacts"}, "specd.redactors")
+
 # The `architectures` of a checkpoint's config.json to the network of ours (a models.target.Target) that computes it.
 TARGETS = Registry(
     "target architecture",
@@ -146,6 +149,7 @@ COMMANDS = Registry(
         "complete": "cli.complete:run",
         "train": "cli.train:run",
         "calibrate": "cli.calibrate:run",
+        "data": "cli.data:run",
         "explain": "cli.explain:run",
         "inspect": "cli.inspect:run",
         "drafters": "cli.drafters:run",

@@ -48,10 +48,26 @@ def load_target(
         return for_inference(_load_share(architecture, folder, config, share), dtype, device)
     if architecture not in TARGET_ARCHITECTURES:
         return _load_with_transformers(architecture, folder, config, dtype, numerics).to(device)
+    return for_inference(_load_own(architecture, folder, config, numerics), dtype, device)
+
+
+def load_frozen(folder: Path, dtype: torch.dtype) -> Target:
+    """Load a checkpoint for drafters to be trained beside it: plain weights that gradients pass through.
+
+    Raises CheckpointError, also for targets that specd does not compute itself.
+    """
+    config = read_config(folder)
+    check_architecture(config, TARGET_ARCHITECTURES, folder)
+    check_unquantised(config, folder)
+    network = _load_own(target_architecture(config, folder), folder, config, Numerics.FAST)
+    return network.to(dtype).eval().requires_grad_(False)
+
+
+def _load_own(architecture: str, folder: Path, config: dict[str, Any], numerics: Numerics) -> Target:
     family: type[Target] = TARGETS.load(architecture)
     network = family.from_json(config, numerics)
     load_into(network, network.own_tensors(read_tensors(folder)), source=str(folder))
-    return for_inference(network, dtype, device)
+    return network
 
 
 def _load_share(architecture: str, folder: Path, config: dict[str, Any], share: Share) -> Target:

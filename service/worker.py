@@ -32,6 +32,7 @@ from service.priority_streams import WAKE
 from service.process import cancel_all, run_process
 from service.processes import die_with_parent
 from service.queue import JobQueue, connect, redis_url
+from service.recording import Recorder, open_recorder
 from service.stream import End, StreamWriter
 from service.takeover import end_without_work, to_request
 from service.tasks import is_cancelled
@@ -73,11 +74,13 @@ class Worker:
         verifier: str = "rejection",
         host: DrafterHost | None = None,
         tracing: Tracing | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
+        self._recorder = recorder
         self.name, self._verifier = heartbeat.worker, verifier
         self._queue, self._heartbeat = queue, heartbeat
         self._engine = EngineThread(engine)
-        self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold, tracing)
+        self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold, tracing, recorder)
         self._stopping = asyncio.Event()
         self._num_reclaimed = self._num_taken_over = 0
         self._queue_times, self._num_dead, self._num_heals = QueueTimes(), 0, 0
@@ -94,6 +97,8 @@ class Worker:
         """Serve until `stop`; raises EngineError if the engine is past use."""
         self._heartbeat.start()
         self._engine.start()
+        if self._recorder:
+            self._recorder.start()
         try:
             if self._drafters:
                 await self._drafters.begin()
@@ -118,6 +123,8 @@ class Worker:
             self._heartbeat.stop()
             self._engine.close()
             await self._leave()
+            if self._recorder:
+                await asyncio.to_thread(self._recorder.close)
 
     async def _drain(self) -> None:
         deadline = time.monotonic() + DRAIN_S
@@ -316,8 +323,9 @@ class Worker:
             self._presence.redis_s,
             self._writer.phases,
         )
+        recording = self._recorder.counts if self._recorder else None
         return encode_stats(
-            self._engine.snapshot, self._queue_times, drafters, self._num_dead, output, self._num_heals, work
+            self._engine.snapshot, self._queue_times, drafters, self._num_dead, output, self._num_heals, work, recording
         )
 
 
@@ -354,7 +362,8 @@ async def work(
         await queue.open()
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         heartbeat = Heartbeat(url, settings.queue, queue.model, name)
-        worker = Worker(engine, tokenizer, queue, heartbeat, settings.engine.verifier, host, tracing)
+        recorder = open_recorder(settings.recording, name, tokenizer)
+        worker = Worker(engine, tokenizer, queue, heartbeat, settings.engine.verifier, host, tracing, recorder)
         log.info("worker_ready", worker=name, model=queue.model, max_model_len=engine.max_model_len)
         async with asyncio.TaskGroup() as group:
             stopping = group.create_task(_stop_on(stop, worker))
