@@ -81,7 +81,7 @@ class Engine:
         self.target, self.eos_ids, self.tokenizer, self.stats = target, eos_ids, tokenizer, EngineStats()
         self.clock, self.backlog, self.recent = clock, Backlog(), RecentSteps()
         self.costs = CostTables()
-        self._leader, self.is_on_host = leader, target.device.type == "cpu"
+        self._leader, self._device = leader, target.device
         memory = EngineMemory(target, drafters, shape, self.stats, untrusted)
         self._forward: Forward = LedForward(target, leader) if leader else TargetForward(target)
         if leader:
@@ -269,7 +269,7 @@ class Engine:
         size, width = len(batch.sequences), self.memory.width if plan.draft_len.any() else 0
         with self.stats.timed("noise"):
             vocab_size = self.target.shape.vocab_size
-            draws, device = self._plain_draws, self.target.device
+            draws, device = self._plain_draws, self._device
             noise = draw_noise(batch.sequences, plan.draft_len, width, vocab_size, draws, device)
         if not width:
             return no_draft(size, width, device), noise
@@ -289,7 +289,7 @@ class Engine:
     def _admit(self, batch: Batch, plan: StepPlan, draft: Draft) -> tuple[Proposal, StepRows | BoundedRows]:
         """Return what of the drafts is verified, and the rows of the target's forward."""
         with self.stats.timed("admit"):
-            survival, lengths, device = torch.zeros_like(draft.evidence), draft.lengths, self.target.device
+            survival, lengths, device = torch.zeros_like(draft.evidence), draft.lengths, self._device
             if draft.tokens.shape[1]:
                 survival, favour = live_survival(plan, draft), plan.favour
                 if favour is not None:
@@ -297,7 +297,7 @@ class Engine:
                 lengths = admit(survival, lengths, upload(plan.group, device), plan.rules, favour)
             proposal = Proposal(draft, survival, lengths)
             slots, tables = self.slots.terms(batch.sequences).slots, self.slots.block_tables
-            if self.is_on_host:
+            if self._device.type == "cpu":
                 rows = make_rows(batch, draft, lengths, tables[slots])
                 return proposal, append_catch_up(rows, plan.catch_up, tables)
             bound = most_admitted(plan) if draft.tokens.shape[1] else 0
@@ -314,7 +314,7 @@ class Engine:
         self, batch: Batch, rows: StepRows | BoundedRows, proposal: Proposal, logits: Tensor, noise: RoundNoise
     ) -> tuple[Round, Proposal]:
         """Judge the admitted drafts of every sequence that gets a next token; returns all of it on the host."""
-        judged, index = tuple(batch.sequences[b] for b in rows.index.tolist()), upload(rows.index, self.target.device)
+        judged, index = tuple(batch.sequences[b] for b in rows.index.tolist()), upload(rows.index, self._device)
         draft, lengths = select(proposal.draft, index), proposal.lengths[index]
         with self.stats.timed("grammar"):
             allowed = self._grammars.allowed(judged, draft, lengths)
