@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cli.api_key import add_api_key_flag
 from cli.bench_flags import add_bench_flags
+from cli.data_flags import add_data_flags
 from core.batch_lengths import read_batch_lengths
 from core.config import SECTIONS, Settings, nearest
 from core.errors import ConfigError
@@ -69,7 +70,29 @@ def make_parser() -> argparse.ArgumentParser:
     submit.add_argument("--redis-url", required=True, help="the Redis that the workers read")
     _add_redis_files(submit)
 
+<<<<<<< HEAD
     _add_train(commands.add_parser("train", help="train a target or a drafter"))
+=======
+    add_data_flags(commands.add_parser("data", help="make training data: let the target answer, prepare what it wrote"))
+
+    train = commands.add_parser("train", help="train a target or a drafter")
+    train.add_argument("recipe", choices=["demo"], help="demo: rebuild the demo pair from nothing")
+    train.add_argument("--run", type=Path, default=Path("runs/demo"), help="folder of states and loss curves")
+    train.add_argument("--output", type=Path, help="where checkpoints go (default: the shipped demo)")
+    train.add_argument("--target", type=Path, help="take this target instead of training one")
+    train.add_argument(
+        "--kind",
+        choices=["dspark", "dflash", "eagle3"],
+        default="dspark",
+        help="of the drafter (default %(default)s)",
+    )
+    train.add_argument("--target-minutes", type=float, default=70.0, help="(default %(default)s)")
+    train.add_argument("--drafter-minutes", type=float, default=40.0, help="(default %(default)s)")
+    train.add_argument(
+        "--text-tokens", type=int, default=1_500_000, help="tokens the target writes for its drafter to learn from"
+    )
+    train.add_argument("--threads", type=int, default=2, help="torch threads (default %(default)s)")
+>>>>>>> main
 
     _add_calibrate(commands.add_parser("calibrate", help="fit what a drafter's confidence means", allow_abbrev=False))
 

@@ -7,7 +7,8 @@ SpecdError
 ├── DataError          training data are missing, broken or made from something else
 ├── ShapeError         an array or tensor does not have the shape its contract names
 ├── EngineError
-│   └── OutOfBlocks    the KV pool cannot hold what was asked
+│   ├── OutOfBlocks    the KV pool cannot hold what was asked
+│   └── ReplicaLost    a process of a replica on several is gone: the others are past use
 └── QueueError         Redis is out of reach or answered what it should not
 """
 
@@ -61,6 +62,10 @@ class EngineError(SpecdError):
 
 class OutOfBlocks(EngineError):
     """The KV pool cannot hold what was asked."""
+
+
+class ReplicaLost(EngineError):
+    """A process of a replica on several is gone, or at another place than the others; none of them can go on."""
 
 
 class QueueError(SpecdError):

@@ -132,7 +132,7 @@ def draft_losses(
     drafter: DraftNetwork, target: Qwen3, objective: Objective, rows: Rows, anchors: Tensor, kept: Tensor
 ) -> Losses:
     """Run the frozen target, then the drafter where it is to draft, and return the losses."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(rows.tokens.device.type, torch.bfloat16):
         states = target_states(target, rows, drafter.config.target_layer_ids)
         return objective.losses(drafter, target, Draw(rows, states, anchors, kept))
 
@@ -162,7 +162,7 @@ def train_drafter(
     with progress_bar() as bar:
         line = bar.add_task("drafter", total=1.0)
         while (progress := recipe.budget.progress(counters.elapsed_s, counters.tokens)) < 1.0:
-            batch = rows.batch(recipe.num_rows)
+            batch = rows.batch(recipe.num_rows).to(target.embedding.device)
             anchors, kept = sample_anchors(batch.weights, recipe.num_anchors, generator)
             losses = loss_of(drafter, target, objective, batch, anchors, kept)
             take_step(drafter, optimizers, losses.total, learning_rate_scale(progress), recipe.max_gradient_norm)

@@ -47,6 +47,7 @@ class ShardIndex(Struct, frozen=True, forbid_unknown_fields=True):
     is_complete  false until the last shard is written
     last_record  number of the last source record in the shards, -1 before the first
     dropped      records up to that one that gave no document, by reason
+    num_split    records up to that one that gave several
     """
 
     made_from: str
@@ -56,6 +57,7 @@ class ShardIndex(Struct, frozen=True, forbid_unknown_fields=True):
     is_complete: bool = False
     last_record: int = -1
     dropped: dict[str, int] = {}
+    num_split: int = 0
     version: int = VERSION
 
     @property

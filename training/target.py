@@ -85,10 +85,11 @@ def load_trained(folder: Path) -> Qwen3:
 
 def next_token_loss(network: Qwen3, rows: Rows) -> Tensor:
     """Return the weighted mean cross entropy, in nats, of every token of the rows given those before it."""
-    with torch.autocast("cpu", torch.bfloat16):
+    device = rows.tokens.device
+    with torch.autocast(device.type, torch.bfloat16):
         seen = same_document_mask(rows.documents)
-        mask = torch.zeros(seen.shape, dtype=torch.bfloat16).masked_fill(~seen, float("-inf"))
-        positions = torch.arange(rows.tokens.shape[1]).expand_as(rows.tokens)
+        mask = torch.zeros(seen.shape, dtype=torch.bfloat16, device=device).masked_fill(~seen, float("-inf"))
+        positions = torch.arange(rows.tokens.shape[1], device=device).expand_as(rows.tokens)
         hidden, _ = network(rows.tokens, positions, causal_attend(mask))
         logits = F.linear(hidden[:, :-1], network.lm_head.weight).float()
     losses = F.cross_entropy(logits.flatten(0, 1), rows.tokens[:, 1:].flatten(), reduction="none")
@@ -153,7 +154,8 @@ def answer_row(tokenizer: Tokenizer, source: Iterator[Document], row_len: int) -
 @torch.no_grad()
 def evaluate(network: Qwen3, batches: Mapping[str, Rows]) -> dict[str, float]:
     """Return held-out nats per token by domain."""
-    return {name: next_token_loss(network, rows).item() for name, rows in batches.items()}
+    device = network.embedding.device
+    return {name: next_token_loss(network, rows.to(device)).item() for name, rows in batches.items()}
 
 
 def held_out_losses(
@@ -186,7 +188,7 @@ def train_target(
         line = bar.add_task("target", total=1.0)
         while (progress := recipe.budget.progress(counters.elapsed_s, counters.tokens)) < 1.0:
             batch = rows.batch(recipe.num_rows)
-            loss = loss_of(network, batch)
+            loss = loss_of(network, batch.to(network.embedding.device))
             take_step(network, optimizers, loss, learning_rate_scale(progress), recipe.max_gradient_norm)
             recent.append(loss.detach())
             counters.steps += 1

@@ -163,7 +163,7 @@ def test_a_drafter_of_another_target_is_refused_by_key(target, tmp_path):
     with pytest.raises(CheckpointError, match="hidden size 256"):
         first_drafter(demo, target, TARGET)
     other = make_recipe(tmp_path, f"drafter.start={ROOT / 'tests' / 'fixtures' / 'eagle3'}")
-    with pytest.raises(CheckpointError, match='drafter.kind = "eagle3"'):
+    with pytest.raises(CheckpointError, match=r'drafter\.kind = "eagle3"'):
         first_drafter(other, target, TARGET)
 
 

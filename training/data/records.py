@@ -148,10 +148,10 @@ def _recorded(fields: Mapping[str, Any]) -> tuple[Exchange, ...]:
 def _exchange(given: object, where: str) -> Exchange:
     if not isinstance(given, dict):
         raise BadLineError(f"{where} must be an object with prompt_ids and answer_ids")
-    ids = [_ids(given.get(name), f"{where}.{name}") for name in ("prompt_ids", "answer_ids")]
-    if not all(ids):
+    prompt_ids, answer_ids = (_ids(given.get(name), f"{where}.{name}") for name in ("prompt_ids", "answer_ids"))
+    if not (prompt_ids and answer_ids):
         raise BadLineError(f"{where} must have prompt_ids and answer_ids, neither of them empty")
-    return Exchange(*ids, str(given.get("finish_reason", "")))
+    return Exchange(prompt_ids, answer_ids, str(given.get("finish_reason", "")))
 
 
 def _ids(given: object, where: str) -> tuple[int, ...]:

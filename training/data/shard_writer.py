@@ -29,7 +29,7 @@ class ShardWriter:
         self._documents: list[Document] = []
         self._num_tokens = 0
         self._dropped: dict[str, int] = {}
-        self._last_record = -1
+        self._last_record, self._num_split = -1, 0
         self.index = ShardIndex(made_from, tokenizer_sha256)
         if (folder / INDEX_FILE).exists():
             self.index = read_index(folder)
@@ -39,6 +39,7 @@ class ShardWriter:
                     "name another --output, or remove it"
                 )
             self._last_record, self._dropped = self.index.last_record, dict(self.index.dropped)
+            self._num_split = self.index.num_split
 
     @property
     def last_record(self) -> int:
@@ -50,6 +51,7 @@ class ShardWriter:
         self._documents.extend(documents)
         self._num_tokens += sum(len(one.tokens) for one in documents)
         self._last_record = record
+        self._num_split += len(documents) > 1
         if self._num_tokens >= self._shard_tokens:
             self._flush(is_complete=False)
 
@@ -77,6 +79,7 @@ class ShardWriter:
             is_complete=is_complete,
             last_record=self._last_record,
             dropped=dict(self._dropped),
+            num_split=self._num_split,
         )
         write_durable(self._folder / INDEX_FILE, msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n")
         self.index = index
