@@ -7,13 +7,17 @@ from rich.console import Console
 
 from training.demo import DEMO_FOLDER, Plan, build
 from training.recipe import read_recipe
-from training.train_drafter import train
+from training.train_drafter import cache_features, train
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, and say what came of it; returns 0. Raises ConfigError, CheckpointError, DataError."""
     if arguments.what == "drafter":
         return _drafter(arguments)
+    if arguments.what == "features":
+        count = cache_features(read_recipe(arguments.recipe, arguments.changes), arguments.output)
+        print(f"{count} samples are in {arguments.output}: train on them as data.folder, data.source=cache")
+        return 0
     torch.set_num_threads(arguments.threads)
     plan = Plan(
         run=arguments.run,

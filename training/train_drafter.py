@@ -5,13 +5,14 @@ from pathlib import Path
 import msgspec
 import torch
 
-from core.errors import ConfigError, DataError
+from core.errors import ConfigError
 from models import checkpoint
 from models.config_json import read_config
 from models.draft_fit import DraftNetwork
 from models.folders import target_folder
 from models.load_target import load_frozen
 from models.target import Target
+from training.cached_batches import open_cache, write_cache
 from training.drafter_files import drafter_json, load_trainable, make_drafter, write_drafter
 from training.dspark_loss import DFLASH_WEIGHTS, LossWeights
 from training.initial_weights import start_at_random, start_at_target
@@ -19,6 +20,7 @@ from training.objective import BlockObjective, ChainObjective, Objective
 from training.processes import Place, joined
 from training.progress import Progress, Silent
 from training.recipe import Recipe
+from training.shards import read_shards
 from training.sources import Batches, demo_batches, shard_batches
 from training.trainer import Trainer
 
@@ -55,6 +57,25 @@ def train(recipe: Recipe) -> Path:
     return output
 
 
+def cache_features(recipe: Recipe, folder: Path) -> int:
+    """Write what the recipe's target makes of its prepared texts to a feature cache; returns the samples in it.
+
+    Goes on where a stopped call left off. Raises CheckpointError, DataError, and OSError for a full disk.
+    """
+    if recipe.data.source != "shards":
+        raise ConfigError(f'features are cached of prepared texts: data.source = "shards", got "{recipe.data.source}"')
+    with joined(recipe.run.device) as place:
+        dtype = torch.float32 if place.device.type == "cpu" else torch.bfloat16
+        target = load_frozen(target_folder(recipe.target), dtype).to(place.device)
+        layer_ids = recipe.drafter.target_layer_ids
+        texts = read_shards(Path(recipe.data.folder))
+
+        def show(count: int) -> None:
+            print(f"{count} of {len(texts)} texts", flush=True)
+
+        return write_cache(texts, target, layer_ids, recipe.target, folder, recipe.data.row_len, show)
+
+
 def first_drafter(recipe: Recipe, target: Target, folder: Path) -> tuple[DraftNetwork, dict[str, object]]:
     """Return the drafter that training starts with, and its config.json; raises CheckpointError naming the key."""
     shape = recipe.drafter
@@ -85,7 +106,7 @@ def open_batches(recipe: Recipe, target: Target, folder: Path, run: Path) -> Bat
     if recipe.data.source == "demo":
         return demo_batches(recipe.data, recipe.run, target, folder, run / "texts")
     if recipe.data.source == "cache":
-        raise DataError("not yet")
+        return open_cache(recipe.data, recipe.run, target, recipe.drafter.target_layer_ids)
     return shard_batches(recipe.data, recipe.run)
 
 

@@ -196,7 +196,8 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path):
     while not state.exists() and killed.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
+    output, _ = killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, output.decode()
     assert not (tmp_path / "killed" / "run" / "losses.png").exists()
     runs = [child(recipe, *settings), child(recipe, steps, f"output={tmp_path / 'whole'}")]
     for run in runs:
