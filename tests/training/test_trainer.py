@@ -160,7 +160,7 @@ def test_a_drafter_of_another_target_is_refused_by_key(target, tmp_path):
     with pytest.raises(CheckpointError, match=r"target_layer_ids must lie within -1\.\.6"):
         first_drafter(recipe, target, TARGET)
     demo = make_recipe(tmp_path, f"drafter.start={ROOT / 'models' / 'demo' / 'dspark'}")
-    with pytest.raises(CheckpointError, match="hidden size 256"):
+    with pytest.raises(CheckpointError, match="a target of hidden_size 256; this target has 64"):
         first_drafter(demo, target, TARGET)
     other = make_recipe(tmp_path, f"drafter.start={ROOT / 'tests' / 'fixtures' / 'eagle3'}")
     with pytest.raises(CheckpointError, match=r'drafter\.kind = "eagle3"'):
@@ -209,8 +209,16 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", ["optimiser.kind=adamw", "optimiser.kind=muon", "drafter.kind=eagle3"])
-def test_two_processes_are_one_within_rounding(change, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "tolerance"),
+    [
+        ("optimiser.kind=adamw", 1e-5),
+        ("drafter.kind=eagle3", 1e-5),
+        # Muon iterates in bfloat16, where gradients that differ in their last bits come apart.
+        ("optimiser.kind=muon", 1e-3),
+    ],
+)
+def test_two_processes_are_one_within_rounding(change, tolerance, tmp_path):
     recipe = write_recipe(tmp_path)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -228,6 +236,6 @@ def test_two_processes_are_one_within_rounding(change, tmp_path):
     one, two = network_of(tmp_path / "one"), network_of(tmp_path / "two")
     assert one.keys() == two.keys()
     for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(two[name], tensor, rtol=tolerance, atol=tolerance)
     written = [load_file(tmp_path / each / "model.safetensors") for each in ("one", "two")]
     assert written[0].keys() == written[1].keys()
