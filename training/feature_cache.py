@@ -124,7 +124,6 @@ class CacheWriter:
             shard = self._path(record[1])
             if shard.exists() and shard.stat().st_size >= end:
                 os.truncate(path, count * RECORD.size)
-                os.truncate(shard, end)
                 return count, record[1], end
             count -= 1
         if path.exists():

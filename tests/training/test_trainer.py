@@ -87,6 +87,28 @@ def test_twenty_steps_are_those_of_a_plain_loop(kind, target, tmp_path):
     assert not trainer.weights()["fc.weight"].equal(first["fc.weight"])
 
 
+def test_a_steps_gradient_is_the_mean_over_its_passes_and_draws(target, tmp_path, monkeypatch):
+    """Adam forgives a factor, so the gradient itself is looked at."""
+    recipe = make_recipe(tmp_path, "run.accumulation=2", "run.anchor_draws=3")
+    monkeypatch.setattr(Trainer, "_descend", lambda self, scale: None)
+    trainer = make_trainer(recipe, target, tmp_path / "run")
+    shown = trainer.step().total
+    network, _ = first_drafter(recipe, target, TARGET)
+    losses = []
+    for pass_ in range(2):
+        rows = shard_batches(recipe.data, recipe.run).batch(pass_).rows
+        states = target_states(target, rows, network.config.target_layer_ids)
+        for draw in range(3):
+            generator = torch.Generator().manual_seed(recipe.run.seed * SEEDS_PER_STEP + 3 * pass_ + draw)
+            drawn = Draw(rows, states, *sample_anchors(rows.weights, recipe.run.num_anchors, generator))
+            losses.append(objective_of(recipe).losses(network, target, drawn).total)
+    mean = torch.stack(losses).mean()
+    mean.backward()
+    torch.testing.assert_close(shown, mean)
+    for own, wanted in zip(trainer.network.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, wanted.grad, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("optimiser", ["adamw", "muon"])
 def test_a_resumed_run_ends_with_the_same_bits(optimiser, target, tmp_path):
     recipe = make_recipe(tmp_path, f"optimiser.kind={optimiser}")
