@@ -8,6 +8,7 @@ from pathlib import Path
 from cli.api_key import add_api_key_flag
 from cli.bench_flags import add_bench_flags
 from cli.data_flags import add_data_flags
+from cli.eval_flags import add_eval_flags
 from core.batch_lengths import read_batch_lengths
 from core.config import SECTIONS, Settings, nearest
 from core.errors import ConfigError
@@ -75,6 +76,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_train(commands.add_parser("train", help="train a target or a drafter"))
 
     _add_calibrate(commands.add_parser("calibrate", help="fit what a drafter's confidence means", allow_abbrev=False))
+
+    add_eval_flags(commands.add_parser("eval", help="measure what drafters are worth on tasks", allow_abbrev=False))
 
     explain = commands.add_parser("explain", help="what a running server's policies saw, expected and chose lately")
     explain.add_argument("--url", default=SERVER_URL, help="the server (default %(default)s)")
@@ -260,11 +263,25 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
         "--drafter", default="dspark", metavar="KIND|PATH|HUB_ID", help="a kind, or a checkpoint (default %(default)s)"
     )
     parser.add_argument("--rounds", type=int, default=30_000, help="half are fitted on (default %(default)s)")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSON of prompts by source (default: the demo's)")
+    parser.add_argument(
+        "--prompts",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="what to ask: JSONL as for `specd eval`, folders of it, or JSON of texts by source (default: the demo's)",
+    )
+    parser.add_argument(
+        "--max-tokens", type=int, default=512, help="of an answer whose prompt sets no limit (default %(default)s)"
+    )
+    parser.add_argument(
+        "--bad-lines", choices=["fatal", "skip"], default="fatal", help="lines that cannot be asked (default fatal)"
+    )
     parser.add_argument("--fit", choices=["logistic", "temperature"], default="logistic", help="which one to write")
     parser.add_argument("--output", type=Path, metavar="FILE", help="(default: calibration.json beside the checkpoint)")
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="write all that was measured")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the reliability diagram")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="draw the reliability diagram, and one per source beside it"
+    )
     parser.add_argument("--concurrency", type=int, default=64, help="requests at once (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default %(default)s)")
 

@@ -150,6 +150,7 @@ COMMANDS = Registry(
         "complete": "cli.complete:run",
         "train": "cli.train:run",
         "calibrate": "cli.calibrate:run",
+        "eval": "cli.eval:run",
         "data": "cli.data:run",
         "explain": "cli.explain:run",
         "inspect": "cli.inspect:run",

@@ -182,7 +182,7 @@ def test_a_drafter_of_another_target_is_refused_by_key(target, tmp_path):
     with pytest.raises(CheckpointError, match=r"target_layer_ids must lie within -1\.\.6"):
         first_drafter(recipe, target, TARGET)
     demo = make_recipe(tmp_path, f"drafter.start={ROOT / 'models' / 'demo' / 'dspark'}")
-    with pytest.raises(CheckpointError, match="a target of hidden_size 256; this target has 64"):
+    with pytest.raises(CheckpointError, match="a target of hidden_size 256 and vocab_size 4096; this target has 64"):
         first_drafter(demo, target, TARGET)
     other = make_recipe(tmp_path, f"drafter.start={ROOT / 'tests' / 'fixtures' / 'eagle3'}")
     with pytest.raises(CheckpointError, match=r'drafter\.kind = "eagle3"'):
