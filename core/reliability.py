@@ -91,6 +91,14 @@ def calibration_error(bins: Bins) -> float:
     return float(weight @ distance) * math.sqrt(real / squared) if real else 0.0
 
 
+def plain_error(chance: ArrayLike, outcome: ArrayLike, num_bins: int = 20) -> float:
+    """Return the calibration error over bins of equal width, nothing taken off: that of most papers, DeepSpec's too."""
+    chances, outcomes = _same_length(chance, outcome)
+    place = np.minimum((chances * num_bins).astype(np.int64), num_bins - 1)
+    distance = np.abs(np.bincount(place, chances) - np.bincount(place, outcomes))
+    return float(distance.sum() / len(chances))
+
+
 def area_under_curve(chance: ArrayLike, outcome: ArrayLike) -> float:
     """Return P(an event that happened was given more than one that did not), half for equals; nan if either is missing.
 

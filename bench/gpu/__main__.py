@@ -10,6 +10,7 @@ what specd needs may have to be unpacked first (`--wheels`).
 
 import argparse
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def main() -> int:
         if lacking := lacking_packages(names, site):
             print(
                 f"bench.gpu: not installed here: {', '.join(lacking)}. On a machine with an index, run\n"
-                f"  {DOWNLOAD} {' '.join(lacking)}\nand give the folder with --wheels",
+                f"  {DOWNLOAD} {shlex.join(lacking)}\nand give the folder with --wheels",
                 file=sys.stderr,
             )
             return 2

@@ -18,6 +18,8 @@ SCORE_TOLERANCE = 1e-4
 def verdict_gaps(verdict: Verdict, logits: Tensor, draft: Draft, lengths: Tensor, uniforms: Tensor) -> dict[str, Gap]:
     """Return how far a verdict of rejection sampling is from the law in float64; arguments as for `reject`."""
     width = draft.tokens.shape[1]
+    if outside := num_outside(verdict.accepted, verdict.next_token, lengths, logits.shape[1]):
+        return {"accepted": Gap(float(outside), 0.0, "accepted drafts or tokens that there are not")}
     p = logits.double().softmax(-1)
     first = (lengths.long() + 1).cumsum(0) - lengths.long() - 1
     accepted, next_token = verdict.accepted.long(), verdict.next_token
@@ -43,6 +45,12 @@ def verdict_gaps(verdict: Verdict, logits: Tensor, draft: Draft, lengths: Tensor
         "next_token": draw_gap(next_token, mass, uniforms[:, width]),
         "soft_labels": Gap((verdict.soft_labels.double() - labels).abs().max().item(), LAW_TOLERANCE, "absolute error"),
     }
+
+
+def num_outside(accepted: Tensor, next_token: Tensor, lengths: Tensor, vocab: int) -> int:
+    """Return how many sequences accepted more drafts than they had, or none that can be, or drew no token there is."""
+    is_outside = (accepted < 0) | (accepted > lengths) | (next_token < 0) | (next_token >= vocab)
+    return int(is_outside.sum())
 
 
 def draw_gap(token: Tensor, mass: Tensor, uniforms: Tensor) -> Gap:

@@ -6,6 +6,7 @@ import msgspec
 import torch
 from torch import nn
 
+from bench.gpu.device import let_go
 from core.types import Numerics
 from models.dflash_config import DFlashConfig
 from models.dflash_net import DFlashNet
@@ -67,6 +68,8 @@ def random_target(config: Qwen3Config, device: torch.device) -> RandomTarget:
 
 def random_network(config: Qwen3Config, device: torch.device) -> Qwen3:
     """Build a network in float32, not laid out for inference yet; of one config, the same weights every time."""
+    # The one before may fill the device.
+    let_go(device)
     with device:
         network = Qwen3(config, Numerics.FAST)
     fill_at_random(network)
@@ -99,11 +102,11 @@ def random_drafter(target: RandomTarget, device: torch.device) -> DFlashNet:
 
 
 @torch.no_grad()
-def fill_at_random(network: nn.Module) -> None:
+def fill_at_random(network: nn.Module, std: float = INIT_STD) -> None:
     """Draw every matrix anew, from one seed."""
     generator: torch.Generator | None = None
     for parameter in network.parameters():
         if generator is None:
             generator = torch.Generator(parameter.device).manual_seed(0)
         if parameter.ndim > 1:
-            parameter.normal_(std=INIT_STD, generator=generator)
+            parameter.normal_(std=std, generator=generator)

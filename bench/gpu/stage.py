@@ -5,7 +5,6 @@ written down with its reason, and the stage goes on.
 """
 
 import argparse
-import gc
 import signal
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bench.gpu.device import describe, find_device, wait_for
+from bench.gpu.device import describe, find_device, let_go, wait_for
 from bench.gpu.results import Entry, Status, open_results, write_results
 from bench.gpu.timing import Stopwatch
 from bench.logs import show_warnings_only
@@ -104,9 +103,7 @@ class Bench:
         except Exception as error:  # noqa: BLE001 - one measurement that fails must not cost the others
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         # What the failed measurement held is let go of before the next one asks for memory.
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        let_go(self.device)
         return "failed", {}, reason
 
     def _check_device(self) -> None:

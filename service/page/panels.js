@@ -16,7 +16,6 @@ export class Panels {
     this.group.addEventListener("change", () => this.draw());
     this.figures = new Map();
     for (const [key, title] of [...CHARTS, ...TABLES]) this.figures.set(key, figure(key, title));
-    for (const [key] of TABLES) this.figures.get(key).classList.add("wide");
     document.getElementById("charts").append(...this.figures.values());
     this.draw();
   }

@@ -162,12 +162,12 @@ export class Playground {
     const refusal = error instanceof Refusal ? error : new Refusal(`the page failed: ${error.message}`, -1);
     const box = byId("error");
     const again = box.querySelector("button");
-    let said = refusal.message;
+    let said = refusal.message.replace(/[^.]$/, "$&.");
     if (refusal.status === 401) {
       said = "This server asks for an API key.";
       this.needsKey();
-    } else if (refusal.status === 0) said = `The server is away: ${refusal.message}. What came until then is kept.`;
-    else if (refusal.retryAfterS !== null) said = `${refusal.message} Try again in ${refusal.retryAfterS} s.`;
+    } else if (refusal.status === 0) said = `The server is away: ${said} What came until then is kept.`;
+    else if (refusal.retryAfterS !== null) said += ` Try again in ${refusal.retryAfterS} s.`;
     box.querySelector("span").textContent = said;
     box.dataset.status = refusal.status;
     box.hidden = false;

@@ -3,7 +3,7 @@
 const SPACE = "http://www.w3.org/2000/svg";
 const WIDTH = 360;
 const HEIGHT = 200;
-const MARGIN = { left: 44, right: 12, top: 10, bottom: 34 };
+const MARGIN = { left: 44, right: 20, top: 10, bottom: 34 };
 
 export function node(name, attributes = {}, ...children) {
   const made = document.createElementNS(SPACE, name);

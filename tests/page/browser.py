@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -33,7 +34,8 @@ FLAGS = (
 )
 KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32}
 CTRL = 2
-LONGEST_S = 30.0
+LONGEST_S = 60.0
+NO_WAIT = aiohttp.ClientWSTimeout(ws_close=0.1)
 
 
 def chromium() -> str | None:
@@ -105,7 +107,7 @@ class Tab:
         """Wait until JavaScript says something true, and return it; raises TimeoutError that names it."""
         try:
             async with asyncio.timeout(timeout_s):
-                while not (found := await self.value(expression)):
+                while not (found := await self.value(expression)):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
                 return found
         except TimeoutError:
@@ -135,7 +137,7 @@ class Tab:
     async def screenshot(self, path: Path) -> None:
         """Write a PNG of what is to be seen."""
         told = await self.send("Page.captureScreenshot", format="png")
-        path.write_bytes(base64.b64decode(told["data"]))
+        path.write_bytes(base64.b64decode(told["data"]))  # noqa: ASYNC240
 
 
 @contextlib.asynccontextmanager
@@ -143,21 +145,30 @@ async def browsing(executable: str) -> AsyncIterator[Tab]:
     """Run a Chromium with one empty page for as long as the context lasts."""
     with tempfile.TemporaryDirectory(prefix="specd-chromium-", ignore_cleanup_errors=True) as folder:
         flags = (*FLAGS, f"--user-data-dir={folder}", "about:blank")
-        process = await asyncio.create_subprocess_exec(executable, *flags, stderr=asyncio.subprocess.PIPE)
+        quiet = asyncio.subprocess.DEVNULL
+        process = await asyncio.create_subprocess_exec(
+            executable, *flags, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
+        )
         try:
-            async with asyncio.timeout(LONGEST_S):
-                while "DevTools listening on " not in (line := (await process.stderr.readline()).decode()):
-                    if not line:
-                        raise RuntimeError(f"{executable} ended before it could be driven")
-            drain = asyncio.ensure_future(process.stderr.read())
-            async with aiohttp.ClientSession() as http, http.ws_connect(line.split()[-1], max_msg_size=0) as socket:
+            url = await _address(Path(folder) / "DevToolsActivePort")
+            async with aiohttp.ClientSession() as http, http.ws_connect(url, max_msg_size=0, timeout=NO_WAIT) as socket:
                 tab = Tab(socket)
-                listening = asyncio.ensure_future(tab.listen())
+                listening = asyncio.create_task(tab.listen())
                 await tab.open()
-                yield tab
-                listening.cancel()
+                try:
+                    yield tab
+                finally:
+                    listening.cancel()
         finally:
+            # Its children are processes of its session.
             with contextlib.suppress(ProcessLookupError):
-                process.terminate()
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-            drain.cancel()
+
+
+async def _address(file: Path) -> str:
+    """Return where a browser that starts can be driven, once it says so."""
+    async with asyncio.timeout(LONGEST_S):
+        while not (file.exists() and len(lines := file.read_text().split()) == 2):  # noqa: ASYNC110, ASYNC240
+            await asyncio.sleep(0.02)
+    return f"ws://127.0.0.1:{lines[0]}{lines[1]}"

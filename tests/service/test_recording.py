@@ -254,7 +254,7 @@ async def test_what_was_recorded_is_prepared_as_the_target_saw_and_wrote_it(sett
     ("text", "left"),
     [
         ("write to ann.b@mail.example.org now", "write to [email] now"),
-        ("call +41 (44) 123-45 67, or 0123456789", "call [number], or [number]"),
+        ("call +41 (44) 123-45 67, or 0123456789", "call +[number], or [number]"),
         ("see https://x.example/a?b=c and 12 + 30 = 42", "see [link] and 12 + 30 = 42"),
         ("in 2026, 100 km", "in 2026, 100 km"),
     ],

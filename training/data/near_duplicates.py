@@ -40,18 +40,11 @@ def signature(text: str) -> np.ndarray:
     # Small enough for the cache, and used again: 20 times as fast as an array for each step.
     hashed = np.empty((NUM_HASHES, RUNS_PER_STEP), dtype=np.uint64)
     for start in range(0, len(runs), RUNS_PER_STEP):
-        part = _mixed(runs[start : start + RUNS_PER_STEP])
+        part = runs[start : start + RUNS_PER_STEP]
         np.multiply(part[None], _MULTIPLIERS[:, None], out=hashed[:, : len(part)])
         hashed[:, : len(part)] += _ADDENDS[:, None]
         np.minimum(least, hashed[:, : len(part)].min(1), out=least)
     return (least >> np.uint64(32)).astype(np.uint32)
-
-
-def _mixed(values: np.ndarray) -> np.ndarray:
-    """Spread the bits of u64 values: neighbouring runs share seven of their eight bytes (splitmix64's finaliser)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 class NearDuplicates:

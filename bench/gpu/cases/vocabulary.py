@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.gpu.contract import Call, Case, Gap, Outputs, close_to, equal_to, generator, num_bytes
-from bench.gpu.laws import LAW_TOLERANCE, SCORE_TOLERANCE, draw_gap, score_gap, verdict_gaps
+from bench.gpu.laws import LAW_TOLERANCE, SCORE_TOLERANCE, draw_gap, num_outside, score_gap, verdict_gaps
 from core.tensors import Allowed, Draft, LawRows, Processing, Verdict
 from kernels import reference
 from kernels.allowed import disallow
@@ -60,7 +60,7 @@ def _logits(rows: int, vocab: int, device: torch.device, seed: int) -> Tensor:
 def _draft(kind: str, batch: int, vocab: int, device: torch.device) -> tuple[Draft, Tensor]:
     """Return drafts of a kind and how many of each are verified; q lies near p, so that drafts are also kept."""
     rng = generator(device, batch)
-    lengths = (torch.arange(batch, device=device) % (WIDTH + 1)).to(torch.int32).flip(0)
+    lengths = ((torch.arange(batch, device=device) + 3) % (WIDTH + 1)).to(torch.int32)
     point_mass = torch.full((batch,), kind == "point", device=device)
     if kind == "mixed":
         point_mass = torch.arange(batch, device=device) % 2 == 0
@@ -135,6 +135,8 @@ def _couple(batch: int, vocab: int, device: torch.device) -> Call:
 
     def check(outputs: Outputs) -> dict[str, Gap]:
         accepted, next_token = outputs["accepted"].long(), outputs["next_token"]
+        if outside := num_outside(accepted, next_token, lengths, vocab):
+            return {"accepted": Gap(float(outside), 0.0, "accepted drafts or tokens that there are not")}
         rows = torch.arange(batch, device=device)
         worst = score_gap(next_token, logits[first + accepted].double() + gumbel[rows, accepted])
         for j in range(WIDTH):
@@ -184,9 +186,15 @@ def _process(truncation: tuple[int, float, float] | None, batch: int, vocab: int
     law_rows = LawRows(each // (WIDTH + 1), each % (WIDTH + 1))
 
     def check(outputs: Outputs) -> dict[str, Gap]:
-        wanted = reference.process(logits.double(), processing, law_rows).softmax(-1)
-        distance = 0.5 * (outputs["logits"].double().softmax(-1) - wanted).abs().sum(-1).max().item()
-        return {"logits": Gap(distance, 10 * LAW_TOLERANCE, "total variation of the law")}
+        found, wanted = outputs["logits"].double(), reference.process(logits.double(), processing, law_rows)
+        distance = 0.5 * (found.softmax(-1) - wanted.softmax(-1)).abs().sum(-1).max().item()
+        # A law is its logits but for a number per row. Which tokens are left at all is the distance's business.
+        shift = (found - found.amax(-1, keepdim=True)) - (wanted - wanted.amax(-1, keepdim=True))
+        kept = found.isfinite() & wanted.isfinite()
+        return {
+            "law": Gap(distance, 10 * LAW_TOLERANCE, "total variation"),
+            "logits": Gap(shift[kept].abs().max().item(), SCORE_TOLERANCE, "absolute error of those left"),
+        }
 
     return Call(lambda: {"logits": process(logits, processing, law_rows)}, check, num_bytes(logits, logits))
 

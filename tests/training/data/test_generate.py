@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -16,6 +18,7 @@ from core.types import FinishReason
 from models.tokenizer import Tokenizer
 from service.main import free_port
 from tests.service.fakes import TEXT, FakeEngine, running, until_true
+from training.data import answer_folder
 from training.data.generate import Progress, Sampling, Work, generate
 from training.data.lines import Problems
 from training.data.prepare import Choices, prepare
@@ -124,6 +127,26 @@ async def test_a_run_that_is_killed_loses_only_what_was_in_flight(settings, tmp_
     assert progress.num_before == len(whole)
     assert progress.num_answered == 60 - len(whole)
     assert len(set(keys_of(out))) == len(keys_of(out)) == 60
+
+
+async def test_a_full_disk_ends_the_run_with_whole_lines_and_it_goes_on(settings, tmp_path, monkeypatch):
+    source = write(tmp_path / "x.jsonl", [{"turns": [f"question {number}"]} for number in range(5)])
+    written = []
+
+    def full_after_two(descriptor, data):
+        written.append(data)
+        return os.write(descriptor, data if len(written) <= 2 else data[:20])
+
+    async with running(settings, EndingEngine()) as service:
+        with monkeypatch.context() as patched:
+            disk = SimpleNamespace(write=full_after_two, fstat=os.fstat, ftruncate=os.ftruncate)
+            patched.setattr(answer_folder, "os", disk)
+            with pytest.raises(DataError, match="the disk is full; run it again"):
+                await run(source, tmp_path / "out", service.url)
+        left = (tmp_path / "out" / "answers-0001-of-0001.jsonl").read_bytes()
+        assert left == b"".join(written[:2])
+        await run(source, tmp_path / "out", service.url)
+    assert len(set(keys_of(tmp_path / "out"))) == 5
 
 
 async def test_several_workers_share_the_work_and_none_takes_anothers_place(settings, tmp_path):

@@ -93,7 +93,8 @@ def whole(folder):
 
 
 def test_a_run_that_the_disk_stopped_goes_on_and_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
-    source = write(tmp_path / "x.jsonl", [*(chat(number) for number in range(200)), {"turns": ["only asked"]}])
+    asked = [{"turns": [f"only asked, {number}"]} for number in range(8)]
+    source = write(tmp_path / "x.jsonl", asked + [chat(number) for number in range(200)])
     run([source], tmp_path / "whole")
     written, real = [], Path.replace
 
