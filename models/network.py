@@ -41,7 +41,8 @@ Kind = TypeVar("Kind", bound=Network)
 def for_inference(network: Kind, dtype: torch.dtype, device: torch.device | None = None) -> Kind:
     """Cast a network to `dtype` and lay its weights out for inference in its numerics, in place; returns it.
 
-    device is where it is to compute, None: where it is. Raises ConfigError where this machine cannot compute it batch-invariantly.
+    device is where it is to compute, None: where it is. Raises ConfigError where this machine cannot compute it
+    batch-invariantly.
     """
     network = network.to(device=device, dtype=dtype).eval().requires_grad_(False)
     network.prepare()
