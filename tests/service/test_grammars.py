@@ -71,6 +71,27 @@ async def test_an_answer_has_the_form_that_was_asked_for(service, fields, is_rig
         assert body["choices"][0]["finish_reason"] == "stop"
 
 
+@pytest.mark.parametrize(
+    ("text", "is_right"),
+    [
+        ({"format": {"type": "json_schema", "name": "turn", "schema": SCHEMA, "strict": True}}, is_turn),
+        ({"format": {"type": "json_schema", "name": "empty", "schema": {"const": {}}}}, lambda text: text == "{}"),
+    ],
+)
+async def test_a_response_has_the_form_that_was_asked_for(service, text, is_right):
+    status, body = await service.post("/v1/responses", input="hi", max_output_tokens=200, text=text)
+    assert (status, body["status"]) == (200, "completed")
+    assert is_right(body["output"][0]["content"][0]["text"])
+    assert body["text"]["format"]["schema"] == text["format"]["schema"]
+
+
+@pytest.mark.parametrize("text", [{"format": {"type": "json_schema", "schema": {}}}, {"verbosity": "high"}])
+async def test_a_form_of_a_response_that_cannot_be_followed_is_a_400(service, text):
+    status, body = await service.post("/v1/responses", input="hi", max_output_tokens=8, text=text)
+    assert status == 400
+    assert "text" in body["error"]["message"]
+
+
 async def test_a_completion_and_a_job_can_be_structured_too(service):
     status, body = await service.post(prompt="hi", max_tokens=200, response_format=FORMAT)
     assert (status, is_turn(body["choices"][0]["text"])) == (200, True)
