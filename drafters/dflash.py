@@ -16,7 +16,7 @@ from core.types import Calibration
 from drafters.base import DrafterSpec
 from drafters.draws import SlotDraws
 from drafters.margin import margin_evidence
-from kernels.attention import cache_rows
+from kernels.attention_layout import cache_rows
 from models.dflash_net import DFlashNet
 from models.paged import PagedAttention
 from models.target import Target

@@ -17,7 +17,7 @@ from core.types import Calibration
 from drafters.base import DrafterSpec
 from drafters.draws import SlotDraws
 from drafters.margin import margin_evidence
-from kernels.attention import cache_rows
+from kernels.attention_layout import cache_rows
 from models.eagle3_net import Eagle3Net
 from models.layers import Attend
 from models.paged import PagedAttention

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from core.tensors import PagedKV
 from core.types import Numerics
-from kernels.attention import AttentionLayout, paged_attention, plan_attention
+from kernels.attention import paged_attention, plan_attention
+from kernels.attention_layout import AttentionLayout
 from kernels.split_attention import plan_split_attention
 from models.layers import Attend
 from models.shape import AttentionShape
