@@ -82,6 +82,7 @@ class DFlash:
             torch.arange(num_sequences + 1, device=tokens.device) * width,
             positions,
             visible=(ask.positions + width).repeat_interleave(width),
+            most_rows=width,
         )
         embedded = self.network.vocabulary.embed(tokens.flatten(), self.target)
         hidden = self.network.block(embedded, positions, attend).unflatten(0, (num_sequences, width))

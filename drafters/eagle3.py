@@ -113,7 +113,8 @@ class Eagle3:
     def _attend(self, ask: DraftAsk, positions: Tensor) -> Attend:
         """Return the attention of one row per sequence, in the slots `positions` i64 [B]."""
         assert ask.kv is not None
-        return self._attention.over(ask.kv, torch.arange(len(positions) + 1, device=positions.device), positions)
+        cu_rows = torch.arange(len(positions) + 1, device=positions.device)
+        return self._attention.over(ask.kv, cu_rows, positions, most_rows=1)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """Look tokens [...] up, plainly: a scale that the target puts on its embeddings is its own."""

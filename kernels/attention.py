@@ -25,6 +25,7 @@ from kernels.attention_layout import (
 from kernels.dispatch import takes_triton
 from kernels.ragged_attention import plan_ragged
 
+
 @dataclass(frozen=True, slots=True)
 class LoneTile:
     """One sequence, computed by itself: its rows are a range of the batch, and so may be its context of the cache.
@@ -115,9 +116,8 @@ def plan_attention(
     skips      no row sees, and nobody writes, so many places at a sequence's start
     most_rows  the most that any sequence has, where the caller knows: a GPU then launches no more than is needed
     """
-    reach = Reach(visible, first_seen(positions, window, skips))
     if takes_triton(positions):
-        return plan_ragged(kv, cu_rows, positions, reach, most_rows)
+        return plan_ragged(kv, cu_rows, positions, Reach(visible, first_seen(positions, window, skips)), most_rows)
     if len(positions) == len(cu_rows) - 1 == 1:
         return _lone_row(kv, int(positions), int(visible), window, skips)
     counts = cu_rows.diff()
@@ -125,6 +125,7 @@ def plan_attention(
     write = cache_rows(kv, torch.repeat_interleave(counts, output_size=len(positions)), positions)
     few = [b for b, rows in enumerate(sizes) if 0 < rows <= LARGEST_SHARED_TILE_ROWS]
     shared = few if len(few) > 1 else []
+    reach = Reach(visible, first_seen(positions, window, skips))
     tiles: list[AttentionTile] = [_padded_tile(kv, cu_rows, reach, group, torch.tensor(shared))] if shared else []
     starts = cu_rows.tolist()
     for b, rows in enumerate(sizes):
@@ -176,11 +177,16 @@ def paged_attention(
     flat_keys, flat_values = keys.view(-1, num_kv_heads, head_dim), values.view(-1, num_kv_heads, head_dim)
     flat_keys.index_copy_(0, layout.write, k)
     flat_values.index_copy_(0, layout.write, v)
+    return attend_rows(q, flat_keys, flat_values, layout, scale)
+
+
+def attend_rows(q: Tensor, keys: Tensor, values: Tensor, layout: AttentionLayout, scale: float | None = None) -> Tensor:
+    """Attend with q [N, Hq, D] over caches [num_cache_rows, Hkv, D] that hold the new rows too (`paged_attention`)."""
     if len(layout.tiles) == 1:
-        return layout.tiles[0].attend(q, flat_keys, flat_values, scale)
+        return layout.tiles[0].attend(q, keys, values, scale)
     out = torch.empty_like(q)
     for tile in layout.tiles:
-        out[tile.targets] = tile.attend(q, flat_keys, flat_values, scale)
+        out[tile.targets] = tile.attend(q, keys, values, scale)
     return out
 
 

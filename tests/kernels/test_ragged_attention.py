@@ -14,7 +14,6 @@ from kernels.ragged_attention import SPLIT_ROWS, RaggedTile
 from kernels.split_attention import plan_split_attention
 
 PLANS = {"fast": plan_attention, "split": plan_split_attention}
-both_plans = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3}
 
 
@@ -44,7 +43,8 @@ class AttentionCase:
         more += f"-S{self.skips}" if self.skips else ""
         contexts, counts = ("+".join(map(str, each)) for each in (self.contexts, self.counts))
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"C{contexts}-R{counts}-H{self.heads}-{self.kv_heads}-D{self.head_dim}-B{self.block_size}-{kind}{more}-{dtype}"
+        heads = f"H{self.heads}-{self.kv_heads}-D{self.head_dim}"
+        return f"C{contexts}-R{counts}-{heads}-B{self.block_size}-{kind}{more}-{dtype}"
 
     def build(self):
         """Return the cache, written up to the contexts, the layout's arguments and q, k, v of the new rows."""
@@ -121,9 +121,57 @@ CASES = [
 ]
 
 
-@both_plans
-@pytest.mark.parametrize("case", CASES, ids=str)
+# Each plan meets every second case in every run of the tests, and all of them in the long proofs.
+def cells():
+    for number, case in enumerate(CASES):
+        for place, name in enumerate(PLANS):
+            marks = () if number % 2 == place else pytest.mark.slow
+            yield pytest.param(case, PLANS[name], id=f"{case}-{name}", marks=marks)
+
+
+@pytest.mark.parametrize(("case", "plan"), list(cells()))
 def test_triton_rows_see_exactly_their_own_past(case, plan, poisoned):
     out, expected = case.run(plan)
     tolerance = TOLERANCE[case.dtype]
     torch.testing.assert_close(out, expected, atol=tolerance * case.size, rtol=tolerance)
+
+
+def rows_alone(case, count):
+    """Return the same answers for the last `count` rows of the only sequence, alone and in their chunk."""
+    kv, (cu_rows, positions, visible), (q, k, v) = case.build()
+    whole = attend_split(kv, cu_rows, positions, visible, (q, k, v))
+    last = slice(len(positions) - count, None)
+    alone = attend_split(kv, torch.tensor([0, count]), positions[last], visible[last], (q[last], k[last], v[last]))
+    return whole[last], alone
+
+
+def attend_split(kv, cu_rows, positions, visible, rows):
+    with interpreted():
+        layout = plan_split_attention(kv, cu_rows, positions, visible, rows[0].shape[1] // rows[1].shape[1])
+    return paged_attention(*rows, kv.keys[0], kv.values[0], layout)
+
+
+def test_split_rows_are_the_same_bits_alone_and_in_a_chunk():
+    whole, alone = rows_alone(AttentionCase((SPLIT_ROWS - 9,), (MANY,), heads=2, kv_heads=1), 2)
+    assert torch.equal(whole, alone)
+
+
+def test_padding_rows_belong_to_nobody(poisoned):
+    """A captured step has a fixed number of rows: those past the last sequence write to block 0 and change nothing."""
+    case = AttentionCase((5, 9), (2, 1), heads=2, kv_heads=1)
+    kv, (cu_rows, positions, visible), rows = case.build()
+    exact = attend_split(kv, cu_rows, positions, visible, rows)
+    before = kv.keys[0][1:].clone()
+    padded = [torch.cat((x, torch.randn(3, *x.shape[1:]))) for x in rows]
+    spare = torch.zeros(3, dtype=torch.int64)
+    out = attend_split(kv, cu_rows, torch.cat((positions, spare)), torch.cat((visible, spare + 1)), padded)
+    assert torch.equal(out[:3], exact)
+    torch.testing.assert_close(kv.keys[0][1:], before, atol=0, rtol=0, equal_nan=True)
+
+
+def test_heads_that_do_not_fit_the_scratch_come_in_further_launches(monkeypatch, poisoned):
+    case = AttentionCase((70,), (1,), heads=4, kv_heads=4)
+    kv, layout, rows = case.build()
+    at_once = attend_split(kv, *layout, rows)
+    monkeypatch.setattr(ragged_attention, "SCRATCH_BYTES", 1)
+    assert torch.equal(attend_split(kv, *layout, rows), at_once)
