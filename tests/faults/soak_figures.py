@@ -20,7 +20,7 @@ def draw_recoveries(seconds: dict[str, list[float]], lease_s: float, bar_s: floa
     labels = [f"{WORDS[kind]} ({len(seconds[kind])} jobs)" for kind in kinds]
     if kinds:
         axis.hist(values, bins=40, stacked=True, color=colours, label=labels)
-        axis.legend(frameon=False, fontsize=9)
+        axis.legend(frameon=False, fontsize=9, loc="center right")
     for at_s, words in ((lease_s, "lease"), (bar_s, "bar")):
         axis.axvline(at_s, color="black", linestyle="--", linewidth=0.8)
         axis.annotate(words, (at_s, 0.98), xycoords=("data", "axes fraction"), ha="right", va="top", rotation=90)
