@@ -1,0 +1,420 @@
+"""The sequential head of DSpark on a GPU: a block's tokens drawn left to right, two launches for each.
+
+One launch goes over tiles of the vocabulary: it adds the low-rank bias to the base logits, and of each tile leaves the
+two largest logits, the sum of exponentials and the best noisy logit. The other, one program per sequence, folds the
+tiles, takes the token, and makes of it the vector of rank r that the next slot's bias is W2 times. No probability is
+written anywhere, and logits only where a verifier will want them: of sequences that are sampled without coupling.
+
+The twins are models/markov_heads.py, drafters/draws.py and drafters/margin.py.
+"""
+
+# Kernel arguments bear no annotations: Triton reads them as code.
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.tensors import CoupledKeys, DraftAsk
+from kernels.jit import jit, tl
+from kernels.philox import gumbel_words, rough_gumbel, tile_words
+
+# Vocabulary entries of one program of the first launch, the part of the rank it multiplies at once, and most sequences.
+TILE, CHUNK, MOST_ROWS = 128, 64, 64
+# Rows of a gate's weight that one program of the second launch multiplies at once.
+GATE_ROWS = 16
+# Below it a draft is drawn as at it: logits divided by less could overflow. The law reported is the law drawn from.
+LEAST_TEMPERATURE = 1e-4
+VANILLA, GATED, RECURRENT = 0, 1, 2
+NO_NOISE, NOISE, NAMED_NOISE = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class HeadWeights:
+    """A sequential head as the kernels read it (models/markov_heads.py says what it computes).
+
+    w1          [V, r]
+    w2          [Vd, r]; Vd is what can be drafted
+    target_ids  i64 [Vd]; the target's ids of those; None: all of them, Vd = V
+    kind        VANILLA, GATED or RECURRENT
+    own         what multiplies e, or s and e, in the gates: [r, r] of a gated head, [3r, 2r] of a recurrent one; rows
+                may be strided. None if vanilla
+    """
+
+    w1: Tensor
+    w2: Tensor
+    target_ids: Tensor | None = None
+    kind: int = VANILLA
+    own: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """What a walk over blocks found.
+
+    tokens     i64 [B, G]
+    margins    f32 [B, G]; by how much the largest logit of each slot beats the second, before any processing
+    log_total  f32 [B, G]; the log of the sum of exp(logits / temperature), of exp(logits) where that is 0
+    """
+
+    tokens: Tensor
+    margins: Tensor
+    log_total: Tensor
+
+
+def can_walk(ask: DraftAsk) -> bool:
+    """Tell whether nothing but temperature makes the laws of an ask: what else there is goes through `process`."""
+    return ask.processing.is_plain or (ask.processing.edits is None and not ask.processing.truncates)
+
+
+def walk(logits: Tensor, told_by_slot: Tensor | None, head: HeadWeights, ask: DraftAsk) -> Walk:
+    """Draw the tokens of blocks slot by slot, as `DSpark` does.
+
+    logits        f32 [B, G, V], contiguous; the base logits. In rows that are sampled without coupling they become
+                  those of the law; where V is wider than what can be drafted, all else must be -inf
+    told_by_slot  f32 [B, G, r or 3r]; what the slots' states add inside the gates, bias included; None if vanilla
+    ask           anchors, temperatures, noise and who is coupled; `can_walk` must hold
+    bias = W2 t in float32, t in the weights' dtype. A temperature of 0 takes the largest logit, the lowest id of equals;
+    a coupled sequence the largest logit / temperature + noise, within 1e-5; any other inverts the cumulative law at its
+    uniform, in order of place among the draftable. Sums are float32 within a tile, then over tiles in order; they do
+    not depend on the batch. Twin: logits within 1e-4 (float32 weights), tokens equal but at boundaries.
+    """
+    batch, width, _ = logits.shape
+    tokens = torch.empty((batch, width), dtype=torch.int64, device=logits.device)
+    margins, log_total = (torch.empty((batch, width), dtype=torch.float32, device=logits.device) for _ in range(2))
+    if not batch:
+        return Walk(tokens, margins, log_total)
+    rank, num_draftable = head.w2.shape[1], head.w2.shape[0]
+    num_tiles = -(-num_draftable // TILE)
+    best = torch.empty((4, batch, num_tiles), dtype=torch.float32, device=logits.device)
+    ids = torch.empty((2, batch, num_tiles), dtype=torch.int32, device=logits.device)
+    told = torch.empty((batch, rank), dtype=head.w1.dtype, device=logits.device)
+    # A recurrent state is read by parts of the step that writes the next one: it has two places.
+    state = torch.zeros((2, batch, rank if head.kind == RECURRENT else 1), dtype=torch.float32, device=logits.device)
+    ids_of = tokens if head.target_ids is None else head.target_ids
+    coupled = tokens if ask.coupled is None else ask.coupled
+    kind, noise, names = _noise(ask, tokens)
+    meaning: dict[str, Any] = {"HAS_IDS": head.target_ids is not None, "TILE": TILE}
+    own = head.w1 if head.own is None else head.own
+    gates = margins if told_by_slot is None else told_by_slot.contiguous()
+    teller = head.w1, own, gates, state, told, batch, width, own.stride(0)
+    telling: dict[str, Any] = {"RANK": rank, "KIND": head.kind, "WIDE": 1 << (rank - 1).bit_length(), "ROWS": GATE_ROWS}
+    _start_kernel[(batch,)](ask.anchors, *teller, **telling)
+    rows = min(MOST_ROWS, max(16, 1 << (batch - 1).bit_length()))
+    sizes = batch, width, logits.shape[-1], num_draftable, num_tiles
+    tiles: dict[str, Any] = {
+        "RANK": rank,
+        "NOISE": kind,
+        "DRAWS": not ask.processing.is_greedy,
+        # The interpreter cannot multiply bfloat16.
+        "CHUNK": min(CHUNK, max(16, 1 << (rank - 1).bit_length())),
+        "ROWS": rows,
+    }
+    temperature, uniforms = ask.processing.temperature, ask.noise.contiguous()
+    for slot in range(width):
+        grid = (-(-batch // rows), num_tiles)
+        inputs = logits, told, head.w2, ids_of, temperature, coupled, noise, *names
+        _tile_kernel[grid](*inputs, best, ids, *sizes, slot, **tiles, **meaning)
+        found = tokens, margins, log_total
+        folds = {
+            "TILES": 1 << (num_tiles - 1).bit_length(),
+            "IS_LAST": slot == width - 1,
+            "HAS_COUPLED": kind != NO_NOISE,
+        }
+        inputs = logits, ids_of, temperature, coupled, uniforms, best, ids, *found
+        _fold_kernel[(batch,)](*inputs, *teller, *sizes[2:], slot, **meaning, **telling, **folds)
+    return Walk(tokens, margins, log_total)
+
+
+def _noise(ask: DraftAsk, unread: Tensor) -> tuple[int, Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Return which noise there is, its numbers and what names it; `unread` stands where nothing is."""
+    match ask.gumbel:
+        case CoupledKeys(low=low, high=high, child=child, first=first):
+            return NAMED_NOISE, unread, (low, high, child, first)
+        case None:
+            return NO_NOISE, unread, (unread,) * 4
+    return NOISE, ask.gumbel.contiguous(), (unread,) * 4
+
+
+@jit(do_not_specialize=("batch", "slot"))
+def _tile_kernel(
+    logits,
+    told,
+    w2,
+    target_ids,
+    temperature,
+    coupled,
+    noise,
+    low,
+    high,
+    child,
+    first,
+    best,
+    best_ids,
+    batch,
+    width,
+    vocab,
+    num_draftable,
+    num_tiles,
+    slot,
+    RANK: tl.constexpr,
+    NOISE: tl.constexpr,
+    DRAWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    ROWS: tl.constexpr,
+    HAS_IDS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Of one tile of the vocabulary and some sequences: largest logits, their ids, sums of exponentials, races."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    place = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    part = tl.arange(0, CHUNK)
+    is_row, is_place = row < batch, place < num_draftable
+    bias = tl.zeros((ROWS, TILE), tl.float32)
+    for start in tl.static_range(0, RANK, CHUNK):
+        column = start + part
+        t = tl.load(
+            told + row[:, None] * RANK + column[None, :], mask=is_row[:, None] & (column < RANK)[None, :], other=0.0
+        )
+        w = tl.load(
+            w2 + place[None, :].to(tl.int64) * RANK + column[:, None],
+            mask=is_place[None, :] & (column < RANK)[:, None],
+            other=0.0,
+        )
+        bias = tl.dot(t, w, bias, input_precision="ieee")
+    ids = place
+    if HAS_IDS:
+        ids = tl.load(target_ids + place, mask=is_place, other=0).to(tl.int32)
+    cell = (row * width + slot).to(tl.int64)[:, None] * vocab + ids[None, :]
+    is_cell = is_row[:, None] & is_place[None, :]
+    logit = tl.load(logits + cell, mask=is_cell, other=float("-inf")) + bias
+    logit = tl.where(is_cell, logit, float("-inf"))
+    largest = tl.max(logit, 1)
+    leader = tl.min(tl.where(logit == largest[:, None], place[None, :], 2147483647), 1)
+    second = tl.max(tl.where(place[None, :] == leader[:, None], float("-inf"), logit), 1)
+    heat = tl.load(temperature + row, mask=is_row, other=1.0)
+    is_greedy = heat == 0.0
+    heat = tl.where(is_greedy, 1.0, tl.maximum(heat, 1e-4))
+    law = logit / heat[:, None]
+    top = largest / heat
+    base = tl.where(top == float("-inf"), 0.0, top)
+    total = tl.sum(tl.exp(law - base[:, None]), 1)
+    out = row * num_tiles + tl.program_id(1)
+    stride = batch * num_tiles
+    tl.store(best + out, largest, mask=is_row)
+    tl.store(best + stride + out, second, mask=is_row)
+    tl.store(best + 2 * stride + out, total, mask=is_row)
+    tl.store(best_ids + out, leader, mask=is_row)
+    is_coupled = row < 0
+    if NOISE > 0:
+        is_coupled = tl.load(coupled + row, mask=is_row, other=0) != 0
+        # Rows beside a coupled one run along.
+        if tl.max(is_coupled.to(tl.int32), 0) > 0:
+            if NOISE == 1:
+                made = tl.load(noise + cell, mask=is_cell, other=0.0)
+            else:
+                k0 = tl.load(low + row, mask=is_row, other=0).to(tl.uint32)[:, None]
+                k1 = tl.load(high + row, mask=is_row, other=0).to(tl.uint32)[:, None]
+                number = tl.load(child + row, mask=is_row, other=0).to(tl.uint32)[:, None]
+                position = (tl.load(first + row, mask=is_row, other=0) + slot).to(tl.uint32)[:, None]
+                if HAS_IDS:
+                    words = gumbel_words(k0, k1, position, number, ids[None, :])
+                else:
+                    words = tile_words(k0, k1, position, number, tl.program_id(1) * TILE, ROWS, TILE)
+                made = rough_gumbel(words)
+            race = law + made
+            winner = tl.max(race, 1)
+            place_won = tl.min(tl.where(race == winner[:, None], place[None, :], 2147483647), 1)
+            tl.store(best + 3 * stride + out, winner, mask=is_row)
+            tl.store(best_ids + stride + out, place_won, mask=is_row)
+    if DRAWS:
+        is_drawn = is_row & (is_greedy == 0) & (is_coupled == 0)
+        tl.store(logits + cell, law, mask=is_cell & is_drawn[:, None])
+
+
+@jit(do_not_specialize=("batch", "slot"))
+def _fold_kernel(
+    logits,
+    target_ids,
+    temperature,
+    coupled,
+    uniforms,
+    best,
+    best_ids,
+    tokens,
+    margins,
+    log_total,
+    w1,
+    own,
+    gates,
+    state,
+    told,
+    batch,
+    width,
+    own_stride,
+    vocab,
+    num_draftable,
+    num_tiles,
+    slot,
+    HAS_IDS: tl.constexpr,
+    HAS_COUPLED: tl.constexpr,
+    TILE: tl.constexpr,
+    RANK: tl.constexpr,
+    KIND: tl.constexpr,
+    WIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+    TILES: tl.constexpr,
+    IS_LAST: tl.constexpr,
+):
+    """Take one sequence's token of a slot from its tiles, and make what the bias of the next slot reads."""
+    row = tl.program_id(0)
+    tile = tl.arange(0, TILES)
+    is_tile = tile < num_tiles
+    part = row * num_tiles + tile
+    stride = batch * num_tiles
+    largest = tl.load(best + part, mask=is_tile, other=float("-inf"))
+    top = tl.max(largest, 0)
+    leader = tl.min(tl.where(is_tile & (largest == top), tile, TILES - 1), 0)
+    runner_up = tl.max(tl.where(tile == leader, float("-inf"), largest), 0)
+    second = tl.maximum(runner_up, tl.load(best + stride + row * num_tiles + leader))
+    place = tl.load(best_ids + row * num_tiles + leader)
+
+    heat = tl.load(temperature + row)
+    is_greedy = heat == 0.0
+    heat = tl.where(is_greedy, 1.0, tl.maximum(heat, 1e-4))
+    summit = top / heat
+    # Tiles without any chance, and those that are not there, have no mass: exp(-inf).
+    mass = tl.load(best + 2 * stride + part, mask=is_tile, other=0.0) * tl.exp(largest / heat - summit)
+    all_mass = tl.sum(mass, 0)
+    is_coupled = False
+    if HAS_COUPLED:
+        is_coupled = tl.load(coupled + row) != 0
+    cell = row * width + slot
+    if (is_greedy == 0) & (is_coupled == 0):
+        threshold = tl.load(uniforms + cell) * all_mass
+        has_mass = mass > 0.0
+        passed = has_mass & (tl.cumsum(mass, 0) > threshold)
+        last = tl.max(tl.where(has_mass, tile, 0), 0)
+        drawn = tl.min(tl.where(passed, tile, TILES), 0)
+        drawn = tl.where(drawn < TILES, drawn, last)
+        before = tl.sum(tl.where(tile < drawn, mass, 0.0), 0)
+        at = drawn * TILE + tl.arange(0, TILE)
+        is_place = at < num_draftable
+        ids = at
+        if HAS_IDS:
+            ids = tl.load(target_ids + at, mask=is_place, other=0).to(tl.int32)
+        law = tl.load(logits + cell.to(tl.int64) * vocab + ids, mask=is_place, other=float("-inf"))
+        chance = tl.exp(law - summit)
+        has_chance = chance > 0.0
+        beyond = has_chance & (before + tl.cumsum(chance, 0) > threshold)
+        last_place = tl.max(tl.where(has_chance, at, 0), 0)
+        place = tl.min(tl.where(beyond, at, num_draftable), 0)
+        place = tl.where(place < num_draftable, place, last_place)
+    if HAS_COUPLED:
+        if is_coupled & (is_greedy == 0):
+            races = tl.load(best + 3 * stride + part, mask=is_tile, other=float("-inf"))
+            winner = tl.min(tl.where(is_tile & (races == tl.max(races, 0)), tile, TILES - 1), 0)
+            place = tl.load(best_ids + stride + row * num_tiles + winner)
+    token = place.to(tl.int64)
+    if HAS_IDS:
+        token = tl.load(target_ids + place)
+    tl.store(tokens + cell, token)
+    tl.store(margins + cell, top - second)
+    tl.store(log_total + cell, summit + tl.log(all_mass))
+    if IS_LAST == 0:
+        _tell(token, row, slot + 1, w1, own, gates, state, told, batch, width, own_stride, RANK, KIND, WIDE, ROWS)
+
+
+@jit(do_not_specialize=("batch",))
+def _start_kernel(
+    anchors,
+    w1,
+    own,
+    gates,
+    state,
+    told,
+    batch,
+    width,
+    own_stride,
+    RANK: tl.constexpr,
+    KIND: tl.constexpr,
+    WIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Make what the bias of the first slot reads."""
+    row = tl.program_id(0)
+    token = tl.load(anchors + row)
+    _tell(token, row, 0, w1, own, gates, state, told, batch, width, own_stride, RANK, KIND, WIDE, ROWS)
+
+
+@jit()
+def _tell(
+    token,
+    row,
+    slot,
+    w1,
+    own,
+    gates,
+    state,
+    told,
+    batch,
+    width,
+    own_stride,
+    RANK: tl.constexpr,
+    KIND: tl.constexpr,
+    WIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Write the vector [r] that W2 makes the bias of `slot` from: e, gated e, or what a recurrent state gives out."""
+    column = tl.arange(0, WIDE)
+    is_column = column < RANK
+    e_at = w1 + token * RANK
+    e = tl.load(e_at + column, mask=is_column, other=0.0).to(tl.float32)
+    if KIND == 0:
+        tl.store(told + row * RANK + column, e.to(told.dtype.element_ty), mask=is_column)
+    if KIND == 1:
+        gate_at = gates + (row * width + slot) * RANK
+        for start in range(0, RANK, ROWS):
+            index = start + tl.arange(0, ROWS)
+            is_index = index < RANK
+            gate = tl.load(gate_at + index, mask=is_index, other=0.0)
+            gate += _product(own, index, 0, e, own_stride, RANK, WIDE)
+            value = tl.sigmoid(gate) * tl.load(e_at + index, mask=is_index, other=0.0).to(tl.float32)
+            tl.store(told + row * RANK + index, value.to(told.dtype.element_ty), mask=is_index)
+    if KIND == 2:
+        old = state + ((slot % 2) * batch + row) * RANK
+        new = state + (((slot + 1) % 2) * batch + row) * RANK
+        s = tl.load(old + column, mask=is_column, other=0.0)
+        joint_at = gates + (row * width + slot) * 3 * RANK
+        for start in range(0, RANK, ROWS):
+            index = start + tl.arange(0, ROWS)
+            is_index = index < RANK
+            gate = tl.load(joint_at + index, mask=is_index, other=0.0)
+            gate += _product(own, index, 0, s, own_stride, RANK, WIDE)
+            gate += _product(own + RANK, index, 0, e, own_stride, RANK, WIDE)
+            candidate = tl.load(joint_at + RANK + index, mask=is_index, other=0.0)
+            candidate += _product(own, index, RANK, s, own_stride, RANK, WIDE)
+            candidate += _product(own + RANK, index, RANK, e, own_stride, RANK, WIDE)
+            output = tl.load(joint_at + 2 * RANK + index, mask=is_index, other=0.0)
+            output += _product(own, index, 2 * RANK, s, own_stride, RANK, WIDE)
+            output += _product(own + RANK, index, 2 * RANK, e, own_stride, RANK, WIDE)
+            kept = tl.sigmoid(gate)
+            before = tl.load(old + index, mask=is_index, other=0.0)
+            tl.store(new + index, kept * before + (1.0 - kept) * _tanh(candidate), mask=is_index)
+            tl.store(told + row * RANK + index, _tanh(output).to(told.dtype.element_ty), mask=is_index)
+
+
+@jit()
+def _product(weight, index, first, x, stride, RANK: tl.constexpr, WIDE: tl.constexpr):
+    """Return rows first + index of a weight times x [WIDE], of which RANK count."""
+    column = tl.arange(0, WIDE)
+    mask = (index < RANK)[:, None] & (column < RANK)[None, :]
+    tile = tl.load(weight + (first + index)[:, None] * stride + column[None, :], mask=mask, other=0.0)
+    return tl.sum(tile.to(tl.float32) * x[None, :], 1)
+
+
+@jit()
+def _tanh(x):
+    return 2.0 * tl.sigmoid(2.0 * x) - 1.0
