@@ -19,10 +19,10 @@ from torch import Tensor
 
 from core.tensors import CoupledKeys, DraftAsk
 from kernels.jit import jit, tl
-from kernels.philox import gumbel_words, rough_gumbel, tile_words
+from kernels.philox import gumbel_words, philox, rough_gumbel
 
 # Vocabulary entries of one program of the first launch, the part of the rank it multiplies at once, and most sequences.
-TILE, CHUNK, MOST_ROWS = 128, 64, 64
+TILE, CHUNK, MOST_ROWS = 128, 64, 32
 # Rows of a gate's weight that one program of the second launch multiplies at once.
 GATE_ROWS = 16
 # Below it a draft is drawn as at it: logits divided by less could overflow. The law reported is the law drawn from.
@@ -116,7 +116,7 @@ def walk(logits: Tensor, told_by_slot: Tensor | None, head: HeadWeights, ask: Dr
     for slot in range(width):
         grid = (-(-batch // rows), num_tiles)
         inputs = logits, told, head.w2, ids_of, temperature, coupled, noise, *names
-        _tile_kernel[grid](*inputs, best, ids, *sizes, slot, **tiles, **meaning)
+        _tile_kernel[grid](*inputs, best, ids, *sizes, slot, **tiles, **meaning, **tile_options(rows, kind))
         found = tokens, margins, log_total
         folds = {
             "TILES": 1 << (num_tiles - 1).bit_length(),
@@ -126,6 +126,11 @@ def walk(logits: Tensor, told_by_slot: Tensor | None, head: HeadWeights, ask: Dr
         inputs = logits, ids_of, temperature, coupled, uniforms, best, ids, *found
         _fold_kernel[(batch,)](*inputs, *teller, *sizes[2:], slot, **meaning, **telling, **folds)
     return Walk(tokens, margins, log_total)
+
+
+def tile_options(rows: int, noise: int) -> dict[str, int]:
+    """Return how many warps a program of the first launch has: enough that none of its numbers spills."""
+    return {"num_warps": 8 if rows > 16 else 4, "num_stages": 2}
 
 
 def _noise(ask: DraftAsk, unread: Tensor) -> tuple[int, Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -172,29 +177,27 @@ def _tile_kernel(
     place = tl.program_id(1) * TILE + tl.arange(0, TILE)
     part = tl.arange(0, CHUNK)
     is_row, is_place = row < batch, place < num_draftable
+    # What is not there reads what is: addresses in bounds need no mask, whose registers would spill.
+    own, at = tl.minimum(row, batch - 1), tl.minimum(place, num_draftable - 1)
     bias = tl.zeros((ROWS, TILE), tl.float32)
-    for start in tl.static_range(0, RANK, CHUNK):
+    for start in range(0, RANK, CHUNK):
         column = start + part
-        t = tl.load(
-            told + row[:, None] * RANK + column[None, :], mask=is_row[:, None] & (column < RANK)[None, :], other=0.0
-        )
-        w = tl.load(
-            w2 + place[None, :].to(tl.int64) * RANK + column[:, None],
-            mask=is_place[None, :] & (column < RANK)[:, None],
-            other=0.0,
-        )
+        t_at, w_at = told + own[:, None] * RANK + column[None, :], w2 + at[None, :] * RANK + column[:, None]
+        if RANK % CHUNK == 0:
+            t, w = tl.load(t_at), tl.load(w_at)
+        else:
+            t = tl.load(t_at, mask=(column < RANK)[None, :], other=0.0)
+            w = tl.load(w_at, mask=(column < RANK)[:, None], other=0.0)
         bias = tl.dot(t, w, bias, input_precision="ieee")
-    ids = place
+    ids = at
     if HAS_IDS:
-        ids = tl.load(target_ids + place, mask=is_place, other=0).to(tl.int32)
-    cell = (row * width + slot).to(tl.int64)[:, None] * vocab + ids[None, :]
-    is_cell = is_row[:, None] & is_place[None, :]
-    logit = tl.load(logits + cell, mask=is_cell, other=float("-inf")) + bias
-    logit = tl.where(is_cell, logit, float("-inf"))
-    largest = tl.max(logit, 1)
-    leader = tl.min(tl.where(logit == largest[:, None], place[None, :], 2147483647), 1)
+        ids = tl.load(target_ids + at).to(tl.int32)
+    cell = (own * width + slot).to(tl.int64)[:, None] * vocab + ids[None, :]
+    logit = tl.load(logits + cell) + bias
+    logit = tl.where(is_place[None, :], logit, float("-inf"))
+    largest, leader = _first_best(logit, place)
     second = tl.max(tl.where(place[None, :] == leader[:, None], float("-inf"), logit), 1)
-    heat = tl.load(temperature + row, mask=is_row, other=1.0)
+    heat = tl.load(temperature + own)
     is_greedy = heat == 0.0
     heat = tl.where(is_greedy, 1.0, tl.maximum(heat, 1e-4))
     law = logit / heat[:, None]
@@ -209,29 +212,55 @@ def _tile_kernel(
     tl.store(best_ids + out, leader, mask=is_row)
     is_coupled = row < 0
     if NOISE > 0:
-        is_coupled = tl.load(coupled + row, mask=is_row, other=0) != 0
+        is_coupled = tl.load(coupled + own) != 0
         # Rows beside a coupled one run along.
         if tl.max(is_coupled.to(tl.int32), 0) > 0:
             if NOISE == 1:
-                made = tl.load(noise + cell, mask=is_cell, other=0.0)
+                winner, won = _first_best(law + tl.load(noise + cell), place)
             else:
-                k0 = tl.load(low + row, mask=is_row, other=0).to(tl.uint32)[:, None]
-                k1 = tl.load(high + row, mask=is_row, other=0).to(tl.uint32)[:, None]
-                number = tl.load(child + row, mask=is_row, other=0).to(tl.uint32)[:, None]
-                position = (tl.load(first + row, mask=is_row, other=0) + slot).to(tl.uint32)[:, None]
+                k0, k1 = tl.load(low + own).to(tl.uint32), tl.load(high + own).to(tl.uint32)
+                number, position = tl.load(child + own).to(tl.uint32), (tl.load(first + own) + slot).to(tl.uint32)
+                k0, k1, number, position = k0[:, None], k1[:, None], number[:, None], position[:, None]
                 if HAS_IDS:
                     words = gumbel_words(k0, k1, position, number, ids[None, :])
+                    winner, won = _first_best(law + rough_gumbel(words), place)
                 else:
-                    words = tile_words(k0, k1, position, number, tl.program_id(1) * TILE, ROWS, TILE)
-                made = rough_gumbel(words)
-            race = law + made
-            winner = tl.max(race, 1)
-            place_won = tl.min(tl.where(race == winner[:, None], place[None, :], 2147483647), 1)
+                    winner, won = _race(law, k0, k1, position, number, tl.program_id(1) * TILE, ROWS, TILE)
             tl.store(best + 3 * stride + out, winner, mask=is_row)
-            tl.store(best_ids + stride + out, place_won, mask=is_row)
+            tl.store(best_ids + stride + out, won, mask=is_row)
     if DRAWS:
         is_drawn = is_row & (is_greedy == 0) & (is_coupled == 0)
-        tl.store(logits + cell, law, mask=is_cell & is_drawn[:, None])
+        tl.store(logits + cell, law, mask=is_drawn[:, None] & is_place[None, :])
+
+
+@jit()
+def _first_best(value, place):
+    """Return the largest of each row of values and the first place that has it."""
+    largest = tl.max(value, 1)
+    return largest, tl.min(tl.where(value == largest[:, None], place[None, :], 2147483647), 1)
+
+
+@jit()
+def _race(law, low, high, position, child, start, ROWS: tl.constexpr, TILE: tl.constexpr):
+    """Return `_first_best` of law + noise, over tokens start .. start + TILE - 1.
+
+    A counter gives the words of four tokens: so the law is split in four, each quarter with a word of its own. To join
+    the words instead would leave them in the registers of a product, where two or four threads make each of them.
+    """
+    group = (start // 4 + tl.arange(0, TILE // 4))[None, :]
+    words = philox(group.to(tl.uint32), position, child, 4, low, high)
+    even, odd = tl.split(tl.reshape(law, (ROWS, TILE // 4, 2, 2)))
+    law0, law2 = tl.split(even)
+    law1, law3 = tl.split(odd)
+    race0, race1 = law0 + rough_gumbel(words[0]), law1 + rough_gumbel(words[1])
+    race2, race3 = law2 + rough_gumbel(words[2]), law3 + rough_gumbel(words[3])
+    best = tl.max(tl.maximum(tl.maximum(race0, race1), tl.maximum(race2, race3)), 1)
+    at = group * 4
+    place = tl.where(race3 == best[:, None], at + 3, 2147483647)
+    place = tl.where(race2 == best[:, None], at + 2, place)
+    place = tl.where(race1 == best[:, None], at + 1, place)
+    place = tl.where(race0 == best[:, None], at, place)
+    return best, tl.min(place, 1)
 
 
 @jit(do_not_specialize=("batch", "slot"))

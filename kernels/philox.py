@@ -14,7 +14,9 @@ WORDS = 4
 
 @jit()
 def philox(c0, c1, c2, c3, k0, k1):
-    """Return four words uint32 for counters and keys uint32 that broadcast together (`core.random.philox`)."""
+    """Return four words uint32 for counters and keys uint32 that broadcast with c0 (`core.random.philox`)."""
+    zero = (c0 + c1) * 0
+    c0, c1, c2, c3, k0, k1 = c0 + zero, c1 + zero, c2 + zero, c3 + zero, k0 + zero, k1 + zero
     for _ in tl.static_range(10):
         left_high, left_low = tl.umulhi(c0, 0xD2511F53), c0 * 0xD2511F53
         right_high, right_low = tl.umulhi(c2, 0xCD9E8D57), c2 * 0xCD9E8D57
@@ -33,32 +35,19 @@ def gumbel_words(low, high, position, child, ids):
 
     low, high, position, child  uint32 that broadcast with ids
     """
-    zero = (ids * 0).to(tl.uint32)
-    w0, w1, w2, w3 = philox(
-        (ids // 4).to(tl.uint32), position + zero, child + zero, zero + 4, low + zero, high + zero
-    )
+    w0, w1, w2, w3 = philox((ids // 4).to(tl.uint32), position, child, 4, low, high)
     place = ids % 4
     return tl.where(place < 2, tl.where(place == 0, w0, w1), tl.where(place == 2, w2, w3))
 
 
 @jit()
-def tile_words(low, high, position, child, start, ROWS: tl.constexpr, TILE: tl.constexpr):
-    """Return `gumbel_words` uint32 [ROWS, TILE] of the tokens start .. start + TILE - 1, start a multiple of 4.
-
-    low, high, position, child  uint32 [ROWS, 1]
-    """
-    group = (start // 4 + tl.arange(0, TILE // 4)).to(tl.uint32)[None, :]
-    zero = (group + low) * 0
-    w0, w1, w2, w3 = philox(group + zero, position + zero, child + zero, zero + 4, low + zero, high + zero)
-    return tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (ROWS, TILE))
-
-
-@jit()
 def row_words(low, high, position, child, start, TILE: tl.constexpr):
-    """Return `tile_words` uint32 [TILE] of one row, whose key, position and child are scalars."""
+    """Return `gumbel_words` uint32 [TILE] of the tokens start .. start + TILE - 1 of one row, start a multiple of 4.
+
+    low, high, position, child  uint32 scalars
+    """
     group = (start // 4 + tl.arange(0, TILE // 4)).to(tl.uint32)
-    zero = group * 0
-    w0, w1, w2, w3 = philox(group, position + zero, child + zero, zero + 4, low + zero, high + zero)
+    w0, w1, w2, w3 = philox(group, position, child, 4, low, high)
     return tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (TILE,))
 
 
