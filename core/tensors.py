@@ -122,7 +122,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class CoupledKeys:
-    """Coupled noise [B, P, V] by what names it instead of by its numbers (kernels/noise.py): a GPU makes them on the fly.
+    """Coupled noise [B, P, V] by what names it, not by its numbers: a GPU makes them on the fly (kernels/noise.py).
 
     low, high  i64 [B]; the two words of each request's coupled key
     child      i64 [B]; which child of its request

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from core.tensors import DraftAsk, LawRows
+from core.tensors import CoupledKeys, DraftAsk, LawRows
 from kernels.coupled import draw_coupled
+from kernels.dispatch import takes_triton
 from kernels.process import process
-from kernels.reference import draw
+from kernels.reject import draw_next
 
 
 class SlotDraws:
@@ -17,7 +18,13 @@ class SlotDraws:
         self._ask = ask
         self._sequence = torch.arange(len(ask.slots), device=ask.slots.device)
         # The largest logit is the greedy token before temperature as after it, unless the request edits logits.
-        self._takes_best = processing.edits is None and not bool(processing.temperature.any())
+        self._takes_best = processing.edits is None
+        self._has_coupled, self._has_uncoupled = ask.coupled is not None, True
+        if takes_triton(processing.temperature):
+            # Reading what is common would wait for the device.
+            self._takes_best &= processing.is_greedy
+            return
+        self._takes_best &= not bool(processing.temperature.any())
         self._has_coupled = ask.coupled is not None and bool(ask.coupled.any())
         self._has_uncoupled = ask.coupled is None or not bool(ask.coupled.all())
 
@@ -34,11 +41,12 @@ class SlotDraws:
         law = process(logits, ask.processing, LawRows(self._sequence, torch.full_like(self._sequence, slot)))
         if law is not logits:
             logits.copy_(law)
-        drawn = draw(law.softmax(-1), ask.noise[:, slot]) if self._has_uncoupled else None
+        drawn = draw_next(law, ask.noise[:, slot]) if self._has_uncoupled else None
         if not self._has_coupled:
             assert drawn is not None
             return drawn
         assert ask.gumbel is not None
         assert ask.coupled is not None
-        best = draw_coupled(law, ask.gumbel[:, slot])
+        gumbel = ask.gumbel.at(slot) if isinstance(ask.gumbel, CoupledKeys) else ask.gumbel[:, slot]
+        best = draw_coupled(law, gumbel)
         return best if drawn is None else torch.where(ask.coupled, best, drawn)

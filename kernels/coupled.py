@@ -13,6 +13,7 @@ from torch import Tensor
 from core.errors import ShapeError
 from core.tensors import CoupledKeys, Draft, Verdict
 from kernels import reference
+from kernels.dispatch import takes_triton
 from kernels.jit import jit, tl
 from kernels.philox import gumbel as gumbel_of
 from kernels.philox import rough_gumbel, row_words
@@ -26,7 +27,7 @@ def couple(target_logits: Tensor, draft: Draft, lengths: Tensor, gumbel: Tensor 
 
     A GPU also takes what names the noise, with column 0 at the token after the anchor.
     """
-    if target_logits.is_cuda:
+    if takes_triton(target_logits):
         return couple_triton(target_logits, draft, lengths, gumbel)
     assert isinstance(gumbel, Tensor)
     return reference.couple(target_logits, draft, lengths, gumbel)
@@ -34,7 +35,7 @@ def couple(target_logits: Tensor, draft: Draft, lengths: Tensor, gumbel: Tensor 
 
 def draw_coupled(logits: Tensor, gumbel: Tensor | CoupledKeys) -> Tensor:
     """Draw a token from each of logits f32 [..., V] with noise f32 [..., V]; i64 [...] (`reference.draw_coupled`)."""
-    if logits.is_cuda:
+    if takes_triton(logits):
         return draw_coupled_triton(logits, gumbel)
     assert isinstance(gumbel, Tensor)
     return reference.draw_coupled(logits, gumbel)
@@ -42,7 +43,7 @@ def draw_coupled(logits: Tensor, gumbel: Tensor | CoupledKeys) -> Tensor:
 
 def keep_drawn(drawn: Tensor, draft: Draft, lengths: Tensor) -> Verdict:
     """Judge drafts by the tokens i64 [N] that the target drew in their rows (`reference.keep_drawn`)."""
-    if drawn.is_cuda:
+    if takes_triton(drawn):
         return keep_drawn_triton(drawn, draft, lengths)
     return reference.keep_drawn(drawn, draft, lengths)
 
@@ -141,7 +142,7 @@ def _race_kernel(
         number = tl.load(child + sequence).to(tl.uint32)
     largest, leader = float("-inf"), float("-inf")
     num = tl.where(is_row, num_tiles, 0)
-    for tile in range(0, num):
+    for tile in range(num):
         ids = tile * TILE + offset
         logit = tl.load(row + ids, mask=ids < vocab, other=float("-inf"))
         largest = tl.maximum(largest, tl.max(logit, 0))
@@ -154,7 +155,7 @@ def _race_kernel(
     leader = leader - 1e-3 - 1e-6 * tl.abs(largest)
     tl.debug_barrier()
     score_best, found = float("-inf"), vocab
-    for tile in range(0, num):
+    for tile in range(num):
         is_near = True
         if NAMED:
             is_near = tl.load(best + cell * num_tiles + tile) >= leader

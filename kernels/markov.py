@@ -22,9 +22,10 @@ from kernels.jit import jit, tl
 from kernels.philox import gumbel_words, philox, rough_gumbel
 
 # Vocabulary entries of one program of the first launch, the part of the rank it multiplies at once, and most sequences.
-TILE, CHUNK, MOST_ROWS = 128, 64, 32
-# Rows of a gate's weight that one program of the second launch multiplies at once.
-GATE_ROWS = 16
+TILE, CHUNK, MOST_ROWS = 64, 64, 32
+# Programs of the second launch have so many warps, and multiply so many rows of a gate's weight at once; half of them
+# where a recurrent head has six products: more would spill.
+FOLD_WARPS, GATE_ROWS = 8, 16
 # Below it a draft is drawn as at it: logits divided by less could overflow. The law reported is the law drawn from.
 LEAST_TEMPERATURE = 1e-4
 VANILLA, GATED, RECURRENT = 0, 1, 2
@@ -76,7 +77,7 @@ def walk(logits: Tensor, told_by_slot: Tensor | None, head: HeadWeights, ask: Dr
                   those of the law; where V is wider than what can be drafted, all else must be -inf
     told_by_slot  f32 [B, G, r or 3r]; what the slots' states add inside the gates, bias included; None if vanilla
     ask           anchors, temperatures, noise and who is coupled; `can_walk` must hold
-    bias = W2 t in float32, t in the weights' dtype. A temperature of 0 takes the largest logit, the lowest id of equals;
+    bias = W2 t in float32, t in the weights' dtype. A temperature of 0 takes the largest logit, the lowest of equals;
     a coupled sequence the largest logit / temperature + noise, within 1e-5; any other inverts the cumulative law at its
     uniform, in order of place among the draftable. Sums are float32 within a tile, then over tiles in order; they do
     not depend on the batch. Twin: logits within 1e-4 (float32 weights), tokens equal but at boundaries.
@@ -100,9 +101,9 @@ def walk(logits: Tensor, told_by_slot: Tensor | None, head: HeadWeights, ask: Dr
     own = head.w1 if head.own is None else head.own
     gates = margins if told_by_slot is None else told_by_slot.contiguous()
     teller = head.w1, own, gates, state, told, batch, width, own.stride(0)
-    telling: dict[str, Any] = {"RANK": rank, "KIND": head.kind, "WIDE": 1 << (rank - 1).bit_length(), "ROWS": GATE_ROWS}
+    telling = tell_constants(rank, head.kind)
     _start_kernel[(batch,)](ask.anchors, *teller, **telling)
-    rows = min(MOST_ROWS, max(16, 1 << (batch - 1).bit_length()))
+    rows = tile_rows(batch)
     sizes = batch, width, logits.shape[-1], num_draftable, num_tiles
     tiles: dict[str, Any] = {
         "RANK": rank,
@@ -116,21 +117,38 @@ def walk(logits: Tensor, told_by_slot: Tensor | None, head: HeadWeights, ask: Dr
     for slot in range(width):
         grid = (-(-batch // rows), num_tiles)
         inputs = logits, told, head.w2, ids_of, temperature, coupled, noise, *names
-        _tile_kernel[grid](*inputs, best, ids, *sizes, slot, **tiles, **meaning, **tile_options(rows, kind))
+        _tile_kernel[grid](*inputs, best, ids, *sizes, slot, **tiles, **meaning, **tile_options(rows))
         found = tokens, margins, log_total
         folds = {
             "TILES": 1 << (num_tiles - 1).bit_length(),
             "IS_LAST": slot == width - 1,
             "HAS_COUPLED": kind != NO_NOISE,
         }
-        inputs = logits, ids_of, temperature, coupled, uniforms, best, ids, *found
-        _fold_kernel[(batch,)](*inputs, *teller, *sizes[2:], slot, **meaning, **telling, **folds)
+        read = logits, ids_of, temperature, coupled, uniforms, best, ids
+        numbers = *sizes[2:], slot
+        _fold_kernel[(batch,)](*read, *found, *teller, *numbers, **meaning, **telling, **folds, num_warps=FOLD_WARPS)
     return Walk(tokens, margins, log_total)
 
 
-def tile_options(rows: int, noise: int) -> dict[str, int]:
-    """Return how many warps a program of the first launch has: enough that none of its numbers spills."""
-    return {"num_warps": 8 if rows > 16 else 4, "num_stages": 2}
+def tell_constants(rank: int, kind: int) -> dict[str, Any]:
+    """Return the constants of the kernels that make what a bias reads."""
+    return {
+        "RANK": rank,
+        "KIND": kind,
+        "WIDE": 1 << (rank - 1).bit_length(),
+        "ROWS": GATE_ROWS // 2 if kind == RECURRENT else GATE_ROWS,
+    }
+
+
+def tile_rows(batch: int) -> int:
+    """Return the sequences of one program of the first launch: 16, the least of a product, or on CUDA MOST_ROWS."""
+    # With more gfx942 spills; and a program's W2 is in the cache when the next one reads it.
+    return 16 if batch <= 16 or torch.version.hip else MOST_ROWS
+
+
+def tile_options(rows: int) -> dict[str, int]:
+    """Return the launch options of a tile; with more stages or fewer warps it would spill."""
+    return {"num_warps": 8 if rows > 16 else 4, "num_stages": 1}
 
 
 def _noise(ask: DraftAsk, unread: Tensor) -> tuple[int, Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -341,7 +359,7 @@ def _fold_kernel(
         last_place = tl.max(tl.where(has_chance, at, 0), 0)
         place = tl.min(tl.where(beyond, at, num_draftable), 0)
         place = tl.where(place < num_draftable, place, last_place)
-    if HAS_COUPLED:
+    if HAS_COUPLED:  # noqa: SIM102 - a constant; Triton compiles nothing of it where it is false
         if is_coupled & (is_greedy == 0):
             races = tl.load(best + 3 * stride + part, mask=is_tile, other=float("-inf"))
             winner = tl.min(tl.where(is_tile & (races == tl.max(races, 0)), tile, TILES - 1), 0)

@@ -15,6 +15,7 @@ from torch import Tensor
 from core.errors import ShapeError
 from core.random import WORD, Purpose, philox
 from core.tensors import CoupledKeys
+from kernels.dispatch import takes_triton
 from kernels.jit import jit, tl
 from kernels.philox import gumbel, row_words
 
@@ -49,8 +50,8 @@ def gumbel_noise(
             f"gumbel_noise takes keys [B], positions [B, P], n_index [B], "
             f"got {list(keys.shape)}, {list(positions.shape)}, {list(n_index.shape)}"
         )
-    if device.type == "cuda":
-        first = torch.zeros(batch, dtype=torch.int64, device=device)
+    first = torch.zeros(batch, dtype=torch.int64, device=device)
+    if takes_triton(first):
         named = coupled_keys(keys, n_index, first)
         return gumbel_noise_triton(named, torch.from_numpy(positions & WORD).to(device), vocab_size)
     width = positions.shape[1]

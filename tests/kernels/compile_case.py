@@ -18,6 +18,7 @@ TARGETS = {
     "sm_90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+EVERYWHERE = tuple(TARGETS)
 # Names of machine instructions, by what keeps them waiting. The first that matches counts.
 NVIDIA_KINDS = {
     "tensor": r"HMMA|HGMMA|IMMA|DMMA",
@@ -45,6 +46,7 @@ class CompileCase:
     """A kernel, its constants, and Triton's names of the types of its other arguments, by argument name.
 
     is_quick  whether every run of the tests compiles it, and not only those of the long proofs
+    targets   where it is used
     """
 
     name: str
@@ -53,6 +55,7 @@ class CompileCase:
     arguments: dict[str, str]
     options: dict[str, int] = field(default_factory=dict)
     is_quick: bool = True
+    targets: tuple[str, ...] = EVERYWHERE
 
     def compile(self, target):
         names = self.kernel.arg_names

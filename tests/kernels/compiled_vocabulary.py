@@ -1,18 +1,22 @@
 """The kernels over the vocabulary and over drafts, in the configurations that are used, for compile_offline.py."""
 
-from kernels import admit, coupled, markov, noise, reject
-from tests.kernels.compile_case import CompileCase
+from kernels import admit, coupled, logprobs, markov, noise, process_tiles, reject, survival
+from tests.kernels.compile_case import EVERYWHERE, CompileCase
 
 # By argument name; kernels use a name for one type only.
 TYPES = {
     "*fp32": "logits q_logits uniforms norms soft_labels survival noise temperature best margins log_total gates state"
-    " labels",
-    "*i64": "tokens first next_token low high child first_position positions drawn anchors target_ids",
-    "*i32": "lengths drafted accepted rank falls best_ids",
-    "*i1": "certain member coupled",
-    "i32": "vocab width batch longest last num_tiles num_draftable slot own_stride",
+    " labels edited laws bias repetition frequency presence top_p"
+    " log_min_p evidence line logprob top_logprobs",
+    "*i64": "tokens first next_token low high child first_position positions drawn anchors target_ids sequence"
+    " offset drafts bits_row bias_ids ban_ids min_left top_k top_ids",
+    "*i32": "lengths drafted accepted rank falls best_ids counts",
+    "*i1": "certain member coupled in_prompt",
+    "i32": "vocab width batch longest last num_tiles num_draftable slot own_stride num_bits num_drafts num_biases"
+    " num_bans num",
     "fp32": "floor ratio",
     "*i8": "accepts",
+    "*u8": "bits",
     "*fp64": "seconds",
     "*bf16": "told w1 w2 own",
 }
@@ -22,40 +26,46 @@ BLOCK, RANKS = 7, {"": 256, "_rank64": 64}
 WEIGHTS = {"": "*bf16", "_fp16": "*fp16", "_fp32": "*fp32"}
 
 
-def case(name, kernel, *, is_quick=True, options=None, types=None, **constants):
-    return CompileCase(name, kernel, constants, ARGUMENTS | (types or {}), options or {}, is_quick)
+def case(name, kernel, *, is_quick=True, options=None, types=None, targets=EVERYWHERE, **constants):
+    return CompileCase(name, kernel, constants, ARGUMENTS | (types or {}), options or {}, is_quick, targets)
 
 
 def head_tile(name, rows, *, rank=256, weights="*bf16", is_quick=True, **changes):
-    meaning = {"NOISE": markov.NO_NOISE, "DRAWS": True, "HAS_IDS": False} | changes
-    constants = {"RANK": rank, "CHUNK": min(markov.CHUNK, rank), "ROWS": rows, "TILE": markov.TILE}
-    types = dict.fromkeys(("told", "w2"), weights)
-    options = markov.tile_options(rows, meaning["NOISE"])
-    name = f"head_tile_{rows}{name}"
-    return case(name, markov._tile_kernel, is_quick=is_quick, options=options, types=types, **constants, **meaning)
+    constants = {"NOISE": markov.NO_NOISE, "DRAWS": True, "HAS_IDS": False, **changes}
+    constants |= {"RANK": rank, "CHUNK": min(markov.CHUNK, rank), "ROWS": rows, "TILE": markov.TILE}
+    return case(
+        f"head_tile_{rows}{name}",
+        markov._tile_kernel,
+        is_quick=is_quick,
+        options=markov.tile_options(rows),
+        types=dict.fromkeys(("told", "w2"), weights),
+        # HIP has 16 rows always (`markov.tile_rows`).
+        targets=EVERYWHERE if rows == 16 else ("sm_80", "sm_90"),
+        **constants,
+    )
 
 
 def head_fold(name, vocab, kind, *, rank=256, weights="*bf16", is_quick=True, coupled=True, has_ids=False, ends=False):
     num_tiles = -(-vocab // markov.TILE)
-    constants = {
-        "RANK": rank,
-        "KIND": kind,
-        "WIDE": rank,
-        "ROWS": markov.GATE_ROWS,
-        "TILE": markov.TILE,
-        "TILES": 1 << (num_tiles - 1).bit_length(),
-        "HAS_COUPLED": coupled,
-        "HAS_IDS": has_ids,
-        "IS_LAST": ends,
-    }
-    types = dict.fromkeys(("told", "w1", "own"), weights)
-    return case(f"head_fold_{name}", markov._fold_kernel, is_quick=is_quick, types=types, **constants)
+    return case(
+        f"head_fold_{name}",
+        markov._fold_kernel,
+        is_quick=is_quick,
+        options={"num_warps": markov.FOLD_WARPS},
+        types=dict.fromkeys(("told", "w1", "own"), weights),
+        TILE=markov.TILE,
+        TILES=1 << (num_tiles - 1).bit_length(),
+        HAS_COUPLED=coupled,
+        HAS_IDS=has_ids,
+        IS_LAST=ends,
+        **markov.tell_constants(rank, kind),
+    )
 
 
-def head_start(name, kind, *, rank=256, weights="*bf16", is_quick=False):
-    constants = {"RANK": rank, "KIND": kind, "WIDE": rank, "ROWS": markov.GATE_ROWS}
+def head_start(name, kind, *, rank=256, weights="*bf16"):
     types = dict.fromkeys(("told", "w1", "own"), weights)
-    return case(f"head_start_{name}", markov._start_kernel, is_quick=is_quick, types=types, **constants)
+    constants = markov.tell_constants(rank, kind)
+    return case(f"head_start_{name}", markov._start_kernel, is_quick=False, types=types, **constants)
 
 
 KINDS = {"vanilla": markov.VANILLA, "gated": markov.GATED, "rnn": markov.RECURRENT}
@@ -70,7 +80,37 @@ CASES = [
     case("noise", noise._noise_kernel, TILE=noise.TILE),
     case("race", coupled._race_kernel, NAMED=True, TILE=coupled.TILE),
     case("race_given", coupled._race_kernel, NAMED=False, TILE=coupled.TILE),
+    case("survival", survival._survival_kernel, HAS_LINE=True, ROWS=survival.CELLS // 8, WIDTH=8),
+    case("scores", logprobs._scores_kernel, types={"rank": "*i64"}, TILES=256, TILE=logprobs.TILE),
+    case("scores_4096", logprobs._scores_kernel, types={"rank": "*i64"}, is_quick=False, TILES=4, TILE=logprobs.TILE),
     case("keep", coupled._keep_kernel, WIDTH=8),
+    case(
+        "edit",
+        process_tiles._edit_kernel,
+        HAS_BITS=True,
+        HAS_COUNTS=True,
+        HAS_DRAFTS=True,
+        BIASES=256,
+        BANS=64,
+        TILE=process_tiles.TILE,
+        options={"num_warps": process_tiles.WARPS},
+    ),
+    case(
+        "law",
+        process_tiles._law_kernel,
+        TRUNCATES=True,
+        TILE=process_tiles.TILE,
+        DIGIT_TILE=process_tiles.DIGIT_TILE,
+        options={"num_warps": process_tiles.WARPS},
+    ),
+    case(
+        "law_plain",
+        process_tiles._law_kernel,
+        TRUNCATES=False,
+        TILE=process_tiles.TILE,
+        DIGIT_TILE=process_tiles.DIGIT_TILE,
+        options={"num_warps": process_tiles.WARPS},
+    ),
     *(head_tile("", rows) for rows in (16, 32)),
     *(head_tile("_greedy", rows, DRAWS=False, is_quick=rows == 32) for rows in (16, 32)),
     *(head_tile("_named", rows, NOISE=markov.NAMED_NOISE, is_quick=rows == 32) for rows in (16, 32)),
