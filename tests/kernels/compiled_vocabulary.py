@@ -77,13 +77,13 @@ CASES = [
     case("prefix", admit._prefix_kernel, ROWS=admit.SLOTS // 8, WIDTH=8),
     case("rank", admit._rank_kernel, EARLY=False, ROWS=admit.SLOTS // 8, WIDTH=8),
     case("rank_early", admit._rank_kernel, EARLY=True, ROWS=admit.SLOTS // 8, WIDTH=8),
-    case("noise", noise._noise_kernel, TILE=noise.TILE),
+    case("noise", noise._noise_kernel, is_quick=False, TILE=noise.TILE),
     case("race", coupled._race_kernel, NAMED=True, TILE=coupled.TILE),
-    case("race_given", coupled._race_kernel, NAMED=False, TILE=coupled.TILE),
-    case("survival", survival._survival_kernel, HAS_LINE=True, ROWS=survival.CELLS // 8, WIDTH=8),
+    case("race_given", coupled._race_kernel, is_quick=False, NAMED=False, TILE=coupled.TILE),
+    case("survival", survival._survival_kernel, is_quick=False, HAS_LINE=True, ROWS=survival.CELLS // 8, WIDTH=8),
     case("scores", logprobs._scores_kernel, types={"rank": "*i64"}, TILES=256, TILE=logprobs.TILE),
     case("scores_4096", logprobs._scores_kernel, types={"rank": "*i64"}, is_quick=False, TILES=4, TILE=logprobs.TILE),
-    case("keep", coupled._keep_kernel, WIDTH=8),
+    case("keep", coupled._keep_kernel, is_quick=False, WIDTH=8),
     case(
         "edit",
         process_tiles._edit_kernel,
@@ -106,16 +106,17 @@ CASES = [
     case(
         "law_plain",
         process_tiles._law_kernel,
+        is_quick=False,
         TRUNCATES=False,
         TILE=process_tiles.TILE,
         DIGIT_TILE=process_tiles.DIGIT_TILE,
         options={"num_warps": process_tiles.WARPS},
     ),
-    *(head_tile("", rows) for rows in (16, 32)),
-    *(head_tile("_greedy", rows, DRAWS=False, is_quick=rows == 32) for rows in (16, 32)),
+    *(head_tile("", rows, is_quick=rows == 16) for rows in (16, 32)),
+    *(head_tile("_greedy", rows, DRAWS=False, is_quick=False) for rows in (16, 32)),
     *(head_tile("_named", rows, NOISE=markov.NAMED_NOISE, is_quick=rows == 32) for rows in (16, 32)),
     *(head_tile("_noise", rows, NOISE=markov.NOISE, is_quick=False) for rows in (16, 32)),
-    head_tile("_reduced", 32, NOISE=markov.NAMED_NOISE, HAS_IDS=True),
+    *(head_tile("_reduced", rows, is_quick=False, NOISE=markov.NAMED_NOISE, HAS_IDS=True) for rows in (16, 32)),
     *(
         head_tile(f"{rank}{kind}", rows, rank=RANKS[rank], weights=WEIGHTS[kind], is_quick=False)
         for rank in RANKS
@@ -123,7 +124,11 @@ CASES = [
         for rows in (16, 32)
         if rank or kind
     ),
-    *(head_fold(f"{name}_{vocab}", vocab, kind) for name, kind in KINDS.items() for vocab in (151936,)),
+    *(
+        head_fold(f"{name}_{vocab}", vocab, kind, is_quick=name == "gated")
+        for name, kind in KINDS.items()
+        for vocab in (151936,)
+    ),
     *(head_fold(f"{name}_4096_rank64", 4096, kind, rank=64, is_quick=False) for name, kind in KINDS.items()),
     *(
         head_fold(f"{name}_32000_fp32", 32000, kind, weights="*fp32", has_ids=True, is_quick=False)

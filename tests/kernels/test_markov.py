@@ -80,17 +80,18 @@ def test_triton_gives_a_sequence_the_same_bits_whoever_is_beside_it():
 
 
 def test_triton_draws_each_token_as_often_as_its_law_says():
-    round_ = HeadCase("vanilla", 1, 1, 70, rank=4, temperatures=(0.8,)).build()
+    round_ = HeadCase("vanilla", 1, 1, 130, rank=4, temperatures=(0.8,), scale=1.0).build()
     num = 100
     ask = round_.ask
     steps = (torch.arange(num) + 0.5)[:, None] / num
     laws = replace(ask.processing, temperature=ask.processing.temperature.expand(num).contiguous())
     many = replace(ask, anchors=ask.anchors.repeat(num), noise=steps, processing=laws)
     found, left = replace(round_, logits=round_.logits.repeat(num, 1, 1), ask=many).walk()
-    seen = torch.bincount(found.tokens[:, 0], minlength=70) / num
+    seen = torch.bincount(found.tokens[:, 0], minlength=130) / num
     # A scan of the unit interval finds each mass to within one point of it.
     assert float((seen - left[0, 0].softmax(-1)).abs().max()) < 1.1 / num
-    assert (seen > 0).sum() > 5
+    assert (seen[:64] > 0).sum() > 5
+    assert (seen[64:128] > 0).sum() > 5
 
 
 @pytest.mark.parametrize("names_noise", [False, True], ids=["given", "named"])
