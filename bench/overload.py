@@ -4,11 +4,11 @@
     python -m bench.overload --seconds 300 --slots 8 --max-wait 0.2
     python -m bench.overload --url http://127.0.0.1:8000 --clients 8
 
-The usual load is a closed loop of some clients. Under overload ten times as many ask, and who is refused asks again
-after a moment, whatever `Retry-After` says: hostile clients, which the service must bear. Three things are asked of it
-(docs/guarantees.md): refusals are 429 or 503 with `Retry-After`; the first tokens of accepted requests and the time
-between tokens stay within 1.5 times of the usual at the 99th percentile; gateway and Redis grow no larger. A server of
-its own is started unless one is named; its worker gets a core to itself where there are several.
+The usual load is a closed loop of some clients. Under overload ten times as many ask: first clients that wait for as
+long as `Retry-After` says, as OpenAI's do, then hostile ones, which ask again after a moment. Three things are asked of
+the service (docs/guarantees.md): refusals are 429 or 503 with `Retry-After`; the first tokens of accepted requests and
+the time between tokens stay within 1.5 times of the usual at the 99th percentile; gateway and Redis grow no larger. A
+server of its own is started unless one is named; its worker gets a core to itself where there are several.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from core.errors import SpecdError
 RESULTS = Path(__file__).parent / "results" / "overload" / "overload.json"
 TIMES = 10
 TIMEOUT_S = 60.0
-# Who was refused asks again after this long.
+# Whom `Retry-After` does not hold back asks again after this long.
 AGAIN_S = 0.5
 # What is measured begins after this share of each phase: speeds are learnt, queues fill.
 RAMP_SHARE = 0.2
@@ -72,24 +72,27 @@ class Phase(Struct, frozen=True):
 
 
 class Crowd:
-    """Clients that ask one question after the other until `end_s`; what begins before `begin_s` is not counted."""
+    """Clients that ask one question after the other until `end_s`; what begins before `begin_s` is not counted.
 
-    def __init__(self, url: str, pool: PromptPool, begin_s: float, end_s: float) -> None:
+    Hostile ones ask again after AGAIN_S; others when they are told to.
+    """
+
+    def __init__(self, url: str, pool: PromptPool, begin_s: float, end_s: float, *, is_hostile: bool) -> None:
         parts = urlsplit(url)
         self._connect = partial(HTTPConnection, parts.hostname or "", parts.port, timeout=TIMEOUT_S)
         self._questions, self._lock = pool.asked_from(0), threading.Lock()
-        self._begin_s, self._end_s, self.seen = begin_s, end_s, Seen()
+        self._begin_s, self._end_s, self._is_hostile, self.seen = begin_s, end_s, is_hostile, Seen()
 
     def client(self) -> None:
         """Be one client."""
         while time.perf_counter() < self._end_s:
             with self._lock:
                 question = next(self._questions)
-            if not self._ask(question):
-                time.sleep(AGAIN_S)
+            if wait_s := self._ask(question):
+                time.sleep(AGAIN_S if self._is_hostile else wait_s)
 
-    def _ask(self, question: Question) -> bool:
-        """Ask, and return whether there was an answer."""
+    def _ask(self, question: Question) -> float:
+        """Ask, and return the seconds after which to ask again: 0 where there was an answer."""
         asked_s, connection = time.perf_counter(), self._connect()
         seen = self.seen if asked_s >= self._begin_s else Seen()
         times: list[float] = []
@@ -102,8 +105,7 @@ class Crowd:
             with self._lock:
                 seen.statuses[response.status] += 1
             if response.status != 200:
-                self._refused(seen, response)
-                return False
+                return self._refused(seen, response)
             times, is_whole = _read(response, asked_s)
         except (OSError, HTTPException):
             is_whole = False
@@ -113,13 +115,14 @@ class Crowd:
             seen.num_wrong += not is_whole
             seen.first_token_s += times[:1]
             seen.gap_s += times[1:]
-        return True
+        return 0.0
 
-    def _refused(self, seen: Seen, response: HTTPResponse) -> None:
+    def _refused(self, seen: Seen, response: HTTPResponse) -> float:
         again = response.headers.get("Retry-After", "")
         with self._lock:
             seen.num_wrong += response.status not in REFUSALS or not again.isdecimal()
             seen.max_retry_after_s = max(seen.max_retry_after_s, int(again) if again.isdecimal() else 0)
+        return max(AGAIN_S, float(again)) if again.isdecimal() else AGAIN_S
 
 
 def main() -> None:
@@ -143,27 +146,30 @@ def main() -> None:
         )
         with local_servers([settings]) as urls:
             phases = measure(urls[0], num_clients, arguments.seconds)
-    usual, overload = phases
+    usual = phases["usual"]
     ratios = {
-        "first_token_p99": overload.first_token_ms["p99"] / usual.first_token_ms["p99"],
-        "gap_p99": overload.gap_ms["p99"] / usual.gap_ms["p99"],
+        name: {
+            "first_token_p99": phase.first_token_ms["p99"] / usual.first_token_ms["p99"],
+            "gap_p99": phase.gap_ms["p99"] / usual.gap_ms["p99"],
+        }
+        for name, phase in phases.items()
+        if phase is not usual
     }
     report: dict[str, Any] = describe_run() | {
         "max_wait_s": None if arguments.url else arguments.max_wait,
-        "usual": msgspec.to_builtins(usual),
-        "overload": msgspec.to_builtins(overload),
+        "phases": msgspec.to_builtins(phases),
         "ratios": ratios,
     }
     write_json(arguments.output, report)
-    for name, phase in (("usual", usual), ("overload", overload)):
+    for name, phase in phases.items():
         console.print(name, phase.clients, "clients", phase.statuses, "wrong", phase.num_wrong)
         console.print("  first token ms", phase.first_token_ms, "gap ms", phase.gap_ms)
         console.print("  MiB", {role: (phase.before[role].mib, one.mib) for role, one in phase.after.items()})
-    console.print(f"overload / usual: {ratios}\nwrote {arguments.output}")
+    console.print(f"overloaded / usual: {ratios}\nwrote {arguments.output}")
 
 
-def measure(url: str, num_clients: int, seconds: float) -> list[Phase]:
-    """Run both loads one after the other; footprints are of a server that this process has started."""
+def measure(url: str, num_clients: int, seconds: float) -> dict[str, Phase]:
+    """Run the loads one after the other; footprints are of a server that this process has started."""
     own = descendants(os.getpid())
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 1 and "worker" in own:
@@ -171,12 +177,16 @@ def measure(url: str, num_clients: int, seconds: float) -> list[Phase]:
         for pid in [os.getpid(), *(pid for role, pid in own.items() if role != "worker")]:
             pin(pid, set(cores[:-1]))
     pool = PromptPool(["math", "code", "chat"], 0)
-    return [_phase(url, pool, count, seconds) for count in (num_clients, TIMES * num_clients)]
+    return {
+        "usual": _phase(url, pool, num_clients, seconds),
+        "patient": _phase(url, pool, TIMES * num_clients, seconds),
+        "hostile": _phase(url, pool, TIMES * num_clients, seconds, is_hostile=True),
+    }
 
 
-def _phase(url: str, pool: PromptPool, num_clients: int, seconds: float) -> Phase:
+def _phase(url: str, pool: PromptPool, num_clients: int, seconds: float, *, is_hostile: bool = False) -> Phase:
     begin_s = time.perf_counter() + RAMP_SHARE * seconds
-    crowd = Crowd(url, pool, begin_s, begin_s + seconds)
+    crowd = Crowd(url, pool, begin_s, begin_s + seconds, is_hostile=is_hostile)
     with ThreadPoolExecutor(num_clients, thread_name_prefix="client") as threads:
         ended = [threads.submit(crowd.client) for _ in range(num_clients)]
         time.sleep(max(0.0, begin_s - time.perf_counter()))

@@ -26,11 +26,13 @@ def run(arguments: argparse.Namespace) -> int:
     task = Task(
         settings,
         arguments.rounds,
-        arguments.prompts or PROMPTS,
+        tuple(arguments.prompts or (PROMPTS,)),
         arguments.fit,
         arguments.output,
         arguments.report,
         arguments.plot,
+        arguments.max_tokens,
+        arguments.bad_lines == "skip",
     )
     calibrate(task, Console(highlight=False))
     return 0

@@ -17,6 +17,7 @@ def run(arguments: argparse.Namespace) -> int:
         drafter_minutes=arguments.drafter_minutes,
         text_tokens=arguments.text_tokens,
         target_folder=arguments.target,
+        kind=arguments.kind,
     )
     build(plan)
     return 0

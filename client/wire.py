@@ -4,7 +4,7 @@ Everything here is msgspec, tagged and closed: an unknown field or tag is an err
 """
 
 import hashlib
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -258,6 +258,8 @@ class IntakeRequest(Struct, frozen=True, forbid_unknown_fields=True):
     logprobs: int | None = None
     speculation: Speculation | Literal["off"] | bool | None = None
     cache_salt: str | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
     user: str | None = None
 
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from core.batch_lengths import BatchLengths
-from core.observing import LogSettings, TracingSettings
+from core.observing import LogSettings, RecordingSettings, TracingSettings
 from core.server_settings import ServerSettings
 from core.setting_types import Count, Name, Seconds
 
@@ -73,7 +73,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     it. spare_kv_mib and most_drafts keep room for drafters that are loaded while it runs: MiB for their KV, beside what
     unloaded ones give back, and drafts per step, if the configured drafters make fewer. proof_dir keeps the proofs of
     drafters that specd does not ship (`specd prove --drafter NAME`); one without a proof there runs as if it were
-    deterministic.
+    deterministic. tensor_parallel is the number of processes that share the target's weights and keys and values.
     """
 
     target: Name = DEMO
@@ -95,6 +95,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     spare_kv_mib: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
     most_drafts: Annotated[int, Meta(ge=0, le=64)] = 0
     proof_dir: Name | None = None
+    tensor_parallel: Annotated[int, Meta(ge=1, le=64)] = 1
 
 
 class CheckpointSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -304,6 +305,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     policy: PolicySettings = field(default_factory=LoadAdaptiveSettings)
     log: LogSettings = field(default_factory=LogSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
+    recording: RecordingSettings = field(default_factory=RecordingSettings)
     drafters: dict[str, DrafterSettings] = field(default_factory=dict)
     policies: dict[str, PolicySettings] = field(default_factory=dict)
     arms: dict[str, ArmSettings] = field(default_factory=dict)
@@ -335,6 +337,7 @@ SECTIONS: dict[str, dict[str, type[Struct]]] = {
     },
     "log": {"": LogSettings},
     "tracing": {"": TracingSettings},
+    "recording": {"": RecordingSettings},
 }
 # Tables of named sections, such as [drafters.small], and the kinds that their entries have.
 TABLES: dict[str, dict[str, type[Struct]]] = {

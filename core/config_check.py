@@ -37,6 +37,7 @@ def check_settings(settings: Settings) -> None:
     _check_names(settings)
     _check_policies(settings)
     _check_arms(settings)
+    _check_recording(settings)
     for name, drafter in all_drafters(settings).items():
         _check_drafter(name, drafter)
 
@@ -80,6 +81,11 @@ def _check_engine(settings: Settings) -> None:
     engine = settings.engine
     if engine.target == DEMO and engine.target_revision is not None:
         raise ConfigError(f"engine.target_revision is {engine.target_revision!r}, but the demo has no revisions")
+    if engine.tensor_parallel > 1 and engine.numerics != "fast":
+        raise ConfigError(
+            f"engine.tensor_parallel {engine.tensor_parallel} adds up what several processes computed, in which order "
+            f"depends on their number: engine.numerics {engine.numerics!r} is not possible with it; use 'fast'"
+        )
     if engine.kv_cache_tokens < max(engine.max_model_len or 0, engine.block_size):
         raise ConfigError(
             f"engine.kv_cache_tokens must hold a sequence (engine.max_model_len {engine.max_model_len}) "
@@ -129,6 +135,15 @@ def _check_arms(settings: Settings) -> None:
         policy = policies[arm.policy] if arm.policy else settings.policy
         drafter = drafters[arm.drafter] if arm.drafter else _drafter_of(settings, policy)
         _check_pair(f"the length of policy {arm.policy!r} in arms.{name}", drafter, policy)
+
+
+def _check_recording(settings: Settings) -> None:
+    recording = settings.recording
+    if recording.max_total_mib < 2 * recording.max_file_mib:
+        raise ConfigError(
+            f"recording.max_total_mib must hold two files of recording.max_file_mib {recording.max_file_mib}, "
+            f"got {recording.max_total_mib}"
+        )
 
 
 def _check_drafter(name: str, drafter: DrafterSettings) -> None:

@@ -4,9 +4,11 @@ SpecdError
 ├── ConfigError        a setting is unknown, out of bounds or impossible together with another
 ├── RequestError       a client's request is wrong; carries the HTTP status and the field
 ├── CheckpointError    model files are missing, broken or of a kind we do not read
+├── DataError          training data are missing, broken or made from something else
 ├── ShapeError         an array or tensor does not have the shape its contract names
 ├── EngineError
-│   └── OutOfBlocks    the KV pool cannot hold what was asked
+│   ├── OutOfBlocks    the KV pool cannot hold what was asked
+│   └── ReplicaLost    a process of a replica on several is gone: the others are past use
 └── QueueError         Redis is out of reach or answered what it should not
 """
 
@@ -46,6 +48,10 @@ class CheckpointError(SpecdError):
     """Model files are missing, broken or of a kind we do not read."""
 
 
+class DataError(SpecdError):
+    """Training data are missing, broken or made from something else."""
+
+
 class ShapeError(SpecdError):
     """An array or tensor does not have the shape its contract names."""
 
@@ -56,6 +62,10 @@ class EngineError(SpecdError):
 
 class OutOfBlocks(EngineError):
     """The KV pool cannot hold what was asked."""
+
+
+class ReplicaLost(EngineError):
+    """A process of a replica on several is gone, or at another place than the others; none of them can go on."""
 
 
 class QueueError(SpecdError):

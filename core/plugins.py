@@ -10,7 +10,7 @@ from typing import Any
 
 from core.config import PluginSettings, Settings, all_drafters, all_policies, nearest
 from core.errors import ConfigError
-from core.registry import DRAFTERS, POLICIES, Registry
+from core.registry import DRAFTERS, POLICIES, REDACTORS, Registry
 
 # What the engine itself passes to a class that asks for it.
 GIVEN = {DRAFTERS.kind: ("target",), POLICIES.kind: ()}
@@ -32,6 +32,8 @@ def make_plugin(settings: PluginSettings, registry: Registry, given: Mapping[str
 
 def check_plugins(settings: Settings) -> None:
     """Load the classes of all plug-ins in the settings; raises ConfigError for what they would not take."""
+    if settings.recording.redactor is not None:
+        REDACTORS.load(settings.recording.redactor)
     for registry, named in ((DRAFTERS, all_drafters(settings)), (POLICIES, all_policies(settings))):
         for one in named.values():
             if isinstance(one, PluginSettings):

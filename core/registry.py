@@ -97,6 +97,9 @@ POLICIES = Registry(
     "specd.policies",
 )
 
+# Functions from text to text, of what is recorded.
+REDACTORS = Registry("redactor", {"contacts": "service.redaction:redact_contacts"}, "specd.redactors")
+
 # The `architectures` of a checkpoint's config.json to the network of ours (a models.target.Target) that computes it.
 TARGETS = Registry(
     "target architecture",
@@ -124,10 +127,17 @@ OPTIONAL = Registry(
     },
 )
 
-# Each takes the settings, runs until it is told to stop, and returns the exit status.
+# Each takes the settings, runs until it is told to stop, and returns the exit status. A worker of several processes
+# (engine.tensor_parallel) is started by "ranks", and all but the first of them are followers.
 ROLES = Registry(
     "role",
-    {"all": "service.main:run", "gateway": "service.gateway:run", "worker": "service.worker:run"},
+    {
+        "all": "service.main:run",
+        "gateway": "service.gateway:run",
+        "worker": "service.worker:run",
+        "ranks": "service.ranks:run",
+        "follower": "service.follower:run",
+    },
 )
 
 # Each takes the parsed command line and returns the exit status.
@@ -139,6 +149,8 @@ COMMANDS = Registry(
         "complete": "cli.complete:run",
         "train": "cli.train:run",
         "calibrate": "cli.calibrate:run",
+        "eval": "cli.eval:run",
+        "data": "cli.data:run",
         "explain": "cli.explain:run",
         "inspect": "cli.inspect:run",
         "drafters": "cli.drafters:run",

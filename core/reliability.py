@@ -33,7 +33,7 @@ class Reliability(Struct, frozen=True):
 
 
 class Bins(Struct, frozen=True):
-    """Predictions in bins of equal mass, from small to great: their mean, how often the event came, how many."""
+    """Predictions in bins, from small to great: their mean, how often the event came, how many."""
 
     predicted: F64
     observed: F64
@@ -66,6 +66,16 @@ def equal_mass_bins(chance: ArrayLike, outcome: ArrayLike, num_bins: int = NUM_B
     return Bins(sums[0] / counts, sums[1] / counts, counts)
 
 
+def equal_width_bins(chance: ArrayLike, outcome: ArrayLike, num_bins: int = 10) -> Bins:
+    """Sort predictions in 0..1 into bins of equal width, as reliability diagrams have them; empty bins are left out."""
+    chances, outcomes = _same_length(chance, outcome)
+    place = np.minimum((chances * num_bins).astype(np.int64), num_bins - 1)
+    counts = np.bincount(place, minlength=num_bins).astype(np.float64)
+    is_there = counts > 0
+    sums = [np.bincount(place, weights=values, minlength=num_bins)[is_there] for values in (chances, outcomes)]
+    return Bins(sums[0] / counts[is_there], sums[1] / counts[is_there], counts[is_there])
+
+
 def calibration_error(bins: Bins) -> float:
     """Return the expected calibration error sum w |predicted - observed|, less what chance alone makes of it.
 
@@ -79,6 +89,14 @@ def calibration_error(bins: Bins) -> float:
     squared = float(weight @ distance**2)
     real = max(0.0, squared - float(weight @ variance))
     return float(weight @ distance) * math.sqrt(real / squared) if real else 0.0
+
+
+def plain_error(chance: ArrayLike, outcome: ArrayLike, num_bins: int = 20) -> float:
+    """Return the calibration error over bins of equal width, nothing taken off: that of most papers, DeepSpec's too."""
+    chances, outcomes = _same_length(chance, outcome)
+    place = np.minimum((chances * num_bins).astype(np.int64), num_bins - 1)
+    distance = np.abs(np.bincount(place, chances) - np.bincount(place, outcomes))
+    return float(distance.sum() / len(chances))
 
 
 def area_under_curve(chance: ArrayLike, outcome: ArrayLike) -> float:

@@ -13,6 +13,7 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     api_keys_file  TOML of who may ask, made by `specd keys`; None lets in whoever reaches the port, which then has to
                    be one of this machine's own, unless allow_no_keys says that something else guards it
     open_metrics   GET /metrics needs no key
+    page           GET /page is there, for browsers; its files need no key, what they show does
     admin          the unix socket on which drafters are loaded and unloaded: "auto" is admin-PORT.sock in
                    queue.state_dir, else in the user's state folder; "off" is none; else a path, in which {port} stands
                    for the port. Who may open the file may do what it offers
@@ -28,6 +29,7 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     api_keys_file: Name | None = None
     allow_no_keys: bool = False
     open_metrics: bool = False
+    page: bool = True
     admin: Name = "auto"
     max_body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30)] = 1 << 20
     body_timeout_s: Seconds = 30.0

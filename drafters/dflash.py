@@ -16,7 +16,7 @@ from core.types import Calibration
 from drafters.base import DrafterSpec
 from drafters.draws import SlotDraws
 from drafters.margin import margin_evidence
-from kernels.attention import cache_rows
+from kernels.attention_layout import cache_rows
 from kernels.dispatch import takes_triton
 from models.dflash_net import DFlashNet
 from models.paged import PagedAttention
@@ -88,6 +88,7 @@ class DFlash:
             torch.arange(num_sequences + 1, device=tokens.device) * width,
             positions,
             visible=(ask.positions + width).repeat_interleave(width),
+            most_rows=width,
         )
         embedded = self.network.vocabulary.embed(tokens.flatten(), self.target)
         hidden = self.network.block(embedded, positions, attend).unflatten(0, (num_sequences, width))

@@ -40,6 +40,7 @@ from engine.cost_cache import load_or_measure, read_table
 from engine.engine import Engine
 from engine.profile import profile
 from engine.proofs import trusts_law
+from engine.replica import Follower, Leader, join_ranks
 from engine.shape import EngineShape
 from kernels.heap import keep_freed_memory
 from kernels.linear import can_pack
@@ -49,6 +50,7 @@ from models.load_draft_model import load_draft_model
 from models.load_drafter import make_network, read_drafter
 from models.load_target import eos_token_ids, load_target
 from models.target import Target
+from models.tensor_parallel import Share
 from models.tokenizer import Tokenizer
 
 log = structlog.get_logger()
@@ -68,13 +70,9 @@ def build_engine(settings: Settings) -> Engine:
     Raises ConfigError for what cannot be combined, CheckpointError for files that cannot be read.
     """
     wanted = settings.engine
-    if wanted.device == "cuda":
-        raise ConfigError("engine.device 'cuda' is not built yet; use 'cpu' or 'auto'")
     log_unpinned(settings)
-    torch.set_num_threads(wanted.num_threads)
-    keep_freed_memory()
-    folder, numerics = target_folder(wanted.target, wanted.target_revision), Numerics(wanted.numerics)
-    target = load_target(folder, pick_dtype(wanted.dtype, numerics), numerics)
+    folder = target_folder(wanted.target, wanted.target_revision)
+    target, share = load_share(wanted, folder)
     tokenizer = Tokenizer(folder)
     drafters = {name: make_drafter(drafter, target, tokenizer) for name, drafter in all_drafters(settings).items()}
     policies = {name: partial(make_policy, policy) for name, policy in all_policies(settings).items()}
@@ -101,6 +99,7 @@ def build_engine(settings: Settings) -> Engine:
         tokenizer,
         untrusted=untrusted,
         policy_drafters=policy_drafters(settings),
+        leader=Leader() if share else None,
     )
     log.info(
         "engine_built",
@@ -116,6 +115,31 @@ def build_engine(settings: Settings) -> Engine:
     if wanted.profile and any(not isinstance(each, COSTLESS) for each in chosen_policies(settings)):
         measure_costs(engine, Path(wanted.cost_table_dir) if wanted.cost_table_dir else None)
     return engine
+
+
+def load_share(wanted: EngineSettings, folder: Path) -> tuple[Target, Share | None]:
+    """Load what this process has of the target, all of it where one process is the whole replica.
+
+    Raises ConfigError for what cannot be combined, CheckpointError for files that cannot be read.
+    """
+    if wanted.device == "cuda":
+        raise ConfigError("engine.device 'cuda' is not built yet; use 'cpu' or 'auto'")
+    torch.set_num_threads(wanted.num_threads)
+    keep_freed_memory()
+    share, numerics = join_ranks(wanted, torch.device("cpu")), Numerics(wanted.numerics)
+    return load_target(folder, pick_dtype(wanted.dtype, numerics), numerics, share), share
+
+
+def load_follower(settings: Settings) -> Follower:
+    """Load one of the processes of a replica that do not lead it; waits for the one that does.
+
+    Raises ConfigError and CheckpointError as `build_engine` does.
+    """
+    wanted = settings.engine
+    target, share = load_share(wanted, target_folder(wanted.target, wanted.target_revision))
+    assert share is not None
+    log.info("follower_ready", rank=share.rank, num_ranks=share.num_ranks)
+    return Follower(target, torch.device("cpu"))
 
 
 def is_trusted(told: DrafterSettings, drafter: Drafter | None, settings: EngineSettings) -> bool:

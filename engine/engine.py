@@ -30,6 +30,7 @@ from engine.memory import EngineMemory
 from engine.noise import RoundNoise, draw_noise
 from engine.outcome import StepFacts, num_judged, outcomes, without
 from engine.plan import Load, StepPlan, plan_step
+from engine.replica import Leader, LedForward
 from engine.request_check import check_tokens
 from engine.rows import StepRows, append_catch_up, make_rows
 from engine.scheduler import Batch, check_size
@@ -55,7 +56,8 @@ class Engine:
     made anew for every drafter it is used with, because it learns. costs, by drafter, is what policies know of the
     machine (engine/profile.py, engine/cost_refine.py), and backlog, set by whoever feeds the engine, what waits before
     it. clock tells the seconds that steps take. untrusted names the drafters whose law nobody has proved: their drafts
-    count as point masses. policy_drafters are the drafters that policies bring, by the policy's name.
+    count as point masses. policy_drafters are the drafters that policies bring, by the policy's name. leader tells the
+    other processes of a target that is divided among several.
     """
 
     def __init__(
@@ -69,12 +71,16 @@ class Engine:
         clock: Callable[[], float] = time.perf_counter,
         untrusted: Collection[str] = (),
         policy_drafters: Mapping[str, str] | None = None,
+        leader: Leader | None = None,
     ) -> None:
         self.target, self.eos_ids, self.tokenizer, self.stats = target, eos_ids, tokenizer, EngineStats()
         self.clock, self.backlog, self.recent = clock, Backlog(), RecentSteps()
         self.costs = CostTables()
-        self._forward = TargetForward(target)
+        self._forward = LedForward(target, leader) if leader else TargetForward(target)
+        self._leader = leader
         memory = EngineMemory(target, drafters, shape, self.stats, untrusted)
+        if leader:
+            leader.open(memory.num_blocks, shape.block_size)
         self.memory, self.scheduler, self.slots = memory, memory.scheduler, memory.slots
         vocab_size = target.shape.vocab_size
         compiler = GrammarCompiler(tokenizer, eos_ids, vocab_size) if tokenizer and eos_ids else None
@@ -189,6 +195,11 @@ class Engine:
             "calibrations": self.groups.calibrations(),
             "recent_steps": self.recent.records(),
         }
+
+    def close(self) -> None:
+        """Let the other processes of the replica end, if there are any; the engine is not used any more."""
+        if self._leader:
+            self._leader.close()
 
     def _encode(self, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
         if not isinstance(prompt, str):

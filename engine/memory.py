@@ -35,7 +35,7 @@ class EngineMemory:
             max_model_len=min(shape.max_model_len or longest, longest),
             prefix_cache=shape.prefix_cache,
         )
-        self.width = width
+        self.width, self.num_blocks = width, num_blocks
         self.pool = BlockPool(num_blocks, size, num_scratch)
         self.scheduler = Scheduler(limits, self.pool)
         max_blocks = self.pool.blocks_for(limits.max_model_len + width + 1)

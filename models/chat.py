@@ -46,8 +46,19 @@ class ChatTemplate:
 
         self.takes_tools = "tools" in names
 
-    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """Return the prompt that opens the assistant's turn; raises RequestError for what it does not take."""
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        opens_answer: bool = True,
+        values: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Return the prompt, which ends by opening the assistant's turn; raises RequestError for what it does not take.
+
+        Without opens_answer the text ends with the last message. values are what the template may name besides, such
+        as enable_thinking.
+        """
         if self._template is None:
             raise RequestError("this model has no chat template; use /v1/completions", param="messages")
         for index, message in enumerate(messages):
@@ -60,7 +71,14 @@ class ChatTemplate:
         try:
             told_tools = list(tools) or None
             return _joined(
-                self._template.generate(messages=list(messages), tools=told_tools, add_generation_prompt=True)
+                self._template.generate(
+                    {
+                        **(values or {}),
+                        "messages": list(messages),
+                        "tools": told_tools,
+                        "add_generation_prompt": opens_answer,
+                    }
+                )
             )
         except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise RequestError(

@@ -6,7 +6,7 @@ Every tensor of a file must be used and every parameter filled, else the error n
 
 import json
 import struct
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,10 @@ UNREAD = {".bin", ".pt", ".pth", ".ckpt", ".gguf", ".npz"}
 CONVERT = "Where you trust a file of another kind, load it and write it with safetensors.torch.save_file"
 
 
+# Which part of a tensor of some name and shape is wanted, a slice per axis.
+Part = Callable[[str, tuple[int, ...]], tuple[slice, ...]]
+
+
 class Header(NamedTuple):
     """What a file says of a tensor before its numbers: which shard, its shape, and its type by safetensors' name."""
 
@@ -49,12 +53,21 @@ def check_architecture(config: dict[str, Any], supported: tuple[str, ...], folde
         raise CheckpointError(f"{folder}: architectures must name one of {', '.join(supported)}, got {named!r}")
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
+def read_tensors(folder: Path, part: Part | None = None) -> dict[str, Tensor]:
     """Return all tensors of model.safetensors, or of the shards that model.safetensors.index.json names.
 
-    Raises CheckpointError naming what is missing or unreadable, or a tensor of a type that is not computed with.
+    part says how much of each is read, None: all. Raises CheckpointError naming what is missing or unreadable, or a
+    tensor of a type that is not computed with.
     """
-    return read_some(folder, set(read_headers(folder)))
+    headers = read_headers(folder)
+    if part is None:
+        return read_some(folder, set(headers))
+    tensors: dict[str, Tensor] = {}
+    for path in _shards(folder):
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                tensors[name] = file.get_slice(name)[part(name, headers[name].shape)]
+    return tensors
 
 
 def read_headers(folder: Path) -> dict[str, Header]:

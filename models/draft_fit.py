@@ -41,12 +41,13 @@ def fitted(config: Config, target: Target) -> Config:
     beside, vocab_size, num_layers = target.shape, config.backbone.vocab_size, len(target.shape.layers)
     if config.feature_size != beside.hidden_size or vocab_size != beside.vocab_size:
         raise CheckpointError(
-            f"the drafter was made for a target of hidden size {config.feature_size} and vocabulary {vocab_size}; "
+            f"the drafter was made for a target of hidden_size {config.feature_size} and vocab_size {vocab_size}; "
             f"this target has {beside.hidden_size} and {beside.vocab_size}"
         )
     if config.num_target_layers not in (None, num_layers):
         raise CheckpointError(
-            f"the drafter was made for a target of {config.num_target_layers} layers; this one has {num_layers}"
+            f"the drafter was made for a target of {config.num_target_layers} layers (num_target_layers); this one has "
+            f"{num_layers}"
         )
     config.check_layer_ids(num_layers)
     return config.reaching(beside.max_positions)

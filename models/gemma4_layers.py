@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kernels.activations import Activation, gelu_tanh
+from kernels.rope_store import rotate
 from models.experts import mix_experts
 from models.gemma4_config import Gemma4Config
-from models.layers import MLP, Attend, RMSNorm, rotate
+from models.layers import MLP, Attend, RMSNorm
 
 
 class KeysValues(NamedTuple):

@@ -1,6 +1,7 @@
 """From a target's checkpoint to a network that is ready to run, with every mismatch refused by name."""
 
 import json
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,23 @@ from core.registry import TARGET_LIBRARIES, TARGETS
 from core.types import Numerics
 from models.checkpoint import check_architecture, load_into, read_tensors
 from models.config_json import read_config
+from models.decoder import Decoder, DecoderConfig
 from models.formats.translate import format_of
 from models.network import for_inference
 from models.target import Target, TargetConfig
+from models.tensor_parallel import Share, own_part, share_of, sum_shares
 
 # Those that specd computes itself.
 TARGET_ARCHITECTURES = tuple(TARGETS.names())
 
 
-def load_target(folder: Path, dtype: torch.dtype, numerics: Numerics = Numerics.FAST) -> Target:
+def load_target(
+    folder: Path, dtype: torch.dtype, numerics: Numerics = Numerics.FAST, share: Share | None = None
+) -> Target:
     """Load a checkpoint for inference, weights cast to `dtype`; what specd does not compute itself, by transformers.
 
-    Raises CheckpointError, and ConfigError where this machine or installation cannot compute it in `numerics`.
+    share is the part of it that this process has, None: all. Raises CheckpointError, and ConfigError where this machine
+    or installation cannot compute it in `numerics`, or it cannot be divided.
     """
     config = read_config(folder)
     architecture = target_architecture(config, folder)
@@ -33,12 +39,47 @@ def load_target(folder: Path, dtype: torch.dtype, numerics: Numerics = Numerics.
             f"`specd inspect {folder}` says which kind it is"
         )
     check_unquantised(config, folder)
+    if share is not None:
+        return for_inference(_load_share(architecture, folder, config, share), dtype)
     if architecture not in TARGET_ARCHITECTURES:
         return _load_with_transformers(architecture, folder, config, dtype, numerics)
+    return for_inference(_load_own(architecture, folder, config, numerics), dtype)
+
+
+def load_frozen(folder: Path, dtype: torch.dtype) -> Target:
+    """Load a checkpoint for drafters to be trained beside it: plain weights that gradients pass through.
+
+    Raises CheckpointError, also for targets that specd does not compute itself.
+    """
+    config = read_config(folder)
+    check_architecture(config, TARGET_ARCHITECTURES, folder)
+    check_unquantised(config, folder)
+    network = _load_own(target_architecture(config, folder), folder, config, Numerics.FAST)
+    return network.to(dtype).eval().requires_grad_(False)
+
+
+def _load_own(architecture: str, folder: Path, config: dict[str, Any], numerics: Numerics) -> Target:
     family: type[Target] = TARGETS.load(architecture)
     network = family.from_json(config, numerics)
     load_into(network, network.own_tensors(read_tensors(folder)), source=str(folder))
-    return for_inference(network, dtype)
+    return network
+
+
+def _load_share(architecture: str, folder: Path, config: dict[str, Any], share: Share) -> Target:
+    """Load one process's part of a checkpoint; raises ConfigError for a family that is not divided."""
+    family: type[Target] | None = TARGETS.load(architecture) if architecture in TARGET_ARCHITECTURES else None
+    if family is None or not issubclass(family, Decoder):
+        divided = ", ".join(name for name in TARGET_ARCHITECTURES if issubclass(TARGETS.load(name), Decoder))
+        raise ConfigError(
+            f"engine.tensor_parallel {share.num_ranks} is not possible for {architecture}; it is for {divided}"
+        )
+    told = family.config_type.from_json(config)
+    assert isinstance(told, DecoderConfig)
+    network = family(share_of(told, share), Numerics.FAST)
+    tensors = read_tensors(folder, partial(own_part, share=share))
+    load_into(network, network.own_tensors(tensors), source=str(folder))
+    sum_shares(network, share)
+    return network
 
 
 def read_target_config(folder: Path) -> TargetConfig:

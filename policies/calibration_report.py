@@ -9,7 +9,7 @@ import math
 import numpy as np
 from msgspec import Struct
 
-from core.reliability import measure
+from core.reliability import equal_width_bins, measure
 from core.types import BoolArray, StepOutcome
 
 # Rounds that are remembered, and without which nothing is said.
@@ -21,6 +21,7 @@ class CalibrationReport(Struct, frozen=True):
 
     ece, auc, brier   by position (core/reliability.py); an auc is None while only one outcome was seen
     predicted_length, observed_length   accepted length, bonus included
+    bins              (mean survival, share accepted, count) over all positions, in tenths of survival
     """
 
     rounds: int = 0
@@ -29,6 +30,7 @@ class CalibrationReport(Struct, frozen=True):
     brier: tuple[float, ...] = ()
     predicted_length: float | None = None
     observed_length: float | None = None
+    bins: tuple[tuple[float, float, int], ...] = ()
 
 
 class FullRounds:
@@ -55,6 +57,8 @@ class FullRounds:
         if self._num_seen == self._reported or num_rounds < FEWEST_ROUNDS:
             return self._report
         predicted, accepted = self._predicted[:num_rounds], self._accepted[:num_rounds]
+        reached = accepted[:, None] > np.arange(predicted.shape[1])
+        bins = equal_width_bins(predicted.ravel(), reached.ravel())
         found = [measure(predicted[:, k], accepted > k) for k in range(predicted.shape[1])]
         self._reported = self._num_seen
         self._report = CalibrationReport(
@@ -64,5 +68,9 @@ class FullRounds:
             tuple(each.brier for each in found),
             1.0 + sum(each.predicted for each in found),
             1.0 + sum(each.observed for each in found),
+            tuple(
+                (float(chance), float(share), int(count))
+                for chance, share, count in zip(bins.predicted, bins.observed, bins.count, strict=True)
+            ),
         )
         return self._report

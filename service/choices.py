@@ -46,12 +46,14 @@ class ChoiceWriter:
         else:
             choice["text"] = self._answer.echoed + chunk.text if is_first else chunk.text
             choice |= self._answer.shown_prompt() if is_first else {}
-        told = {
+        told: dict[str, Any] = {
             "token_ids": chunk.token_ids,
             "pieces": chunk.pieces,
             "num_drafts": chunk.num_drafts,
             "verified": chunk.verified,
         }
+        if self._answer.is_detailed:
+            told["drafted"] = chunk.verified + chunk.trimmed
         return self._answer.streamed([choice]) | {"speculation": told}
 
     def ending(self, final: Final) -> dict[str, Any]:

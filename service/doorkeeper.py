@@ -1,4 +1,4 @@
-"""Who gets in: every request needs an API key, but for five endpoints that tell nothing of anybody.
+"""Who gets in: every request needs an API key, but for a few endpoints that tell nothing of anybody.
 
 A request without a good key is refused before its body is read, and whether or not there is such an endpoint: a route
 is locked unless it is named here. A server without a file of keys asks nobody; it listens on this machine only, unless
@@ -14,13 +14,15 @@ from core.errors import RequestError
 from core.server_settings import ServerSettings
 from service.api_keys import KeyRing
 from service.http_border import Handler
+from service.page_routes import PAGE_FILE_PATH, PAGE_PATH
 from service.tenant_limits import TenantLimits
 from service.tenants import ANYBODY, Tenant
 
 # What supervisors, load balancers and clients probe before they have a key, and what says no more than that specd runs,
-# and which. Metrics tell how much is asked for: their scraper needs a key unless `server.open_metrics` says not.
+# and which. Metrics tell how much is asked for: their scraper needs a key unless `server.open_metrics` says not. The
+# page's files are the same for everybody; what they show is asked for with a key.
 METRICS_PATH = "/metrics"
-OPEN_PATHS = ("/health", "/livez", "/readyz", "/version", METRICS_PATH)
+OPEN_PATHS = ("/health", "/livez", "/readyz", "/version", METRICS_PATH, PAGE_PATH, PAGE_FILE_PATH)
 TENANT = web.RequestKey("tenant", Tenant)
 
 

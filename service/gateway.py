@@ -20,6 +20,7 @@ from models.tokenizer import Tokenizer
 from service.admin_socket import admin_path, admin_socket
 from service.answer_log import AnswerRecord, log_answer
 from service.answering import Answering
+from service.arm_sums import ArmSums
 from service.bodies import Bodies
 from service.completion_routes import CompletionRoutes
 from service.doorkeeper import Doorkeeper
@@ -30,11 +31,13 @@ from service.http_metrics import HttpMetrics
 from service.intake import Intake
 from service.job_routes import JobRoutes
 from service.jobs import JobMaker
+from service.live import LiveReader
 from service.lost_jobs import LostJobs
 from service.metrics import Metrics
 from service.model_routes import ModelRoutes
 from service.open_answers import OpenAnswers
 from service.openapi import OpenApiRoutes
+from service.page_routes import PageRoutes
 from service.probe_routes import ProbeRoutes
 from service.process import cancel_all, run_process
 from service.prompts import Prompts
@@ -79,7 +82,8 @@ class Gateway:
         self._http = HttpMetrics(metrics.registry)
         self._upkeep = UpkeepMetrics(metrics.registry, self._queue.model)
         self._drafters = DrafterRoutes(settings, self._queue)
-        self._open_answers = OpenAnswers(self._queue)
+        self._open_answers, self._arm_sums = OpenAnswers(self._queue), ArmSums()
+        live = LiveReader(settings, self._queue, known, self._arm_sums)
         answering = Answering(self._queue, jobs, self._reader, metrics, self._open_answers)
         self._routes = (
             CompletionRoutes(settings, jobs, prompts, tokenizer, answering, bodies),
@@ -89,6 +93,7 @@ class Gateway:
             ProbeRoutes(self._queue, jobs, metrics),
             self._drafters,
             OpenApiRoutes(is_strict=settings.server.strict),
+            PageRoutes(live, has_page=settings.server.page),
         )
 
     def app(self) -> web.Application:
@@ -134,6 +139,7 @@ class Gateway:
 
     def _answered(self, record: AnswerRecord) -> None:
         log_answer(record)
+        self._arm_sums.saw(record)
         self._tracing.answered(record)
 
 

@@ -11,7 +11,7 @@ from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 # What probes and scrapers ask for all day long.
-UNCOUNTED = ("/health", "/livez", "/readyz", "/metrics")
+UNCOUNTED = ("/health", "/livez", "/readyz", "/metrics", "/specd/live")
 UNKNOWN_ROUTE = "none"
 CLIENT_GONE = 499
 SECONDS = (0.1, 0.5, 1.0)

@@ -13,11 +13,13 @@ from aiohttp import hdrs, web
 from msgspec import Struct
 
 from service.openai import NOT_BUILT, ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from service.page_routes import PAGE_FILE_PATH, PAGE_PATH
 from service.response_request import NOT_BUILT_RESPONSES, ResponseRequest
 
 OPENAPI_PATH = "/openapi.json"
 REF = "#/components/schemas/{name}"
 JSON, EVENTS, TEXT = "application/json", "text/event-stream", "text/plain"
+HTML, STYLE, SCRIPT, DRAWING = "text/html", "text/css", "text/javascript", "image/svg+xml"
 
 # Types of the bodies that endpoints read; of two, the one whose required fields are there.
 BODIES: dict[tuple[str, str], tuple[type[Struct], ...]] = {
@@ -55,6 +57,8 @@ CONTENT: dict[tuple[str, str], tuple[str, ...]] = {
     ("GET", "/v1/responses/{id}"): (JSON, EVENTS),
     ("GET", "/v1/jobs/{id}/events"): (EVENTS,),
     ("GET", "/metrics"): (TEXT,),
+    ("GET", PAGE_PATH): (HTML,),
+    ("GET", PAGE_FILE_PATH): (STYLE, SCRIPT, DRAWING, HTML),
 }
 # Probes, whose answer says also what is wrong.
 PROBES = ("/health", "/readyz")
@@ -130,9 +134,13 @@ def _body(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _responses(key: tuple[str, str]) -> dict[str, Any]:
-    schemas: dict[str, dict[str, Any]] = {JSON: {}, EVENTS: {}, TEXT: {"type": "string"}}
+    text: dict[str, Any] = {"type": "string"}
+    schemas: dict[str, dict[str, Any]] = {JSON: {}, EVENTS: {}}
     told = {
-        "2XX": {"description": "The answer.", "content": {one: {"schema": schemas[one]} for one in _content(key)}},
+        "2XX": {
+            "description": "The answer.",
+            "content": {one: {"schema": schemas.get(one, text)} for one in _content(key)},
+        },
         "default": {
             "description": "An error.",
             "content": {JSON: {"schema": {"$ref": REF.format(name=ErrorBody.__name__)}}},

@@ -23,7 +23,7 @@ GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 CLIENT_LEFT = 499
 MAX_PATH_LEN = 256
 # What is asked for every few seconds is no news.
-PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics", "/specd/live"})
 
 
 @web.middleware

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from client.wire import Chunk, Final, Usage
@@ -56,7 +57,7 @@ class ResponseBody(Struct, frozen=True):
             "reasoning": {"effort": None, "summary": None},
             "store": asked.is_stored,
             "temperature": 1.0 if asked.temperature is None else asked.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": _format(asked)},
             "tool_choice": "none",
             "tools": [],
             "top_p": 1.0 if asked.top_p is None else asked.top_p,
@@ -99,6 +100,11 @@ class ResponseBody(Struct, frozen=True):
 def text_part(text: str) -> dict[str, Any]:
     """Return the only part of a message."""
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _format(asked: ResponseRequest) -> Any:
+    form = asked.text.format if asked.text else None
+    return {"type": "text"} if form is None else msgspec.to_builtins(form)
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """What POST /v1/responses may say, and the chat that it stands for."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 from core.types import Speculation
 from service.openai import MAX_DEADLINE_MS, ChatRequest, MaxTokens, Message, Stop
+from service.response_format import JsonObjectFormat, JsonSchemaFormat, NamedSchema, ResponseFormat, TextFormat
 
 # Known fields of OpenAI's that are not built, with the values that ask for nothing (service/parse.py).
 NOT_BUILT_RESPONSES: dict[str, tuple[object, ...]] = {
@@ -17,7 +18,6 @@ NOT_BUILT_RESPONSES: dict[str, tuple[object, ...]] = {
     "previous_response_id": (None,),
     "prompt": (None,),
     "reasoning": (None, {}),
-    "text": (None, {}, {"format": {"type": "text"}}),
     "tool_choice": (None, "none", "auto"),
     "tools": (None, []),
     "top_logprobs": (None, 0),
@@ -52,6 +52,30 @@ class InputItem(Struct, frozen=True):
         return Message("system" if self.role == "developer" else self.role, content)
 
 
+class SchemaFormat(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="json_schema"):
+    """JSON of one schema, spelt flat where chats nest it."""
+
+    name: str
+    schema: dict[str, Any]
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseText(Struct, frozen=True, forbid_unknown_fields=True):
+    """The form of the answer; verbosity has one value, which asks for nothing."""
+
+    format: TextFormat | JsonObjectFormat | SchemaFormat | None = None
+    verbosity: Literal["medium"] | None = None
+
+    @property
+    def chat_format(self) -> ResponseFormat | None:
+        """The same as chats spell it."""
+        asked = self.format
+        if isinstance(asked, SchemaFormat):
+            return JsonSchemaFormat(NamedSchema(asked.name, asked.schema, asked.description, asked.strict))
+        return asked
+
+
 class ResponseRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """POST /v1/responses; fields that OpenAI's has not are those of /v1/chat/completions.
 
@@ -62,6 +86,7 @@ class ResponseRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     model: str | None = None
     instructions: str | None = None
     max_output_tokens: MaxTokens | None = None
+    text: ResponseText | None = None
     temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
@@ -101,4 +126,5 @@ class ResponseRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             priority=self.priority,
             deadline_ms=self.deadline_ms,
             cache_salt=self.cache_salt,
+            response_format=self.text.chat_format if self.text else None,
         )

@@ -24,6 +24,7 @@ from service.claims import Append, Claim, DeadLetter, Ending, Entry, run_id
 from service.finished_log import log_finished
 from service.phases import Phases, Stopwatch
 from service.queue import JobQueue
+from service.recording import Recorder
 from service.tasks import is_cancelled
 from service.tracing import Tracing
 
@@ -39,7 +40,8 @@ class OpenStream:
     """A job that is being answered; mutated by the writer only.
 
     count is the number of tokens in its stream, num_cached of the prompt came from the prefix cache at its beginning;
-    is_silent until the next round after each look at it, has_moved with the first token of this claim.
+    is_silent until the next round after each look at it, has_moved with the first token of this claim. kept are all
+    rounds where they are to be recorded.
     """
 
     claim: Claim
@@ -52,6 +54,7 @@ class OpenStream:
     watch: Stopwatch = field(default_factory=Stopwatch)
     # When the job's deadline passes, by this machine's monotonic clock.
     ends_at_s: float = math.inf
+    kept: list[Chunk] | None = None
 
     def add(self, chunk: Chunk) -> None:
         """Count one more round."""
@@ -60,6 +63,8 @@ class OpenStream:
         self.speculated = self.speculated.plus(chunk)
         self.is_silent = False
         self.has_moved = True
+        if self.kept is not None:
+            self.kept.append(chunk)
 
 
 class End(Struct, frozen=True):
@@ -82,7 +87,7 @@ class StreamWriter:
     """Writes emissions of open streams, which go by the run ids of their claims.
 
     drop is told of runs that the engine should stop working on, hold of the queue entries of all open streams
-    whenever they change, tracing of jobs that have ended here.
+    whenever they change, tracing of jobs that have ended here; recorder keeps answers.
     """
 
     def __init__(
@@ -92,9 +97,10 @@ class StreamWriter:
         drop: Callable[[str], None],
         hold: Callable[[frozenset[Entry]], None],
         tracing: Tracing | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._queue, self._tokenizer, self._drop, self._hold = queue, tokenizer, drop, hold
-        self._tracing = tracing or Tracing()
+        self._tracing, self._recorder = tracing or Tracing(), recorder
         self._open: dict[str, OpenStream] = {}
         self._ended: set[str] = set()
         self._has_ended = asyncio.Event()
@@ -137,6 +143,7 @@ class StreamWriter:
     def open(self, claim: Claim) -> None:
         """Begin, or take over, a job's stream: the state is rebuilt from the tokens it already shows."""
         stream = OpenStream(claim, AnswerText(self._tokenizer, claim.job.sampling))
+        stream.kept = [] if self._recorder and self._recorder.wants(claim.job) else None
         if claim.left_ms is not None:
             stream.ends_at_s = time.monotonic() + claim.left_ms / 1000
         for chunk in claim.streamed:
@@ -299,6 +306,8 @@ class StreamWriter:
         self.phases.observe(stream.watch)
         log_finished(ending, stream.claim, stream.watch)
         self._tracing.worked(stream.claim, stream.watch, ending.final)
+        if self._recorder and stream.kept is not None:
+            self._recorder.put(stream.claim.job, stream.kept, ending.final)
 
     def _lose(self, request_ids: Sequence[str]) -> None:
         """Let go of jobs that are another worker's."""

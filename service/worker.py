@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from client.wire import WORKER_GROUP, WireError
 from core.config import Settings, model_name
-from core.errors import EngineError, QueueError
+from core.errors import EngineError, QueueError, ReplicaLost
 from core.types import FinishReason
 from engine.build import build_engine
 from models.folders import target_folder
@@ -30,7 +30,9 @@ from service.heartbeat import Heartbeat
 from service.presence import Presence
 from service.priority_streams import WAKE
 from service.process import cancel_all, run_process
+from service.processes import die_with_parent
 from service.queue import JobQueue, connect, redis_url
+from service.recording import Recorder, open_recorder
 from service.stream import End, StreamWriter
 from service.takeover import end_without_work, to_request
 from service.tasks import is_cancelled
@@ -72,11 +74,13 @@ class Worker:
         verifier: str = "rejection",
         host: DrafterHost | None = None,
         tracing: Tracing | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
+        self._recorder = recorder
         self.name, self._verifier = heartbeat.worker, verifier
         self._queue, self._heartbeat = queue, heartbeat
         self._engine = EngineThread(engine)
-        self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold, tracing)
+        self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold, tracing, recorder)
         self._stopping = asyncio.Event()
         self._num_reclaimed = self._num_taken_over = 0
         self._queue_times, self._num_dead, self._num_heals = QueueTimes(), 0, 0
@@ -93,6 +97,8 @@ class Worker:
         """Serve until `stop`; raises EngineError if the engine is past use."""
         self._heartbeat.start()
         self._engine.start()
+        if self._recorder:
+            self._recorder.start()
         try:
             if self._drafters:
                 await self._drafters.begin()
@@ -117,6 +123,8 @@ class Worker:
             self._heartbeat.stop()
             self._engine.close()
             await self._leave()
+            if self._recorder:
+                await asyncio.to_thread(self._recorder.close)
 
     async def _drain(self) -> None:
         deadline = time.monotonic() + DRAIN_S
@@ -288,7 +296,12 @@ class Worker:
             await asyncio.sleep(REST_S)
 
     async def _step_failed(self, error: Exception) -> None:
-        """End every running job, for which of them broke the step is not known; raises EngineError if none ran."""
+        """End every running job, for which of them broke the step is not known; raises EngineError if none ran.
+
+        A replica that has lost a rank is the end of this worker, not of its jobs: others go on with them.
+        """
+        if isinstance(error, ReplicaLost):
+            raise error
         log.error("step_failed", error=repr(error), exc_info=error)
         request_ids = self._writer.request_ids
         if not request_ids:
@@ -310,8 +323,9 @@ class Worker:
             self._presence.redis_s,
             self._writer.phases,
         )
+        recording = self._recorder.counts if self._recorder else None
         return encode_stats(
-            self._engine.snapshot, self._queue_times, drafters, self._num_dead, output, self._num_heals, work
+            self._engine.snapshot, self._queue_times, drafters, self._num_dead, output, self._num_heals, work, recording
         )
 
 
@@ -322,9 +336,12 @@ def run(settings: Settings) -> int:
 
 async def serve_queue(settings: Settings, stop: asyncio.Event) -> None:
     """Load the model and work off the queue until `stop` is set."""
-    engine = build_engine(settings)
+    if settings.engine.tensor_parallel > 1:
+        # Of torchrun, which would otherwise leave its ranks behind.
+        die_with_parent()
     folder = target_folder(settings.engine.target, settings.engine.target_revision)
-    await work(settings, stop, engine, Tokenizer(folder), EngineHost(engine, settings.engine))
+    with contextlib.closing(build_engine(settings)) as engine:
+        await work(settings, stop, engine, Tokenizer(folder), EngineHost(engine, settings.engine))
 
 
 async def work(
@@ -345,7 +362,8 @@ async def work(
         await queue.open()
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         heartbeat = Heartbeat(url, settings.queue, queue.model, name)
-        worker = Worker(engine, tokenizer, queue, heartbeat, settings.engine.verifier, host, tracing)
+        recorder = open_recorder(settings.recording, name, tokenizer)
+        worker = Worker(engine, tokenizer, queue, heartbeat, settings.engine.verifier, host, tracing, recorder)
         log.info("worker_ready", worker=name, model=queue.model, max_model_len=engine.max_model_len)
         async with asyncio.TaskGroup() as group:
             stopping = group.create_task(_stop_on(stop, worker))

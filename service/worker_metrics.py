@@ -22,6 +22,7 @@ from core.errors import QueueError
 from core.types import Backlog
 from service.answer_counters import ENGINE
 from service.queue import JobQueue
+from service.recording_metrics import recording_families
 from service.work_metrics import work_families
 from service.worker_histograms import LABELS as VLLM_WORKER
 from service.worker_histograms import histogram_families
@@ -130,6 +131,7 @@ def families(workers: Workers) -> Iterator[Metric]:
     yield from _calibrations(workers)
     yield from _benefits(workers)
     yield from work_families(workers.model, workers.stats, workers.silent_s)
+    yield from recording_families(workers.model, workers.stats)
     yield from histogram_families(workers.model, workers.stats)
 
 

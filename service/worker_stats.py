@@ -145,10 +145,18 @@ class WorkCounts(Struct, frozen=True):
     phases: Phases = field(default_factory=Phases)
 
 
+class RecordingCounts(Struct, frozen=True):
+    """Answers that were recorded, and that were to be and are not, by reason (service/recording.py)."""
+
+    num_recorded: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
 class WorkerStats(Struct, frozen=True):
     """All that one worker tells; num_dead counts the jobs that it gave up (queue.max_attempts).
 
-    num_heals counts the times that it found the workers' groups missing and made them again.
+    num_heals counts the times that it found the workers' groups missing and made them again; recording is None where
+    nothing is recorded.
     """
 
     engine: EngineCounts
@@ -158,6 +166,7 @@ class WorkerStats(Struct, frozen=True):
     output: OutputCounts = OutputCounts()
     num_heals: int = 0
     work: WorkCounts = field(default_factory=WorkCounts)
+    recording: RecordingCounts | None = None
 
 
 def encode_stats(
@@ -168,10 +177,12 @@ def encode_stats(
     output: OutputCounts | None = None,
     num_heals: int = 0,
     work: WorkCounts | None = None,
+    recording: RecordingCounts | None = None,
 ) -> bytes:
     """Return what goes into a worker's hash; snapshot is the engine's."""
     told = {"engine": snapshot, "queue_times": queue_times, "drafters": drafters, "num_dead": num_dead}
     told |= {"output": output or OutputCounts(), "num_heals": num_heals, "work": work or WorkCounts()}
+    told |= {"recording": recording}
     return msgspec.json.encode(told)
 
 

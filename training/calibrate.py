@@ -32,7 +32,7 @@ from policies.calibration_fit import (
 )
 from training.full_rounds import Question, RecordedRounds, read_questions, record
 from training.record import write_json
-from training.reliability_diagram import draw_reliability
+from training.reliability_diagram import VerifiedRounds, draw_reliability
 
 Fit = Literal["temperature", "logistic"]
 RAW = "raw"
@@ -45,6 +45,7 @@ class Judged(Struct, frozen=True):
     conditional   by position: accepted, given that all before it were
     ratio         predicted over observed accepted length, bonus included, with limits over requests
     by_source, by_temperature   the same ratio, of a part of the requests
+    error_by_source             calibration error of survival, its mean over positions, of a part of the requests
     """
 
     calibration: Calibration
@@ -55,6 +56,7 @@ class Judged(Struct, frozen=True):
     ratio: Interval
     by_source: dict[str, float]
     by_temperature: dict[str, float]
+    error_by_source: dict[str, float]
 
 
 class Findings(Struct, frozen=True):
@@ -72,22 +74,29 @@ class Findings(Struct, frozen=True):
 
 
 class Task(Struct, frozen=True):
-    """What to calibrate and where results go; None for output writes beside a DSpark checkpoint, else nowhere."""
+    """What to calibrate and where results go.
+
+    prompts  files and folders (training/evaluation/task_files.py); max_tokens is for those without a limit of their own
+    output   None writes beside the drafter's checkpoint, and nowhere for a drafter that has none
+    plot     the diagram of all sources; those of each source lie beside it under its name
+    """
 
     settings: Settings
     num_rounds: int
-    prompts: Path
+    prompts: tuple[Path, ...]
     fit: Fit
     output: Path | None = None
     report: Path | None = None
     plot: Path | None = None
+    max_tokens: int = 512
+    skips_bad_lines: bool = False
 
 
 def calibrate(task: Task, console: Console) -> Findings:
     """Record, fit, judge, show and write. Raises ConfigError and CheckpointError."""
     engine = build_engine(task.settings)
     name = kind_of(task.settings.drafter)
-    questions = read_questions(task.prompts)
+    questions = read_questions(task.prompts, task.max_tokens, skips_bad_lines=task.skips_bad_lines)
     rounds = record(engine, name, questions, task.num_rounds)
     is_fitted = np.array([question.is_fitted for question in questions])[rounds.question]
     fitted, other = rounds.of(is_fitted), rounds.of(~is_fitted)
@@ -106,9 +115,7 @@ def calibrate(task: Task, console: Console) -> Findings:
     show(report, console)
     write(task, report, console)
     if task.plot:
-        task.plot.parent.mkdir(parents=True, exist_ok=True)
-        draw_reliability(other, fits[RAW], fits[task.fit], task.plot, caption(report))
-        console.print(f"wrote {task.plot}")
+        draw(task.plot, other, questions, (fits[RAW], fits[task.fit]), law(report), console)
     return report
 
 
@@ -123,6 +130,33 @@ def fit_all(rounds: RecordedRounds) -> dict[str, Calibration]:
     }
 
 
+def draw(
+    path: Path,
+    rounds: RecordedRounds,
+    questions: Sequence[Question],
+    fits: tuple[Calibration, Calibration],
+    words: str,
+    console: Console,
+) -> None:
+    """Draw the diagram of all rounds to `path`, and that of each source beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = sources_of(rounds, questions)
+    parts = {path: ("", np.ones(len(source), dtype=np.bool_))}
+    for name in np.unique(source) if len(np.unique(source)) > 1 else ():
+        parts[path.with_stem(f"{path.stem}_{name}")] = (f"{name}: ", source == name)
+    for place, (name, chosen) in parts.items():
+        own = rounds.of(chosen)
+        text = f"{name}{words}; {len(own.accepted)} rounds of {len(np.unique(own.question))} requests not fitted on"
+        width = np.full_like(own.accepted, own.evidence.shape[1])
+        draw_reliability(VerifiedRounds(own.evidence, width, own.accepted), *fits, place, text)
+        console.print(f"wrote {place}")
+
+
+def sources_of(rounds: RecordedRounds, questions: Sequence[Question]) -> NDArray[np.str_]:
+    """Return the source of every round."""
+    return np.array([question.source for question in questions])[rounds.question]
+
+
 def judge(calibration: Calibration, rounds: RecordedRounds, questions: Sequence[Question]) -> Judged:
     """Judge a calibration on rounds verified in full."""
     width = rounds.evidence.shape[1]
@@ -130,15 +164,17 @@ def judge(calibration: Calibration, rounds: RecordedRounds, questions: Sequence[
     survival, hazard = survivals(rounds.evidence, calibration), hazards(rounds.evidence, calibration)
     kept = rounds.accepted[:, None] > np.arange(width)
     predicted, observed = 1.0 + survival.sum(1), 1.0 + rounds.accepted
-    asked = [questions[index] for index in range(int(rounds.question.max()) + 1)]
-    source = np.array([question.source for question in asked])[rounds.question]
-    temperature = np.array([f"{question.sampling.temperature:g}" for question in asked])[rounds.question]
+    source = sources_of(rounds, questions)
+    temperature = np.array([f"{question.sampling.temperature:g}" for question in questions])[rounds.question]
 
     def ratios(labels: NDArray[np.str_]) -> dict[str, float]:
         return {
             str(label): float(predicted[labels == label].sum() / observed[labels == label].sum())
             for label in np.unique(labels)
         }
+
+    def error(chosen: NDArray[np.bool_]) -> float:
+        return float(np.mean([measure(survival[chosen, k], kept[chosen, k]).error for k in range(width)]))
 
     # A request is the independent unit: its rounds are alike.
     per_request = np.stack([np.bincount(rounds.question, values) for values in (predicted, observed)], axis=1)
@@ -151,6 +187,7 @@ def judge(calibration: Calibration, rounds: RecordedRounds, questions: Sequence[
         bootstrap_interval(per_request[per_request[:, 1] > 0], lambda rows: float(rows[:, 0].sum() / rows[:, 1].sum())),
         ratios(source),
         ratios(temperature),
+        {str(label): error(source == label) for label in np.unique(source)},
     )
 
 
@@ -175,24 +212,24 @@ def write(task: Task, report: Findings, console: Console) -> None:
         )
         write_calibration(output, file)
         console.print(f"wrote {output}")
+    else:
+        console.print(f"the fit was not kept: {report.drafter} has no checkpoint to keep it beside; --output FILE does")
     if task.report:
         write_json(task.report, msgspec.json.decode(msgspec.json.encode(report)))
         console.print(f"wrote {task.report}")
 
 
-def caption(report: Findings) -> str:
+def law(report: Findings) -> str:
     """Say what was measured, in a line."""
     temperatures = " and ".join(f"{each:g}" for each in report.temperatures)
-    return (
-        f"{report.drafter} on {report.target}, {report.verifier}, temperatures {temperatures}; "
-        f"{report.rounds_judged} rounds of {report.requests_judged} requests that were not fitted on"
-    )
+    return f"{report.drafter} on {report.target}, {report.verifier}, temperatures {temperatures}"
 
 
 def show(report: Findings, console: Console) -> None:
     """Print what was measured; calibration errors in per cent."""
     places = [str(k + 1) for k in range(len(report.judged[RAW].survival))]
-    table = Table("survival of the first drafts", *places, "mean", title=caption(report))
+    title = f"{law(report)}; {report.rounds_judged} rounds of {report.requests_judged} requests not fitted on"
+    table = Table("survival of the first drafts", *places, "mean", title=title)
     for name, judged in report.judged.items():
         errors = [each.error for each in judged.survival]
         table.add_row(f"{name}: ECE", *(f"{100 * value:.2f}" for value in (*errors, float(np.mean(errors)))))
@@ -207,3 +244,7 @@ def show(report: Findings, console: Console) -> None:
             f"{name}: accepted length {judged.predicted_length:.3f} predicted, {judged.observed_length:.3f} observed, "
             f"ratio {judged.ratio.estimate:.4f} [{judged.ratio.low:.4f}, {judged.ratio.high:.4f}]; {parts}"
         )
+    by_source = Table("ECE by source, mean over positions, %", *report.judged[RAW].error_by_source)
+    for name, judged in report.judged.items():
+        by_source.add_row(name, *(f"{100 * value:.2f}" for value in judged.error_by_source.values()))
+    console.print(by_source)

@@ -1,4 +1,4 @@
-"""Train a DSpark drafter for a frozen target: its features are made in the same step, nothing is cached on disk.
+"""Train a drafter for a frozen target: its features are made in the same step, nothing is cached on disk.
 
 Most rows are texts that the target wrote itself; the gaps between them are filled with library text. The drafter
 starts as a copy of the target's last layers, with the captured features averaged.
@@ -12,15 +12,22 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from core.config import CheckpointKind
 from models.dflash_config import DFlashConfig
 from models.dflash_net import DFlashNet
+from models.draft_fit import DraftNetwork
+from models.eagle3_config import Eagle3Config
+from models.eagle3_net import Eagle3Net
 from models.qwen3 import Qwen3, Qwen3Config
-from training.attention import causal_attend, same_document_mask
-from training.blocks import make_blocks, run_blocks, sample_anchors
+from training.blocks import sample_anchors
 from training.budget import Budget, learning_rate_scale
-from training.dspark_loss import BlockLosses, LossWeights, dspark_loss
+from training.dspark_loss import DFLASH_WEIGHTS, LossWeights
+from training.features import target_states
+from training.initial_weights import start_at_random, start_at_target
+from training.losses import Losses
+from training.objective import BlockObjective, ChainObjective, Draw, Objective
 from training.onpolicy import Texts
 from training.packing import Document, LibraryStream, Rows, stack
 from training.record import LossRecord, progress_bar
@@ -32,6 +39,7 @@ class DrafterRecipe(msgspec.Struct, frozen=True):
     """The choices of one training run."""
 
     budget: Budget
+    kind: CheckpointKind = "dspark"
     num_rows: int = 8
     row_len: int = 512
     num_anchors: int = 64
@@ -50,33 +58,42 @@ class DrafterRecipe(msgspec.Struct, frozen=True):
     save_s: float = 180.0
 
 
-def drafter_config(target: Qwen3Config, recipe: DrafterRecipe) -> DFlashConfig:
-    """Describe the drafter: the target's shape with few layers, and the DSpark keys."""
+def drafter_config(target: Qwen3Config, recipe: DrafterRecipe) -> DFlashConfig | Eagle3Config:
+    """Describe the drafter: the target's shape with few layers, and the keys of its kind."""
+    num_layers = 1 if recipe.kind == "eagle3" else recipe.num_layers
+    backbone = msgspec.structs.replace(target, num_hidden_layers=num_layers, tie_word_embeddings=False)
+    if recipe.kind == "eagle3":
+        return Eagle3Config(
+            backbone=backbone,
+            target_layer_ids=recipe.target_layer_ids,
+            num_target_layers=target.num_hidden_layers,
+            num_drafts=recipe.block_size,
+        )
+    is_dspark = recipe.kind == "dspark"
     return DFlashConfig(
-        backbone=msgspec.structs.replace(target, num_hidden_layers=recipe.num_layers, tie_word_embeddings=False),
+        backbone=backbone,
         target_layer_ids=recipe.target_layer_ids,
         block_size=recipe.block_size,
         mask_token_id=recipe.mask_token_id,
         num_target_layers=target.num_hidden_layers,
-        markov_rank=recipe.markov_rank,
-        enable_confidence_head=recipe.weights.confidence > 0,
+        markov_rank=recipe.markov_rank if is_dspark else 0,
+        enable_confidence_head=is_dspark and recipe.weights.confidence > 0,
     )
 
 
-@torch.no_grad()
-def new_drafter(target: Qwen3, recipe: DrafterRecipe) -> DFlashNet:
-    """Build a drafter from the target's last layers; the Markov bias starts at zero."""
-    torch.manual_seed(recipe.seed)
-    network = DFlashNet(drafter_config(target.config, recipe))
-    for own, copied in zip(network.layers, target.layers[-recipe.num_layers :], strict=True):
-        own.load_state_dict(copied.state_dict())
-    network.norm.load_state_dict(target.norm.state_dict())
-    num_taps = len(recipe.target_layer_ids)
-    network.fc.weight.copy_(torch.eye(target.config.hidden_size).repeat(1, num_taps) / num_taps)
-    assert network.markov_head is not None
-    nn.init.normal_(network.markov_head.markov_w1.weight, std=0.1)
-    nn.init.zeros_(network.markov_head.markov_w2.weight)
-    nn.init.zeros_(network.confidence_head.proj.weight)
+def objective_of(recipe: DrafterRecipe) -> Objective:
+    """Return what the recipe's kind is trained to do."""
+    if recipe.kind == "eagle3":
+        return ChainObjective()
+    return BlockObjective(recipe.weights if recipe.kind == "dspark" else DFLASH_WEIGHTS)
+
+
+def new_drafter(target: Qwen3, recipe: DrafterRecipe) -> DFlashNet | Eagle3Net:
+    """Build a drafter that starts at the target's last layers."""
+    config = drafter_config(target.config, recipe)
+    network = Eagle3Net(config) if isinstance(config, Eagle3Config) else DFlashNet(config)
+    start_at_random(network, recipe.seed)
+    start_at_target(network, target)
     return network
 
 
@@ -111,36 +128,23 @@ class TextRows:
         return row
 
 
-def block_losses(
-    drafter: DFlashNet, target: Qwen3, rows: Rows, anchors: Tensor, kept: Tensor, weights: LossWeights
-) -> BlockLosses:
-    """Run the frozen target, then the drafter's blocks at the anchors, and return the losses."""
-    with torch.autocast("cpu", torch.bfloat16):
-        with torch.no_grad():
-            last_hidden, features = target_states(target, rows, drafter.config.target_layer_ids)
-        blocks = make_blocks(rows.tokens, rows.documents, rows.weights, anchors, kept, drafter.config.block_size)
-        hidden = run_blocks(drafter, target.embed_tokens.weight, features, rows.tokens, rows.documents, blocks)
-        return dspark_loss(drafter, target.lm_head.weight, hidden, last_hidden, blocks, weights)
-
-
-def target_states(target: Qwen3, rows: Rows, layer_ids: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Return final states [B, S, H] and captured features [B, S, m*H] of the target, attention kept in documents."""
-    seen = same_document_mask(rows.documents)
-    mask = torch.zeros(seen.shape, dtype=torch.bfloat16).masked_fill(~seen, float("-inf"))
-    positions = torch.arange(rows.tokens.shape[1]).expand_as(rows.tokens)
-    last_hidden, features = target(rows.tokens, positions, causal_attend(mask), layer_ids)
-    assert features is not None
-    return last_hidden, features
+def draft_losses(
+    drafter: DraftNetwork, target: Qwen3, objective: Objective, rows: Rows, anchors: Tensor, kept: Tensor
+) -> Losses:
+    """Run the frozen target, then the drafter where it is to draft, and return the losses."""
+    with torch.autocast(rows.tokens.device.type, torch.bfloat16):
+        states = target_states(target, rows, drafter.config.target_layer_ids)
+        return objective.losses(drafter, target, Draw(rows, states, anchors, kept))
 
 
 def train_drafter(
-    drafter: DFlashNet,
+    drafter: DFlashNet | Eagle3Net,
     target: Qwen3,
     rows: TextRows,
     recipe: DrafterRecipe,
     folder: Path,
-    measure: Callable[[DFlashNet], Mapping[str, float]] = lambda _: {},
-    on_save: Callable[[DFlashNet], None] = lambda _: None,
+    measure: Callable[[DraftNetwork], Mapping[str, float]] = lambda _: {},
+    on_save: Callable[[DraftNetwork], None] = lambda _: None,
 ) -> None:
     """Train in place until the budget ends; `measure` gives numbers for the record at every checkpoint."""
     optimizers = optimizers_of(drafter, recipe.muon_lr, recipe.adam_lr, 0.0)
@@ -148,40 +152,31 @@ def train_drafter(
     if state.exists():
         counters = load_state(state, drafter, optimizers)
     generator = torch.Generator().manual_seed(recipe.seed + counters.steps)
-    loss_of = torch.compile(block_losses) if recipe.compile else block_losses
-    record = LossRecord(
-        folder / "losses.csv",
-        (
-            "step",
-            "tokens",
-            "seconds",
-            "cross_entropy",
-            "distance",
-            "confidence",
-            *(f"tau_{source}" for source in ("math", "code", "chat", "library")),
-        ),
-    )
+    objective = objective_of(recipe)
+    loss_of = torch.compile(draft_losses) if recipe.compile else draft_losses
+    taus = tuple(f"tau_{source}" for source in ("math", "code", "chat", "library"))
+    record = LossRecord(folder / "losses.csv", ("step", "tokens", "seconds", *objective.terms(drafter), *taus))
     started = time.monotonic() - counters.elapsed_s
     saved = counters.elapsed_s
     recent: list[Tensor] = []
     with progress_bar() as bar:
         line = bar.add_task("drafter", total=1.0)
         while (progress := recipe.budget.progress(counters.elapsed_s, counters.tokens)) < 1.0:
-            batch = rows.batch(recipe.num_rows)
+            batch = rows.batch(recipe.num_rows).to(target.embedding.device)
             anchors, kept = sample_anchors(batch.weights, recipe.num_anchors, generator)
-            losses = loss_of(drafter, target, batch, anchors, kept, recipe.weights)
+            losses = loss_of(drafter, target, objective, batch, anchors, kept)
             take_step(drafter, optimizers, losses.total, learning_rate_scale(progress), recipe.max_gradient_norm)
             recent.append(losses.terms.detach())
             counters.steps += 1
             counters.tokens += batch.tokens.numel()
             counters.elapsed_s = time.monotonic() - started
             if counters.steps % recipe.log_steps == 0:
-                terms = torch.stack(recent).mean(0).tolist()
+                terms = torch.stack(recent).mean(0)
                 values = {
                     "step": counters.steps,
                     "tokens": counters.tokens,
                     "seconds": counters.elapsed_s,
-                    **dict(zip(("cross_entropy", "distance", "confidence"), terms, strict=True)),
+                    **dict(zip(losses.names, terms.tolist(), strict=True)),
                 }
                 recent.clear()
                 if counters.elapsed_s - saved > recipe.save_s:
@@ -190,7 +185,7 @@ def train_drafter(
                     on_save(drafter)
                     saved = counters.elapsed_s
                 record.add(values)
-                bar.update(line, completed=progress, description=f"drafter distance {terms[1]:.3f}")
+                bar.update(line, completed=progress, description=f"drafter loss {losses.total.item():.3f}")
     save_state(state, drafter, optimizers, counters)
     record.add({"step": counters.steps, "tokens": counters.tokens, "seconds": counters.elapsed_s, **measure(drafter)})
     record.plot(folder / "losses.png")

@@ -23,7 +23,7 @@ from engine.completion import Completion
 from engine.engine import Engine
 from engine.shape import EngineShape
 from models.load_drafter import load_dspark
-from models.load_target import eos_token_ids
+from models.load_target import eos_token_ids, load_target
 from policies.fixed import Fixed
 from training.accepted_length import AcceptedLength, accepted_length
 from training.budget import Budget
@@ -75,7 +75,7 @@ class Pair:
     """A target with its drafter, loaded in float32, and the prompts to ask it."""
 
     def __init__(self, folder: Path, count: int) -> None:
-        self.target = load_trained(folder / "target")
+        self.target = load_target(folder / "target", torch.float32)
         self.dspark = DSpark("dspark", load_dspark(folder / "dspark", self.target), self.target)
         self.tokenizer = Tokenizer.from_file(str(folder / "target" / "tokenizer.json"))
         self.files = encode_library(self.tokenizer, list(read_corpus().held_out.values()))
@@ -106,7 +106,7 @@ class Pair:
 def evaluate(folder: Path, count: int) -> Report:
     """Measure the pair in `folder`/target and `folder`/dspark on `count` prompts of every source."""
     pair = Pair(folder, count)
-    nats = held_out_losses(pair.target, pair.tokenizer, pair.files, TargetRecipe(Budget(1.0)))
+    nats = held_out_losses(load_trained(folder / "target"), pair.tokenizer, pair.files, TargetRecipe(Budget(1.0)))
     measured = [measure(pair, source, temperature) for temperature in TEMPERATURES for source in SOURCES]
     return Report(nats, measured)
 

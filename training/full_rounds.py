@@ -7,17 +7,19 @@ import itertools
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
 
-import msgspec
 import numpy as np
-from msgspec import Meta, Struct
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from core.errors import ConfigError
 from core.types import F32, I32, Request, Sampling, StepOutcome
 from engine.engine import Engine
 from policies.fixed import Fixed
+from training.evaluation.conversation import Conversation
+from training.evaluation.prompts import Prompts
+from training.evaluation.task_files import Reading, read_tasks
 
 # The prompts that specd's benchmarks ask, held out from the demo's training; any pair can answer them.
 PROMPTS = Path(__file__).parents[1] / "bench" / "prompts" / "demo.json"
@@ -25,19 +27,16 @@ TEMPERATURES = (1.0, 0.7)
 
 
 class Question(Struct, frozen=True):
-    """A prompt, where it comes from, and how to answer it. Half of all questions are to be fitted on."""
+    """What to ask and how to answer it. Half of all questions are to be fitted on."""
 
-    source: str
-    text: str
+    conversation: Conversation
     sampling: Sampling
     is_fitted: bool
 
-
-class Prompts(Struct, frozen=True):
-    """Prompts of one source, and how long an answer to them may be."""
-
-    max_tokens: Annotated[int, Meta(ge=1)]
-    prompts: Annotated[tuple[str, ...], Meta(min_length=1)]
+    @property
+    def source(self) -> str:
+        """What it is an example of."""
+        return self.conversation.task
 
 
 class RecordedRounds(Struct, frozen=True):
@@ -73,24 +72,26 @@ class Recording(Fixed):
         self.newest = outcome
 
 
-def read_questions(path: Path, temperatures: Sequence[float] = TEMPERATURES) -> list[Question]:
-    """Return the prompts of a file, by turns of its sources, then of the temperatures, then fitted or judged.
+def read_questions(
+    paths: Sequence[Path],
+    max_tokens: int,
+    temperatures: Sequence[float] = TEMPERATURES,
+    *,
+    skips_bad_lines: bool = False,
+) -> list[Question]:
+    """Return the prompts of files or folders, by turns of their sources, then of the temperatures, then of the use.
 
-    The file holds {source: {"max_tokens": int, "prompts": [text]}}. Raises ConfigError.
+    max_tokens holds for prompts without a limit of their own. Raises ConfigError (training/evaluation/task_files.py).
     """
-    try:
-        sources = msgspec.json.decode(path.read_bytes(), type=dict[str, Prompts])
-    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
-        raise ConfigError(
-            f'{path} must hold prompts as {{"source": {{"max_tokens": 100, "prompts": ["..."]}}}}: {error}'
-        ) from error
-    columns = [[(name, text, each.max_tokens) for text in each.prompts] for name, each in sources.items()]
-    turn = itertools.product((True, False), temperatures, range(len(columns)))
-    turns = itertools.cycle([(is_fitted, temperature) for is_fitted, temperature, _ in turn])
-    prompts = (prompt for row in zip(*columns, strict=False) for prompt in row)
+    found = read_tasks(paths, Reading(skips_bad_lines=skips_bad_lines)).conversations
+    sources = list(dict.fromkeys(each.task for each in found))
+    columns = [[each for each in found if each.task == source] for source in sources]
+    turns = itertools.cycle(itertools.product((True, False), temperatures))
     return [
-        Question(source, text, Sampling(max_tokens=max_tokens, temperature=temperature), is_fitted)
-        for (source, text, max_tokens), (is_fitted, temperature) in zip(prompts, turns, strict=False)
+        Question(each, Sampling(max_tokens=each.max_tokens or max_tokens, temperature=temperature), is_fitted)
+        for row, (is_fitted, temperature) in zip(itertools.zip_longest(*columns), turns, strict=False)
+        for each in row
+        if each is not None
     ]
 
 
@@ -99,13 +100,15 @@ def record(engine: Engine, drafter: str, questions: Sequence[Question], num_roun
 
     The last answers are written to their ends. Raises ConfigError if the questions do not last so long.
     """
+    assert engine.tokenizer is not None
+    prompts = Prompts(engine.tokenizer, engine.max_model_len)
     policy = Recording(engine.memory.speculators[drafter].spec.max_drafts)
     pieces: list[tuple[NDArray[np.int64], StepOutcome, NDArray[np.bool_]]] = []
     found, waiting = 0, iter(enumerate(questions))
     with engine.scripted(policy, drafter):
         while found < num_rounds or engine.has_work:
             if found < num_rounds:
-                _fill(engine, waiting)
+                _fill(engine, prompts, waiting)
             if not engine.has_work:
                 raise ConfigError(
                     f"{len(questions)} prompts gave {found} of {num_rounds} rounds; give more with --prompts"
@@ -126,9 +129,11 @@ def record(engine: Engine, drafter: str, questions: Sequence[Question], num_roun
     )
 
 
-def _fill(engine: Engine, waiting: Iterator[tuple[int, Question]]) -> None:
-    """Give every free slot a question."""
-    assert engine.tokenizer is not None
-    for index, question in itertools.islice(waiting, engine.num_free_slots):
-        prompt = tuple(engine.tokenizer.encode(question.text))
-        engine.add(Request(str(index), prompt, question.sampling, secrets.randbits(64)))
+def _fill(engine: Engine, prompts: Prompts, waiting: Iterator[tuple[int, Question]]) -> None:
+    """Give every free slot a question; one that is longer than the model takes is passed over."""
+    while engine.num_free_slots and (asked := next(waiting, None)):
+        index, question = asked
+        prompt = prompts.make(question.conversation, (), question.sampling.max_tokens)
+        if prompt is not None:
+            sampling = replace(question.sampling, max_tokens=prompt.max_tokens)
+            engine.add(Request(str(index), prompt.ids, sampling, secrets.randbits(64)))

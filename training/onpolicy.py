@@ -49,14 +49,15 @@ def write_texts(
     seed: int,
     num_new_tokens: int,
     temperatures: Sequence[float] = TEMPERATURES,
+    num_rows: int = ROWS_PER_BATCH,
 ) -> Texts:
-    """Let a frozen target write at least so many tokens for prompts of one source and part."""
+    """Let a frozen target write at least so many tokens, `num_rows` texts at once, for prompts of a source and part."""
     draw = prompt_source(tokenizer, source, library, part, seed, temperatures)
     end_id = token_id(tokenizer, END_OF_TEXT if source == "library" else END)
     documents: list[Document] = []
     made = 0
     for batch in itertools.count():
-        prompts = sorted((draw() for _ in range(ROWS_PER_BATCH)), key=lambda prompt: len(prompt.ids))
+        prompts = sorted((draw() for _ in range(num_rows)), key=lambda prompt: len(prompt.ids))
         for prompt, output in zip(prompts, generate(network, prompts, end_id, seed + batch), strict=True):
             documents.append(Document(prompt.ids + output, len(prompt.ids)))
             made += len(output)

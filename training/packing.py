@@ -35,6 +35,10 @@ class Rows(msgspec.Struct, frozen=True):
     documents: Tensor
     weights: Tensor
 
+    def to(self, device: torch.device) -> "Rows":
+        """Return the rows on a device."""
+        return Rows(self.tokens.to(device), self.documents.to(device), self.weights.to(device))
+
 
 class Mixture(msgspec.Struct, frozen=True):
     """Shares of the rows' tokens; what is left is library text."""

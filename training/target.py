@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.errors import CheckpointError
-from models.load_target import load_target
+from models.load_target import load_frozen
 from models.qwen3 import Qwen3, Qwen3Config
 from training.attention import causal_attend, same_document_mask
 from training.budget import Budget, learning_rate_scale
@@ -76,8 +76,8 @@ def new_target(config: Qwen3Config, seed: int) -> Qwen3:
 
 
 def load_trained(folder: Path) -> Qwen3:
-    """Load a target of the family that is trained here, in float32; raises CheckpointError."""
-    network = load_target(folder, torch.float32)
+    """Load a target of the family that is trained here, frozen, in float32; raises CheckpointError."""
+    network = load_frozen(folder, torch.float32)
     if not isinstance(network, Qwen3):
         raise CheckpointError(f"{folder}: drafters are trained for Qwen3ForCausalLM, not {type(network).__name__}")
     return network
@@ -85,10 +85,11 @@ def load_trained(folder: Path) -> Qwen3:
 
 def next_token_loss(network: Qwen3, rows: Rows) -> Tensor:
     """Return the weighted mean cross entropy, in nats, of every token of the rows given those before it."""
-    with torch.autocast("cpu", torch.bfloat16):
+    device = rows.tokens.device
+    with torch.autocast(device.type, torch.bfloat16):
         seen = same_document_mask(rows.documents)
-        mask = torch.zeros(seen.shape, dtype=torch.bfloat16).masked_fill(~seen, float("-inf"))
-        positions = torch.arange(rows.tokens.shape[1]).expand_as(rows.tokens)
+        mask = torch.zeros(seen.shape, dtype=torch.bfloat16, device=device).masked_fill(~seen, float("-inf"))
+        positions = torch.arange(rows.tokens.shape[1], device=device).expand_as(rows.tokens)
         hidden, _ = network(rows.tokens, positions, causal_attend(mask))
         logits = F.linear(hidden[:, :-1], network.lm_head.weight).float()
     losses = F.cross_entropy(logits.flatten(0, 1), rows.tokens[:, 1:].flatten(), reduction="none")
@@ -153,7 +154,8 @@ def answer_row(tokenizer: Tokenizer, source: Iterator[Document], row_len: int) -
 @torch.no_grad()
 def evaluate(network: Qwen3, batches: Mapping[str, Rows]) -> dict[str, float]:
     """Return held-out nats per token by domain."""
-    return {name: next_token_loss(network, rows).item() for name, rows in batches.items()}
+    device = network.embedding.device
+    return {name: next_token_loss(network, rows.to(device)).item() for name, rows in batches.items()}
 
 
 def held_out_losses(
@@ -186,7 +188,7 @@ def train_target(
         line = bar.add_task("target", total=1.0)
         while (progress := recipe.budget.progress(counters.elapsed_s, counters.tokens)) < 1.0:
             batch = rows.batch(recipe.num_rows)
-            loss = loss_of(network, batch)
+            loss = loss_of(network, batch.to(network.embedding.device))
             take_step(network, optimizers, loss, learning_rate_scale(progress), recipe.max_gradient_norm)
             recent.append(loss.detach())
             counters.steps += 1

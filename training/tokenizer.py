@@ -21,7 +21,9 @@ PATTERN = (
 TASKS_PER_DOMAIN = 12_000
 
 
-def train_tokenizer(library: list[str], vocab_size: int = VOCAB_SIZE) -> Tokenizer:
+def train_tokenizer(
+    library: list[str], vocab_size: int = VOCAB_SIZE, tasks_per_domain: int = TASKS_PER_DOMAIN
+) -> Tokenizer:
     """Train on library texts and on generated tasks of the training part."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -38,15 +40,15 @@ def train_tokenizer(library: list[str], vocab_size: int = VOCAB_SIZE) -> Tokeniz
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    tokenizer.train_from_iterator(training_texts(library), trainer)
+    tokenizer.train_from_iterator(training_texts(library, tasks_per_domain), trainer)
     return tokenizer
 
 
-def training_texts(library: list[str]) -> Iterator[str]:
+def training_texts(library: list[str], tasks_per_domain: int) -> Iterator[str]:
     """Yield the texts that merges are counted on."""
     yield from library
     for domain in DOMAINS:
-        for task in itertools.islice(tasks(domain, 0, "train"), TASKS_PER_DOMAIN):
+        for task in itertools.islice(tasks(domain, 0, "train"), tasks_per_domain):
             yield "\n".join([*(content for _, content in task.messages), task.answer])
 
 

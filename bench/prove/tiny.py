@@ -120,7 +120,7 @@ def tiny_dspark(
         if isinstance(markov_head, RecurrentMarkovHead):
             # What comes out is the token's embedding, bent by the state and the slot.
             markov_head.joint_proj.weight[2 * size :, size : 2 * size] = torch.eye(size)
-    return DSpark("dspark", for_inference(network, torch.float32), target)
+    return DSpark("dspark", for_inference(network, target.dtype), target)
 
 
 def tiny_dflash(target: Target, *, seed: int = 1, block_size: int = 4, **variant: Any) -> DFlash:
@@ -160,7 +160,7 @@ def tiny_dflash(target: Target, *, seed: int = 1, block_size: int = 4, **variant
         values.copy_(basis)
         groups = basis.view(num_kv_heads, size, width).repeat_interleave(num_heads // num_kv_heads, 0)
         attention.o_proj.weight.copy_(groups.flatten(0, 1).T * 2)
-    return DFlash("dflash", for_inference(network, torch.float32), target)
+    return DFlash("dflash", for_inference(network, target.dtype), target)
 
 
 def tiny_eagle3(target: Target, *, seed: int = 1, num_drafts: int = 4, num_never: int = 0) -> Eagle3:
@@ -200,4 +200,4 @@ def tiny_eagle3(target: Target, *, seed: int = 1, num_drafts: int = 4, num_never
             norm.weight.fill_(2.0)
     if num_never:
         network.vocabulary = DraftVocabulary(None, target.head[:num_drafted].clone(), torch.arange(num_drafted))
-    return Eagle3("eagle3", for_inference(network, torch.float32), target)
+    return Eagle3("eagle3", for_inference(network, target.dtype), target)

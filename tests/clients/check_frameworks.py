@@ -1,7 +1,12 @@
 """Libraries that speak OpenAI's API: what they read, whole and streamed, is what the server said."""
 
+from typing import Literal
+
+import openai
+import pydantic
 import pytest
 
+instructor = pytest.importorskip("instructor", reason="the environment of frameworks has it")
 litellm = pytest.importorskip("litellm", reason="the environment of frameworks has it")
 langchain_openai = pytest.importorskip("langchain_openai", reason="the environment of frameworks has it")
 
@@ -32,3 +37,24 @@ def test_langchain(url, text):
     whole, parts = model.invoke(SAID), list(model.stream(SAID))
     assert (whole.content, "".join(part.content for part in parts)) == (text, text)
     assert sum(part.usage_metadata["output_tokens"] for part in parts if part.usage_metadata) == 24
+
+
+class Turn(pydantic.BaseModel):
+    direction: Literal["left", "right"]
+    degrees: int = pydantic.Field(ge=0, le=359)
+
+
+def test_langchain_reads_types(url):
+    model = langchain_openai.ChatOpenAI(model="demo", base_url=f"{url}/v1", api_key="unused", max_tokens=200)
+    for method in ("json_schema", "function_calling"):
+        assert isinstance(model.with_structured_output(Turn, method=method).invoke(SAID), Turn)
+
+
+@pytest.mark.parametrize("mode", ["JSON_SCHEMA", "TOOLS"])
+def test_instructor_reads_types(url, mode):
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as plain:
+        client = instructor.from_openai(plain, mode=instructor.Mode[mode])
+        turn = client.chat.completions.create(
+            model="demo", messages=MESSAGES, max_tokens=200, response_model=Turn, max_retries=0
+        )
+    assert isinstance(turn, Turn)

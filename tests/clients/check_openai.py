@@ -1,8 +1,10 @@
 """OpenAI's client, of the major version that is installed: whole and streamed answers agree, token by token."""
 
 import asyncio
+from typing import Literal
 
 import openai
+import pydantic
 import pytest
 
 ASKED = [{"role": "user", "content": "What do you like to do?"}]
@@ -71,6 +73,30 @@ def test_a_response_in_the_background_is_followed_from_an_event(client):
     rest = list(client.responses.retrieve(begun.id, stream=True, starting_after=events[3].sequence_number))
     assert [one.sequence_number for one in rest] == [one.sequence_number for one in events[4:]]
     assert rest[-1].response.output_text
+
+
+class Turn(pydantic.BaseModel):
+    direction: Literal["left", "right"]
+    degrees: int = pydantic.Field(ge=0, le=359)
+
+
+def test_answers_are_parsed_into_types(client):
+    chat = client.chat.completions.parse(**CHAT | {"max_tokens": 200}, response_format=Turn)
+    assert isinstance(chat.choices[0].message.parsed, Turn)
+    response = client.responses.parse(model="demo", input="Hello", max_output_tokens=200, text_format=Turn)
+    assert isinstance(response.output_parsed, Turn)
+
+
+def test_a_forced_call_is_the_same_whole_and_streamed(client):
+    tool = openai.pydantic_function_tool(Turn, name="turn")
+    asked = CHAT | {"max_tokens": 200, "tools": [tool], "tool_choice": "required"}
+    [called] = client.chat.completions.create(**asked).choices[0].message.tool_calls
+    with client.chat.completions.stream(**asked) as stream:
+        for _ in stream:
+            pass
+        [streamed] = stream.get_final_completion().choices[0].message.tool_calls
+    assert (streamed.function.name, streamed.function.arguments) == ("turn", called.function.arguments)
+    assert isinstance(streamed.function.parsed_arguments, Turn)
 
 
 def test_errors_are_the_client_s_own(client):

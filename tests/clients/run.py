@@ -11,7 +11,7 @@ from pathlib import Path
 from cli.local_server import local_server
 
 FOLDER = Path(__file__).parent
-TIMEOUT_S = 600
+TIMEOUT_S = 1800
 
 
 def main() -> int:

@@ -98,6 +98,11 @@ def test_all_tables_are_checked_without_a_model(tmp_path):
     check_plugins(settings_of(tmp_path, '[policies.soft]\nkind = "polite"\nlength = 1'))
 
 
+def test_a_redactor_that_nobody_has_is_told_before_anything_is_recorded(tmp_path):
+    with pytest.raises(ConfigError, match=r"unknown redactor 'contcts'.*did you mean 'contacts'"):
+        check_plugins(settings_of(tmp_path, '[recording]\nfolder = "x"\nredactor = "contcts"'))
+
+
 def test_config_check_says_what_a_server_would(tmp_path, capsys):
     (tmp_path / "specd.toml").write_text('[policy]\nkind = "polite"\nlenth = 1')
     assert main(["config", "check", "--config", str(tmp_path / "specd.toml")]) == 2

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from core.reliability import area_under_curve, calibration_error, equal_mass_bins, measure
+from core.reliability import area_under_curve, calibration_error, equal_mass_bins, equal_width_bins, measure
 
 
 def drawn(shift=0.0, size=30_000, seed=0):
@@ -54,3 +54,10 @@ def test_ranking_and_calibration_are_two_things():
 def test_nothing_cannot_be_judged():
     with pytest.raises(ValueError, match="as many outcomes as chances"):
         measure([], [])
+
+
+def test_bins_of_equal_width_hold_each_prediction_once_and_empty_ones_are_left_out():
+    bins = equal_width_bins([0.0, 0.05, 0.55, 0.5, 1.0], [0, 1, 1, 0, 1])
+    assert bins.count.tolist() == [2, 2, 1]
+    assert bins.predicted.tolist() == pytest.approx([0.025, 0.525, 1.0])
+    assert bins.observed.tolist() == [0.5, 0.5, 1.0]

@@ -85,7 +85,7 @@ LANGUAGES = {
     # Most of what the uneven drafter draws is forbidden, and of the rest it draws what the target likes less.
     "few": (regex("[ac]{20}"), lambda output: [0, 2], 3),
 }
-DRAFTING = [("dspark", "fixed"), ("dspark", "load_adaptive"), ("ngram", "fixed"), ("uneven", "fixed")]
+DRAFTING = [(None, "fixed"), ("dspark", "fixed"), ("dspark", "load_adaptive"), ("ngram", "fixed"), ("uneven", "fixed")]
 QUICK = [
     ("forced", "dspark", "fixed", False),
     ("few", "uneven", "fixed", False),
@@ -109,9 +109,9 @@ def test_texts_follow_the_targets_law_restricted_to_the_grammar(target, tokenize
     assert set(texts) <= set(law)
     counts = np.array([texts.count(text) for text in law])
     assert chi_square_p_value(counts, np.array(list(law.values()))) > ALPHA
-    assert engine.stats.accepted > 0
-    assert engine.stats.accepted < engine.stats.verified
     assert not engine.stats.fallbacks
+    if drafter is not None:
+        assert 0 < engine.stats.accepted < engine.stats.verified
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from bench.report import describe_run, write_json
+from service.redis_server import redis_executable
 from tests.faults.demo_pair import (
     DOMAINS,
     ENGINE,
@@ -133,7 +134,7 @@ async def run_all(arguments: argparse.Namespace) -> bool:
 
 async def _run_one(run: Any, nursery: Nursery, real: dict[str, Any], arguments: argparse.Namespace) -> bool:
     with tempfile.TemporaryDirectory(prefix="specd-") as name:
-        redis = RedisProcess(Path(name))
+        redis = RedisProcess(redis_executable(arguments.redis_server), Path(name))
         try:
             async with world_on(redis.url, nursery, Path(name), Path(name)) as world:
                 world.lease_ms = LEASE_MS
@@ -155,6 +156,7 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=12, help="jobs under way at a time (%(default)s)")
     parser.add_argument("--minutes", type=float, default=30.0, help="length of the endurance run (%(default)s)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--redis-server", help="the Redis to run on; the one that specd would start if unset")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for JSON and figures (%(default)s)")
     return 0 if asyncio.run(run_all(parser.parse_args())) else 1
 

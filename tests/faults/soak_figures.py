@@ -18,7 +18,9 @@ def draw_recoveries(seconds: dict[str, list[float]], lease_s: float, bar_s: floa
     kinds = [kind for kind in seconds if seconds[kind]]
     values, colours = [seconds[kind] for kind in kinds], [COLOURS[kind] for kind in kinds]
     labels = [f"{WORDS[kind]} ({len(seconds[kind])} jobs)" for kind in kinds]
-    axis.hist(values, bins=40, stacked=True, color=colours, label=labels)
+    if kinds:
+        axis.hist(values, bins=40, stacked=True, color=colours, label=labels)
+        axis.legend(frameon=False, fontsize=9, loc="center right")
     for at_s, words in ((lease_s, "lease"), (bar_s, "bar")):
         axis.axvline(at_s, color="black", linestyle="--", linewidth=0.8)
         axis.annotate(words, (at_s, 0.98), xycoords=("data", "axes fraction"), ha="right", va="top", rotation=90)
@@ -26,7 +28,6 @@ def draw_recoveries(seconds: dict[str, list[float]], lease_s: float, bar_s: floa
     axis.set_xlabel("seconds until the next token of a job that was running")
     axis.set_ylabel("jobs")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=9)
     _save(figure, path)
 
 

@@ -45,6 +45,7 @@ KINDS = tuple(NVIDIA_KINDS)
 class CompileCase:
     """A kernel, its constants, and Triton's names of the types of its other arguments, by argument name.
 
+    aligned   integers that are multiples of 16 wherever the kernel is launched, as row strides are; pointers all are
     is_quick  whether every run of the tests compiles it, and not only those of the long proofs
     targets   where it is used
     """
@@ -54,14 +55,19 @@ class CompileCase:
     constants: dict[str, Any]
     arguments: dict[str, str]
     options: dict[str, int] = field(default_factory=dict)
+    aligned: tuple[str, ...] = ()
     is_quick: bool = True
     targets: tuple[str, ...] = EVERYWHERE
 
     def compile(self, target):
         names = self.kernel.arg_names
         signature = {name: "constexpr" if name in self.constants else self.arguments[name] for name in names}
-        # Torch allocations are aligned; a run-time launch tells the compiler so.
-        aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*")}
+        # A launch at run time tells the compiler what is divisible by 16, as all of torch's allocations are.
+        aligned = {
+            (i,): [["tt.divisibility", 16]]
+            for i, name in enumerate(names)
+            if signature[name].startswith("*") or name in self.aligned
+        }
         source = ASTSource(fn=self.kernel, signature=signature, constexprs=self.constants, attrs=aligned)
         return triton.compile(source, target=target, options=self.options)
 

@@ -11,10 +11,10 @@ tests compiles, --kernel compiles only the kernels whose names begin so.
 import argparse
 import json
 
-from tests.kernels import compiled_vocabulary
+from tests.kernels import compiled_layers, compiled_vocabulary
 from tests.kernels.compile_case import KINDS
 
-CASES = [*compiled_vocabulary.CASES]
+CASES = [*compiled_layers.CASES, *compiled_vocabulary.CASES]
 HEADINGS = ("kernel", "target", "registers", "shared", "spilled", "instructions", *KINDS)
 
 

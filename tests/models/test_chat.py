@@ -16,6 +16,12 @@ def test_messages_are_rendered_and_never_read_as_a_template():
     assert ChatTemplate(TEMPLATE).render(HELLO) == "<system>Be brief.<user>Hello {{ 7 * 7 }}>"
 
 
+def test_a_template_may_name_other_values_that_never_hide_the_messages():
+    template = ChatTemplate("{{ messages[0].content }} {{ enable_thinking }}")
+    assert template.render(HELLO, values={"enable_thinking": False, "messages": []}) == "Be brief. False"
+    assert template.render(HELLO) == "Be brief. "
+
+
 def test_special_tokens_may_be_named():
     assert ChatTemplate("{{ eos_token }}!", {"eos_token": "<eos>"}).render(HELLO) == "<eos>!"
 

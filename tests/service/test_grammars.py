@@ -1,16 +1,19 @@
 """Structured answers and forced calls over real HTTP, from a real engine with tiny random weights on bytes."""
 
 import json
+import uuid
 from pathlib import Path
 
 import openai
 import pytest
 
+from client.wire import INTAKE_STREAM, Final, decode_event, out_stream
 from drafters.ngram import NGram
 from engine.engine import Engine
 from engine.shape import EngineShape
 from models.tokenizer import Tokenizer
 from policies.fixed import Fixed
+from service.queue import connect
 from tests.service.fakes import EOS, FakeEngine, fake_settings, running, until
 from toys import tiny_target
 
@@ -69,6 +72,42 @@ async def test_an_answer_has_the_form_that_was_asked_for(service, fields, is_rig
     assert is_right(body["choices"][0]["message"]["content"])
     if "max_tokens" not in fields:
         assert body["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_right"),
+    [
+        ({"format": {"type": "json_schema", "name": "turn", "schema": SCHEMA, "strict": True}}, is_turn),
+        ({"format": {"type": "json_schema", "name": "empty", "schema": {"const": {}}}}, lambda text: text == "{}"),
+    ],
+)
+async def test_a_response_has_the_form_that_was_asked_for(service, text, is_right):
+    status, body = await service.post("/v1/responses", input="hi", max_output_tokens=200, text=text)
+    assert (status, body["status"]) == (200, "completed")
+    assert is_right(body["output"][0]["content"][0]["text"])
+    assert body["text"]["format"]["schema"] == text["format"]["schema"]
+
+
+@pytest.mark.parametrize("text", [{"format": {"type": "json_schema", "schema": {}}}, {"verbosity": "high"}])
+async def test_a_form_of_a_response_that_cannot_be_followed_is_a_400(service, text):
+    status, body = await service.post("/v1/responses", input="hi", max_output_tokens=8, text=text)
+    assert status == 400
+    assert "text" in body["error"]["message"]
+
+
+@pytest.mark.parametrize("fields", [{"response_format": FORMAT}, {"structured_outputs": {"json": SCHEMA}}])
+async def test_a_job_straight_through_redis_has_the_form_that_was_asked_for(service, redis_url, fields):
+    job_id, text, client = uuid.uuid4().hex, "", connect(redis_url, 5.0)
+    entry = {"id": job_id, "prompt": "hi", "max_tokens": 200, **fields}
+    await client.xadd(INTAKE_STREAM, {"request": json.dumps(entry)})
+    last, event = "0-0", None
+    while not isinstance(event, Final):
+        ((_, rows),) = await client.xread({out_stream(job_id): last}, block=4000)
+        for last, row in rows:  # noqa: B007 - the next read goes on after it
+            event = decode_event(row[b"m"])
+            text += event.tail if isinstance(event, Final) else event.text
+    await client.aclose()
+    assert is_turn(text)
 
 
 async def test_a_completion_and_a_job_can_be_structured_too(service):

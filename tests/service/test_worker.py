@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from client.wire import WORKER_GROUP, WORKERS_KEY, dead_stream, job_key, queue_stream, worker_key
-from core.errors import EngineError
+from core.errors import EngineError, ReplicaLost
 from core.types import Backlog, FinishReason
 from service.heartbeat import Heartbeat
 from service.queue import JobQueue, connect
@@ -113,6 +113,26 @@ async def test_an_engine_that_fails_without_requests_ends_the_worker(make_worker
     with pytest.raises(ExceptionGroup) as caught:
         await one.run()
     assert caught.group_contains(EngineError, match="past use")
+
+
+async def test_a_replica_that_lost_a_rank_ends_the_worker_and_none_of_its_jobs(make_worker, queue, client, settings):
+    class Replica(FakeEngine):
+        def step(self):
+            if self.num_steps == 3:
+                raise ReplicaLost("rank 1 is gone")
+            return super().step()
+
+    job = new_job(max_tokens=40)
+    await queue.submit(job)
+    one = await make_worker(Replica(), "one")
+    with pytest.raises(ExceptionGroup) as caught:
+        async with asyncio.timeout(20.0):
+            await one.run()
+    assert caught.group_contains(ReplicaLost)
+    assert 0 < len(await tokens_of(client, job.id)) < 40
+    async with worker(settings, FakeEngine()):
+        assert (await end_of(client, job)).reason is FinishReason.LENGTH
+    assert await text_of(client, job) == spoken(40)
 
 
 async def test_a_cancelled_job_stops_the_engine(settings, queue, client):

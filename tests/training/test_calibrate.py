@@ -20,9 +20,9 @@ from policies.calibration_fit import identity, survivals
 from policies.fixed import Fixed
 from tests.policies.drafters import G, SyntheticDrafter
 from toys import make_engine, tiny_dspark, tiny_target
-from training.calibrate import RAW, Task, calibrate, fit_all, judge
+from training.calibrate import RAW, Task, calibrate, draw, fit_all, judge
+from training.evaluation.conversation import Conversation
 from training.full_rounds import PROMPTS, Question, RecordedRounds, read_questions, record
-from training.reliability_diagram import draw_reliability
 
 TRUE = Calibration((0.5, 0.8, 0.6, 0.5), (0.0,) * G)
 PER_REQUEST = 40
@@ -33,10 +33,14 @@ def synthetic(num_rounds=8000, seed=0):
     evidence, chance, accepted = SyntheticDrafter(TRUE, seed=seed).rounds(num_rounds)
     question = np.arange(num_rounds) // PER_REQUEST
     questions = [
-        Question("math" if i % 2 else "chat", "?", Sampling(temperature=(1.0, 0.7)[i // 2 % 2]), is_fitted=True)
+        ask("math" if i % 2 else "chat", "?", Sampling(temperature=(1.0, 0.7)[i // 2 % 2]))
         for i in range(num_rounds // PER_REQUEST)
     ]
     return RecordedRounds(question, evidence, accepted, chance), questions
+
+
+def ask(source, text, sampling, *, is_fitted=True):
+    return Question(Conversation(source, "here", text=text), sampling, is_fitted)
 
 
 def write_prompts(path, **sources):
@@ -60,17 +64,33 @@ def test_fits_are_better_than_raw_evidence_on_rounds_they_have_not_seen():
 
 def test_questions_take_turns_by_source_then_temperature_then_use(tmp_path):
     path = write_prompts(tmp_path / "p.json", a=[f"a{i}" for i in range(5)], b=[f"b{i}" for i in range(9)])
-    found = read_questions(path)
-    assert [question.text for question in found[:4]] == ["a0", "b0", "a1", "b1"]
-    assert [question.sampling.temperature for question in found] == [1.0, 1.0, 0.7, 0.7] * 2 + [1.0, 1.0]
-    assert [question.is_fitted for question in found] == [True] * 4 + [False] * 4 + [True] * 2
+    found = read_questions([path], 512)
+    assert [question.conversation.text for question in found[:4]] == ["a0", "b0", "a1", "b1"]
+    assert [question.sampling.temperature for question in found] == [1.0, 1.0, 0.7, 0.7] * 2 + [1.0, 1.0] + [
+        0.7,
+        1.0,
+        0.7,
+        1.0,
+    ]
+    assert [question.is_fitted for question in found[:10]] == [True] * 4 + [False] * 4 + [True] * 2
+    assert [question.source for question in found[10:]] == ["b"] * 4
+
+
+def test_chats_of_any_task_file_can_be_asked_and_set_no_limit_of_their_own(tmp_path, engine):
+    (tmp_path / "chats.jsonl").write_text(
+        '{"turns": ["Hello"]}\n{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9}\n'
+    )
+    found = read_questions([tmp_path], 33)
+    assert {question.source for question in found} == {"chats"}
+    assert sorted(question.sampling.max_tokens for question in found) == [9, 33]
+    assert len(record(engine, "dspark", found, 1).accepted) >= 1
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"a": {"prompts": []}}', '{"a": 1}'])
 def test_a_file_that_holds_no_prompts_is_refused(tmp_path, text):
     (tmp_path / "p.json").write_text(text)
     with pytest.raises(ConfigError, match="must hold prompts as"):
-        read_questions(tmp_path / "p.json")
+        read_questions([tmp_path / "p.json"], 512)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +100,7 @@ def engine():
 
 
 def asking(count):
-    return [Question("a", f"word {i}", Sampling(max_tokens=30), is_fitted=bool(i % 2)) for i in range(count)]
+    return [ask("a", f"word {i}", Sampling(max_tokens=30), is_fitted=bool(i % 2)) for i in range(count)]
 
 
 def test_only_rounds_verified_in_full_are_recorded_with_whose_they_are(engine):
@@ -98,18 +118,28 @@ def test_too_few_prompts_are_told(engine):
         record(engine, "dspark", asking(2), 1000)
 
 
-def test_the_diagram_is_drawn(tmp_path):
-    rounds, _ = synthetic()
+def test_a_diagram_is_drawn_of_all_sources_and_of_each(tmp_path):
+    rounds, questions = synthetic()
     fits = fit_all(rounds)
-    draw_reliability(rounds, fits[RAW], fits["temperature"], tmp_path / "d.png", "caption")
-    assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
+    draw(tmp_path / "d.png", rounds, questions, (fits[RAW], fits["temperature"]), "caption", Console(quiet=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.png", "d_chat.png", "d_math.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
+
+
+def test_the_error_of_a_source_is_that_of_its_own_rounds():
+    rounds, questions = synthetic()
+    judged = judge(identity(G), rounds, questions)
+    math = np.array([question.source for question in questions])[rounds.question] == "math"
+    alone = judge(identity(G), rounds.of(math), questions)
+    assert judged.error_by_source["math"] == pytest.approx(np.mean([each.error for each in alone.survival]))
+    assert judged.error_by_source["math"] > 0.02
 
 
 def test_it_writes_what_the_engine_reads(tmp_path):
     prompts = json.loads((ROOT / "bench" / "prompts" / "demo.json").read_text())
     path = write_prompts(tmp_path / "p.json", **{name: each["prompts"][:16] for name, each in prompts.items()})
     settings = Settings(engine=EngineSettings(max_num_seqs=16, profile=False), drafter=DSparkSettings())
-    task = Task(settings, 100, path, "logistic", tmp_path / "calibration.json", tmp_path / "report.json")
+    task = Task(settings, 100, (path,), "logistic", tmp_path / "calibration.json", tmp_path / "report.json")
     report = calibrate(task, Console(quiet=True))
     assert read_calibration(tmp_path, 7).slope == pytest.approx(report.judged["logistic"].calibration.slope, abs=1e-6)
     assert json.loads((tmp_path / "report.json").read_text())["rounds_judged"] == report.rounds_judged > 10
@@ -119,7 +149,7 @@ def test_the_demos_margins_tell_accepted_drafts_from_rejected_ones():
     engine = build_engine(Settings(engine=EngineSettings(max_num_seqs=32, profile=False), drafter=DSparkSettings()))
     network = engine.memory.speculators["dspark"].drafter.network
     network.config = replace(network.config, enable_confidence_head=False)
-    rounds = record(engine, "dspark", read_questions(PROMPTS), 300)
+    rounds = record(engine, "dspark", read_questions([PROMPTS], 512), 300)
     # Measured on 13800 rounds: 0.745 for the first draft, 0.836 for the first three.
     assert area_under_curve(rounds.evidence[:, 0], rounds.accepted > 0) > 0.62
     assert area_under_curve(survivals(rounds.evidence, identity(7))[:, 2], rounds.accepted > 2) > 0.7

@@ -1,0 +1,1 @@
+"""Evaluation with the real engine: questions, answers, what drafts were worth, tables and figures."""
