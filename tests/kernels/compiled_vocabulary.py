@@ -27,7 +27,9 @@ WEIGHTS = {"": "*bf16", "_fp16": "*fp16", "_fp32": "*fp32"}
 
 
 def case(name, kernel, *, is_quick=True, options=None, types=None, targets=EVERYWHERE, **constants):
-    return CompileCase(name, kernel, constants, ARGUMENTS | (types or {}), options or {}, is_quick, targets)
+    return CompileCase(
+        name, kernel, constants, ARGUMENTS | (types or {}), options or {}, is_quick=is_quick, targets=targets
+    )
 
 
 def head_tile(name, rows, *, rank=256, weights="*bf16", is_quick=True, **changes):
