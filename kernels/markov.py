@@ -19,6 +19,7 @@ from torch import Tensor
 
 from core.tensors import CoupledKeys, DraftAsk
 from kernels.jit import jit, tl
+from kernels.markov_told import RECURRENT, VANILLA, start_kernel, tell
 from kernels.philox import gumbel_words, philox, rough_gumbel
 
 # Vocabulary entries of one program of the first launch, the part of the rank it multiplies at once, and most sequences.
@@ -28,7 +29,6 @@ TILE, CHUNK, MOST_ROWS = 64, 64, 32
 FOLD_WARPS, GATE_ROWS = 8, 16
 # Below it a draft is drawn as at it: logits divided by less could overflow. The law reported is the law drawn from.
 LEAST_TEMPERATURE = 1e-4
-VANILLA, GATED, RECURRENT = 0, 1, 2
 NO_NOISE, NOISE, NAMED_NOISE = 0, 1, 2
 
 
@@ -102,7 +102,7 @@ def walk(logits: Tensor, told_by_slot: Tensor | None, head: HeadWeights, ask: Dr
     gates = margins if told_by_slot is None else told_by_slot.contiguous()
     teller = head.w1, own, gates, state, told, batch, width, own.stride(0)
     telling = tell_constants(rank, head.kind)
-    _start_kernel[(batch,)](ask.anchors, *teller, **telling)
+    start_kernel[(batch,)](ask.anchors, *teller, **telling)
     rows = tile_rows(batch)
     sizes = batch, width, logits.shape[-1], num_draftable, num_tiles
     tiles: dict[str, Any] = {
@@ -371,97 +371,4 @@ def _fold_kernel(
     tl.store(margins + cell, top - second)
     tl.store(log_total + cell, summit + tl.log(all_mass))
     if IS_LAST == 0:
-        _tell(token, row, slot + 1, w1, own, gates, state, told, batch, width, own_stride, RANK, KIND, WIDE, ROWS)
-
-
-@jit(do_not_specialize=("batch",))
-def _start_kernel(
-    anchors,
-    w1,
-    own,
-    gates,
-    state,
-    told,
-    batch,
-    width,
-    own_stride,
-    RANK: tl.constexpr,
-    KIND: tl.constexpr,
-    WIDE: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    """Make what the bias of the first slot reads."""
-    row = tl.program_id(0)
-    token = tl.load(anchors + row)
-    _tell(token, row, 0, w1, own, gates, state, told, batch, width, own_stride, RANK, KIND, WIDE, ROWS)
-
-
-@jit()
-def _tell(
-    token,
-    row,
-    slot,
-    w1,
-    own,
-    gates,
-    state,
-    told,
-    batch,
-    width,
-    own_stride,
-    RANK: tl.constexpr,
-    KIND: tl.constexpr,
-    WIDE: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    """Write the vector [r] that W2 makes the bias of `slot` from: e, gated e, or what a recurrent state gives out."""
-    column = tl.arange(0, WIDE)
-    is_column = column < RANK
-    e_at = w1 + token * RANK
-    e = tl.load(e_at + column, mask=is_column, other=0.0).to(tl.float32)
-    if KIND == 0:
-        tl.store(told + row * RANK + column, e.to(told.dtype.element_ty), mask=is_column)
-    if KIND == 1:
-        gate_at = gates + (row * width + slot) * RANK
-        for start in range(0, RANK, ROWS):
-            index = start + tl.arange(0, ROWS)
-            is_index = index < RANK
-            gate = tl.load(gate_at + index, mask=is_index, other=0.0)
-            gate += _product(own, index, 0, e, own_stride, RANK, WIDE)
-            value = tl.sigmoid(gate) * tl.load(e_at + index, mask=is_index, other=0.0).to(tl.float32)
-            tl.store(told + row * RANK + index, value.to(told.dtype.element_ty), mask=is_index)
-    if KIND == 2:
-        old = state + ((slot % 2) * batch + row) * RANK
-        new = state + (((slot + 1) % 2) * batch + row) * RANK
-        s = tl.load(old + column, mask=is_column, other=0.0)
-        joint_at = gates + (row * width + slot) * 3 * RANK
-        for start in range(0, RANK, ROWS):
-            index = start + tl.arange(0, ROWS)
-            is_index = index < RANK
-            gate = tl.load(joint_at + index, mask=is_index, other=0.0)
-            gate += _product(own, index, 0, s, own_stride, RANK, WIDE)
-            gate += _product(own + RANK, index, 0, e, own_stride, RANK, WIDE)
-            candidate = tl.load(joint_at + RANK + index, mask=is_index, other=0.0)
-            candidate += _product(own, index, RANK, s, own_stride, RANK, WIDE)
-            candidate += _product(own + RANK, index, RANK, e, own_stride, RANK, WIDE)
-            output = tl.load(joint_at + 2 * RANK + index, mask=is_index, other=0.0)
-            output += _product(own, index, 2 * RANK, s, own_stride, RANK, WIDE)
-            output += _product(own + RANK, index, 2 * RANK, e, own_stride, RANK, WIDE)
-            kept = tl.sigmoid(gate)
-            before = tl.load(old + index, mask=is_index, other=0.0)
-            tl.store(new + index, kept * before + (1.0 - kept) * _tanh(candidate), mask=is_index)
-            tl.store(told + row * RANK + index, _tanh(output).to(told.dtype.element_ty), mask=is_index)
-
-
-@jit()
-def _product(weight, index, first, x, stride, RANK: tl.constexpr, WIDE: tl.constexpr):
-    """Return rows first + index of a weight times x [WIDE], of which RANK count."""
-    column = tl.arange(0, WIDE)
-    mask = (index < RANK)[:, None] & (column < RANK)[None, :]
-    tile = tl.load(weight + (first + index)[:, None] * stride + column[None, :], mask=mask, other=0.0)
-    return tl.sum(tile.to(tl.float32) * x[None, :], 1)
-
-
-@jit()
-def _tanh(x):
-    return 2.0 * tl.sigmoid(2.0 * x) - 1.0
+        tell(token, row, slot + 1, w1, own, gates, state, told, batch, width, own_stride, RANK, KIND, WIDE, ROWS)

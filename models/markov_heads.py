@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kernels.activations import invariant_sigmoid
-from kernels.markov import GATED, RECURRENT, HeadWeights
+from kernels.markov import HeadWeights
+from kernels.markov_told import GATED, RECURRENT
 
 
 class MarkovHead(nn.Module):

@@ -1,6 +1,6 @@
 """The kernels over the vocabulary and over drafts, in the configurations that are used, for compile_offline.py."""
 
-from kernels import admit, coupled, logprobs, markov, noise, process_tiles, reject, survival
+from kernels import admit, coupled, logprobs, markov, markov_told, noise, process_tiles, reject, survival
 from tests.kernels.compile_case import EVERYWHERE, CompileCase
 
 # By argument name; kernels use a name for one type only.
@@ -67,10 +67,10 @@ def head_fold(name, vocab, kind, *, rank=256, weights="*bf16", is_quick=True, co
 def head_start(name, kind, *, rank=256, weights="*bf16"):
     types = dict.fromkeys(("told", "w1", "own"), weights)
     constants = markov.tell_constants(rank, kind)
-    return case(f"head_start_{name}", markov._start_kernel, is_quick=False, types=types, **constants)
+    return case(f"head_start_{name}", markov_told.start_kernel, is_quick=False, types=types, **constants)
 
 
-KINDS = {"vanilla": markov.VANILLA, "gated": markov.GATED, "rnn": markov.RECURRENT}
+KINDS = {"vanilla": markov_told.VANILLA, "gated": markov_told.GATED, "rnn": markov_told.RECURRENT}
 CASES = [
     case("judge", reject._judge_kernel, HAS_Q=True, TILE=reject.TILE),
     case("judge_point_mass", reject._judge_kernel, HAS_Q=False, TILE=reject.TILE),
@@ -136,6 +136,6 @@ CASES = [
         head_fold(f"{name}_32000_fp32", 32000, kind, weights="*fp32", has_ids=True, is_quick=False)
         for name, kind in KINDS.items()
     ),
-    head_fold("last_151936", 151936, markov.VANILLA, coupled=False, ends=True, is_quick=False),
+    head_fold("last_151936", 151936, markov_told.VANILLA, coupled=False, ends=True, is_quick=False),
     *(head_start(name, kind) for name, kind in KINDS.items()),
 ]

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.tensors import DraftAsk, Processing
-from kernels.markov import GATED, RECURRENT, VANILLA, HeadWeights, Walk, walk
+from kernels.markov import HeadWeights, Walk, walk
+from kernels.markov_told import GATED, RECURRENT, VANILLA
 from kernels.noise import coupled_keys, gumbel_noise
 
 KINDS = {"vanilla": VANILLA, "gated": GATED, "rnn": RECURRENT}
