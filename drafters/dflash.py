@@ -17,6 +17,7 @@ from drafters.base import DrafterSpec
 from drafters.draws import SlotDraws
 from drafters.margin import margin_evidence
 from kernels.attention_layout import cache_rows
+from kernels.dispatch import takes_triton
 from models.dflash_net import DFlashNet
 from models.paged import PagedAttention
 from models.target import Target
@@ -62,8 +63,13 @@ class DFlash:
         hidden = self._block(ask)
         logits = self.network.vocabulary.logits(hidden, self.target)
         tokens, evidence = self._choose(hidden, logits, ask)
-        point_mass = torch.zeros(len(ask.anchors), dtype=torch.bool, device=tokens.device)
-        return Draft(tokens, ask.lengths, point_mass, logits, evidence)
+        return Draft(tokens, ask.lengths, self._is_certain(logits, ask), logits, evidence)
+
+    def _is_certain(self, logits: Tensor, ask: DraftAsk) -> Tensor:
+        """Tell whose drafts count as point masses, bool [B]: greedy ones on a GPU, which writes no law for them."""
+        if takes_triton(logits):
+            return ask.processing.temperature == 0
+        return torch.zeros(len(ask.anchors), dtype=torch.bool)
 
     def _block(self, ask: DraftAsk) -> Tensor:
         """Return the final-normed states [B, G, H] of the slots that predict, in the block that starts at each anchor.

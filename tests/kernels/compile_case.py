@@ -18,6 +18,7 @@ TARGETS = {
     "sm_90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+EVERYWHERE = tuple(TARGETS)
 # Names of machine instructions, by what keeps them waiting. The first that matches counts.
 NVIDIA_KINDS = {
     "tensor": r"HMMA|HGMMA|IMMA|DMMA",
@@ -46,6 +47,7 @@ class CompileCase:
 
     aligned   integers that are multiples of 16 wherever the kernel is launched, as row strides are; pointers all are
     is_quick  whether every run of the tests compiles it, and not only those of the long proofs
+    targets   where it is used
     """
 
     name: str
@@ -55,6 +57,7 @@ class CompileCase:
     options: dict[str, int] = field(default_factory=dict)
     aligned: tuple[str, ...] = ()
     is_quick: bool = True
+    targets: tuple[str, ...] = EVERYWHERE
 
     def compile(self, target):
         names = self.kernel.arg_names

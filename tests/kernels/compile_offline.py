@@ -12,7 +12,7 @@ import argparse
 import json
 
 from tests.kernels import compiled_layers, compiled_vocabulary
-from tests.kernels.compile_case import KINDS, TARGETS
+from tests.kernels.compile_case import KINDS
 
 CASES = [*compiled_layers.CASES, *compiled_vocabulary.CASES]
 HEADINGS = ("kernel", "target", "registers", "shared", "spilled", "instructions", *KINDS)
@@ -36,7 +36,7 @@ def main() -> None:
     for case in CASES:
         if not case.name.startswith(arguments.kernel) or (arguments.quick and not case.is_quick):
             continue
-        for target in TARGETS:
+        for target in case.targets:
             need = case.needs(target)
             print(row(need) if arguments.table else json.dumps(need), flush=True)
 
