@@ -69,7 +69,7 @@ class DFlash:
         """Tell whose drafts count as point masses, bool [B]: greedy ones on a GPU, which writes no law for them."""
         if takes_triton(logits):
             return ask.processing.temperature == 0
-        return torch.zeros(len(ask.anchors), dtype=torch.bool)
+        return torch.zeros(len(ask.anchors), dtype=torch.bool, device=logits.device)
 
     def _block(self, ask: DraftAsk) -> Tensor:
         """Return the final-normed states [B, G, H] of the slots that predict, in the block that starts at each anchor.

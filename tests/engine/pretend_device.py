@@ -126,7 +126,7 @@ def _check(func, arguments, named, tensors):
 def _where():
     """Return the innermost line of ours that led here."""
     frames = [each for each in traceback.extract_stack() if each.filename.startswith(str(ROOT))]
-    ours = [each for each in frames if "/tests/" not in each.filename]
+    ours = [each for each in frames if "/tests/" not in each.filename and "/site-packages/" not in each.filename]
     if not ours:
         return "a test"
     return f"{Path(ours[-1].filename).relative_to(ROOT)}: {ours[-1].line}"

@@ -40,7 +40,7 @@ def kernels(monkeypatch):
         monkeypatch.setattr(device_round, name, as_kernel(getattr(reference, name), num_rows))
     for where in (device_round, draws):
         monkeypatch.setattr(where, "process", as_kernel(reference.process))
-    monkeypatch.setattr(draws, "draw", as_kernel(reference.draw))
+    monkeypatch.setattr(draws, "draw_next", as_kernel(draws.draw_next))
     monkeypatch.setattr(draws, "draw_coupled", as_kernel(reference.draw_coupled))
     monkeypatch.setattr(device_round, "draw_next", as_kernel(device_round.draw_next))
     monkeypatch.setattr(engine_module, "admit", as_kernel(engine_module.admit))
