@@ -9,6 +9,7 @@ from cli.api_key import add_api_key_flag
 from cli.bench_flags import add_bench_flags
 from cli.data_flags import add_data_flags
 from cli.eval_flags import add_eval_flags
+from cli.simulate_flags import add_simulate_flags
 from core.batch_lengths import read_batch_lengths
 from core.config import SECTIONS, Settings, nearest
 from core.errors import ConfigError
@@ -124,6 +125,14 @@ def make_parser() -> argparse.ArgumentParser:
 
     commands.add_parser("demo", help="answer three questions with and without speculation, side by side")
     add_bench_flags(commands.add_parser("bench", help="compare decoding modes under load on this machine"))
+
+    add_simulate_flags(
+        commands.add_parser(
+            "simulate",
+            help="play policies and fleets on a virtual clock: which policy, how many workers",
+            allow_abbrev=False,
+        )
+    )
 
     prove = commands.add_parser("prove", help="prove that no policy, load or rule changes the output law")
     effort = prove.add_mutually_exclusive_group()

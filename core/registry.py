@@ -161,6 +161,7 @@ COMMANDS = Registry(
         "config": "cli.configuration:run",
         "demo": "cli.demo:run",
         "bench": "cli.bench:run",
+        "simulate": "cli.simulate:run",
         "prove": "cli.prove:run",
     },
 )

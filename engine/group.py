@@ -4,6 +4,7 @@ A policy is a plug-in. Whatever it raises is logged and counted, and its sequenc
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -48,12 +49,19 @@ class PolicyGroup:
     """A policy, the drafter it decides about, and the survivals it may see: always those of finished steps.
 
     calibration turns the drafter's evidence into survivals where the policy has no map of its own; it begins with what
-    the drafter knows of itself and learns from finished steps.
+    the drafter knows of itself and learns from finished steps. now_s tells the seconds that deadlines count in.
     """
 
     def __init__(
-        self, key: GroupKey, speculator: Speculator, policy: Policy, stats: EngineStats, num_slots: int
+        self,
+        key: GroupKey,
+        speculator: Speculator,
+        policy: Policy,
+        stats: EngineStats,
+        num_slots: int,
+        now_s: Callable[[], float] = time.time,
     ) -> None:
+        self._now_s = now_s
         self.key, self.speculator, self.policy = key, speculator, policy
         self.counts = stats.groups.setdefault(key, RoundCounts())
         self._stats = stats
@@ -93,7 +101,7 @@ class PolicyGroup:
             survival_lag=self._survival_lag[slots],
             tokens_left=tokens_left,
             priority=priority,
-            deadline_in_s=deadlines(sequences),
+            deadline_in_s=deadlines(sequences, self._now_s),
             kv_free=others.kv_free,
             queue_depth=others.queue_depth,
             oldest_wait_s=others.oldest_wait_s,
@@ -166,14 +174,14 @@ class PolicyGroup:
         log.warning("policy_failed", drafter=self.key[0], policy=self.key[1], error=repr(error))
 
 
-def deadlines(sequences: list[Sequence]) -> F32:
+def deadlines(sequences: list[Sequence], now_s: Callable[[], float]) -> F32:
     """Return the seconds [b] that are left until the requests' deadlines, inf where there is none."""
     left = np.full(len(sequences), np.inf, dtype=np.float32)
     if any(sequence.request.deadline_s is not None for sequence in sequences):
-        now_s = time.time()
+        now = now_s()
         for b, sequence in enumerate(sequences):
             if sequence.request.deadline_s is not None:
-                left[b] = sequence.request.deadline_s - now_s
+                left[b] = sequence.request.deadline_s - now
     return left
 
 

@@ -1,7 +1,7 @@
 """The plans of all groups of a step, made one after the other and put together for the batch."""
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -120,12 +120,16 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What bears on a step besides its batch: free blocks, who waits for a slot, what steps cost, by drafter."""
+    """What bears on a step besides its batch: free blocks, who waits for a slot, what steps cost, by drafter.
+
+    clock  tells the seconds that `Sequence.queued_s` counts in
+    """
 
     pool: BlockPool
     waiting: Collection[Sequence]
     backlog: Backlog
     costs: Mapping[str, CostTable]
+    clock: Callable[[], float] = time.monotonic
 
     @property
     def queue_depth(self) -> int:
@@ -136,7 +140,7 @@ class Load:
     def oldest_wait_s(self) -> float:
         """How long the oldest of them has waited."""
         before_s = self.backlog.oldest_wait_s if self.backlog.num_waiting else 0.0
-        return max(before_s, *(time.monotonic() - each.queued_s for each in self.waiting), 0.0)
+        return max(before_s, *(self.clock() - each.queued_s for each in self.waiting), 0.0)
 
 
 def plan_step(

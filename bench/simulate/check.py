@@ -1,0 +1,241 @@
+"""The simulator held against the real engine on the demo pair: one command, under five minutes on a quiet machine.
+
+    python -m bench.simulate.check                 # five loads, five policies
+    python -m bench.simulate.check --loads 1 8 --window 0.5 --requests 9
+
+Both play the same requests: their texts, and how drafts fare in them, are recorded first (bench/simulate/record.py).
+What steps cost is what the engine profiled at start-up, corrected by the warm-up's steps as the engine itself does;
+how they scatter is taken from the warm-up as well. Then real engines run by turns, in windows of a closed loop, and the
+simulator says what they should have shown. A machine that does other things at the same time shows in the A/A spread:
+the default policy's windows, one half against the other.
+"""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from msgspec import Struct
+from rich.console import Console
+from rich.table import Table
+
+from bench.logs import show_warnings_only
+from bench.modes import BASELINE, make_modes
+from bench.prompt_pool import PromptPool
+from bench.report import describe_run, write_json
+from bench.simulate.case import Case, play
+from bench.simulate.live import LiveLoop
+from bench.simulate.measure import Outcome
+from bench.simulate.record import DOMAINS, record, write_recording
+from bench.simulate.settings import Acceptance, Costs, Shape, Simulation, Traffic
+from bench.window import Window, merge
+from core.config import EngineSettings
+from core.errors import SpecdError
+from engine.build import build_engine
+from engine.cost_cache import SavedTable
+
+RESULTS = Path(__file__).parents[1] / "results" / "simulator_check.json"
+POLICIES = (BASELINE, "fixed:1", "fixed:3", "fixed:7", "load_adaptive")
+ADAPTIVE, DRAFTER = "load_adaptive", "dspark"
+# How far the simulator may be off, or twice the A/A spread if that is more; and at the 95th percentile.
+MOST_OFF, MOST_P95_OFF = 0.05, 0.15
+
+
+class Compared(Struct, frozen=True):
+    """One policy under one load, simulated over real; p95 is of seconds between two arrivals of an answer."""
+
+    policy: str
+    load: int
+    real_tokens_per_s: float
+    simulated_tokens_per_s: float
+    throughput: float
+    token_time: float
+    p95: float
+    accepted_length: float
+    verify_length: tuple[float, float]
+
+
+def main() -> None:
+    """Read the command line, run both, print and write; exit status 1 if the simulator is further off than it may."""
+    parser = argparse.ArgumentParser(description="Hold the simulator against the real engine.")
+    parser.add_argument("--loads", nargs="+", type=int, default=[1, 4, 8, 16, 32])
+    parser.add_argument("--policies", nargs="+", default=list(POLICIES))
+    parser.add_argument("--window", type=float, default=1.5, help="seconds of a window (default %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=4, help="windows of each policy and load, even (default %(default)s)"
+    )
+    parser.add_argument("--requests", type=int, default=30, help="to record (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="virtual, of each case (default %(default)s)")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    show_warnings_only()
+    torch.set_num_threads(1)
+    console = Console(highlight=False)
+    with tempfile.TemporaryDirectory(prefix="specd-check-") as folder:
+        windows, simulation = run_engines(arguments, Path(folder), console)
+        outcomes = {
+            (policy, load): play(Case(simulation, policy, load, 1))
+            for load in arguments.loads
+            for policy in arguments.policies
+        }
+    spread = aa_spread(windows, arguments.loads)
+    rows = [compare(key, windows[key], outcomes[key]) for key in windows]
+    console.print(compared_table(rows, spread))
+    real, simulated = rates(rows, 0), rates(rows, 1)
+    bounds = {load: max(MOST_OFF, 2 * spread[load]) for load in arguments.loads}
+    verdicts = {
+        "throughput": all(abs(row.throughput - 1) <= bounds[row.load] for row in rows),
+        "token_time": all(abs(row.token_time - 1) <= bounds[row.load] for row in rows),
+        "p95": all(abs(row.p95 - 1) <= max(MOST_P95_OFF, 2 * spread[row.load]) for row in rows),
+        "ranking": all(same_order(real, simulated, load, bounds[load]) for load in arguments.loads),
+        "crossover": crossovers(real, arguments.loads) == crossovers(simulated, arguments.loads),
+    }
+    for name, holds in verdicts.items():
+        console.print(f"{name}: {'as it must be' if holds else 'OFF'}")
+    report = {
+        "rows": msgspec.to_builtins(rows),
+        "aa_spread": spread,
+        "verdicts": verdicts,
+        "crossovers": {"real": crossovers(real, arguments.loads), "simulated": crossovers(simulated, arguments.loads)},
+        "load_average": os.getloadavg(),
+    }
+    write_json(arguments.output, describe_run() | report)
+    console.print(f"load average {os.getloadavg()[0]:.1f}; wrote {arguments.output}")
+    if not all(verdicts.values()):
+        raise SystemExit("bench: the simulator is further off than it may be")
+
+
+Key = tuple[str, int]
+
+
+def run_engines(
+    arguments: argparse.Namespace, folder: Path, console: Console
+) -> tuple[dict[Key, list[Window]], Simulation]:
+    """Record, warm up and measure; returns windows by policy and load, and the simulation of the same."""
+    settings = EngineSettings(max_num_seqs=max(arguments.loads), prefix_cache=False)
+    modes = make_modes(arguments.policies, DRAFTER, settings)
+    questions = list(islice(PromptPool(DOMAINS, 0).asked_from(0), arguments.requests))
+    engines = {mode.name: build_engine(mode.settings) for mode in modes}
+    if ADAPTIVE not in engines:
+        raise SpecdError(f"the check needs {ADAPTIVE!r} among its policies: its engine tells what steps cost")
+    console.print(f"recording {len(questions)} requests")
+    write_recording(folder / "recording.safetensors", record(engines[ADAPTIVE], DRAFTER, questions, 1.0))
+    loops = {name: LiveLoop(engine, questions, 1.0) for name, engine in engines.items()}
+    for load in arguments.loads:
+        loops[ADAPTIVE].start(load)
+        loops[ADAPTIVE].measure(2 * arguments.window)
+    table, deviations = engines[ADAPTIVE].costs[DRAFTER], list(loops[ADAPTIVE].deviations)
+    (folder / "table.json").write_bytes(msgspec.json.encode(SavedTable("", table)))
+    windows: dict[Key, list[Window]] = {}
+    for load in arguments.loads:
+        console.print(f"{load} at once")
+        for loop in loops.values():
+            loop.start(load)
+            loop.measure(arguments.window)
+        for turn in range(arguments.rounds):
+            for name in list(loops)[:: 1 if turn % 2 else -1]:
+                windows.setdefault((name, load), []).append(loops[name].measure(arguments.window))
+    return windows, simulation_of(arguments, folder, settings, deviations)
+
+
+def simulation_of(
+    arguments: argparse.Namespace, folder: Path, settings: EngineSettings, deviations: Sequence[float]
+) -> Simulation:
+    """Return the simulation of what the engines do; of the scatter of steps a hundred quantiles are kept."""
+    kept = np.quantile(deviations, (np.arange(100) + 0.5) / 100).tolist() if deviations else []
+    return Simulation(
+        seconds=arguments.seconds,
+        warm_up_s=min(5.0, arguments.seconds / 4),
+        engine=Shape(
+            max_num_seqs=settings.max_num_seqs,
+            max_num_batched_tokens=settings.max_num_batched_tokens,
+            kv_cache_tokens=settings.kv_cache_tokens,
+            block_size=settings.block_size,
+        ),
+        costs=Costs(table=str(folder / "table.json"), deviations=tuple(kept)),
+        acceptance=Acceptance(recording=str(folder / "recording.safetensors")),
+        traffic=Traffic(kind="closed", loads=tuple(map(float, arguments.loads))),
+    )
+
+
+def compare(key: Key, windows: Sequence[Window], outcome: Outcome) -> Compared:
+    """Return one policy and load, simulated over real; raises SpecdError if either saw too little."""
+    whole = merge(windows, sum(window.seconds for window in windows))
+    if not whole.gaps_s or outcome.gap_s is None or outcome.tokens_per_s_per_user is None:
+        raise SpecdError(f"{key[0]} at {key[1]} at once saw no answer grow; give it a longer --window")
+    return Compared(
+        policy=key[0],
+        load=key[1],
+        real_tokens_per_s=whole.tokens_per_s,
+        simulated_tokens_per_s=outcome.tokens_per_s,
+        throughput=outcome.tokens_per_s / whole.tokens_per_s,
+        token_time=whole.tokens_per_s_per_user / outcome.tokens_per_s_per_user,
+        p95=outcome.gap_s[1] / float(np.quantile(whole.gaps_s, 0.95)),
+        accepted_length=outcome.accepted_length / (1 + whole.accepted / max(1, whole.rounds)),
+        verify_length=(whole.verified / max(1, whole.rounds), outcome.verify_length),
+    )
+
+
+def aa_spread(windows: Mapping[Key, Sequence[Window]], loads: Sequence[int]) -> dict[int, float]:
+    """Return by load how far two halves of the same policy's windows are apart, the mean over policies."""
+    halves = {
+        key: [merge(own[i::2], sum(w.seconds for w in own[i::2])).tokens_per_s for i in (0, 1)]
+        for key, own in windows.items()
+    }
+    return {
+        load: float(np.mean([abs(a / b - 1) for (_, at), (a, b) in halves.items() if at == load])) for load in loads
+    }
+
+
+def rates(rows: Sequence[Compared], which: int) -> dict[Key, float]:
+    """Return tokens per second by policy and load: real (0) or simulated (1)."""
+    return {(row.policy, row.load): (row.real_tokens_per_s, row.simulated_tokens_per_s)[which] for row in rows}
+
+
+def same_order(real: Mapping[Key, float], simulated: Mapping[Key, float], load: int, bound: float) -> bool:
+    """Tell whether any two policies that really differ by more than `bound` stand in the same order."""
+    names = [policy for policy, at in real if at == load]
+    return all(
+        (real[a, load] > real[b, load]) == (simulated[a, load] > simulated[b, load])
+        for i, a in enumerate(names)
+        for b in names[:i]
+        if abs(real[a, load] / real[b, load] - 1) > bound
+    )
+
+
+def crossovers(found: Mapping[Key, float], loads: Sequence[int]) -> dict[str, int | None]:
+    """Return for each policy the first load at which it is slower than plain decoding; None where it never is."""
+    names = dict.fromkeys(policy for policy, _ in found if policy != BASELINE)
+    return {
+        name: next((load for load in sorted(loads) if found[name, load] < found[BASELINE, load]), None)
+        for name in names
+        if (BASELINE, loads[0]) in found
+    }
+
+
+def compared_table(rows: Sequence[Compared], spread: Mapping[int, float]) -> Table:
+    """Return all of it as a table."""
+    headings = ("at once", "policy", "tokens/s, real", "simulated", "ratio", "per token", "p95", "tau", "A/A")
+    table = Table(*headings, box=None, title="simulated over real", title_justify="left")
+    for row in rows:
+        table.add_row(
+            str(row.load),
+            row.policy,
+            f"{row.real_tokens_per_s:.0f}",
+            f"{row.simulated_tokens_per_s:.0f}",
+            *(f"{value:.3f}" for value in (row.throughput, row.token_time, row.p95, row.accepted_length)),
+            f"{spread[row.load]:.1%}",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SpecdError as error:
+        raise SystemExit(f"bench: {error}") from error
