@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-
 from msgspec import Struct
 
 from core.config import nearest
