@@ -1,9 +1,25 @@
 """Experiments on a running engine: between two steps, whoever takes part comes to be planned by another arm."""
 
 from collections.abc import Iterable
+from functools import partial
 
+from core.config import Settings
+from core.experiments.spec import Experiment, arm_policies
+from engine.build import make_policy
 from engine.engine import Engine
-from engine.groups import Choose
+from engine.groups import Arm, Choose
+
+
+def make_arms(experiment: Experiment, settings: Settings) -> dict[str, Arm]:
+    """Return an experiment's arms by name, each with a policy of its own; raises ConfigError for one that cannot be."""
+    arms = {}
+    for name, told in arm_policies(experiment, settings).items():
+        # What cannot be made is said now.
+        make_policy(told)
+        arm = experiment.arms[name]
+        made = partial(make_policy, told)
+        arms[name] = Arm(f"{experiment.id}/{name}", made, arm.drafter or told.drafter, arm.max_drafts)
+    return arms
 
 
 def serve_arms(engine: Engine, choose: Choose | None) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 from msgspec import Struct
 
 from core.confidence_sequence import confidence_sequence
-from core.experiments.blocks import Block, differences, make_blocks, scale_of
+from core.experiments.blocks import F64, Block, differences, make_blocks, scale_of
 from core.experiments.metrics import METRICS
 from core.experiments.quantiles import quantile_ratios
 from core.experiments.spec import Experiment
@@ -84,22 +84,52 @@ def analyse(experiment: Experiment, records: Iterable[UnitRecord]) -> Analysis:
     return Analysis(experiment.id, experiment.digest, len(main), len(pre), values, arms, trust, advice, why)
 
 
-def compare(experiment: Experiment, blocks: Sequence[Block], arm: str, metric: str, alpha: float) -> Comparison | None:
-    """Compare one metric over the blocks that are not of before, by what those of before said; None without any."""
+def find_breach(experiment: Experiment, records: Iterable[UnitRecord]) -> str | None:
+    """Return why a guardrail stops the experiment at once, None while none does."""
+    blocks = make_blocks(experiment, records)
+    pre, main = [one for one in blocks if one.is_pre], [one for one in blocks if not one.is_pre]
+    for arm in experiment.treatments:
+        for one in _guardrails(experiment, pre, main, arm):
+            if one.is_breached:
+                return f"guardrail of arm {arm!r}: {one.reason}"
+    return None
+
+
+class Adjusted(Struct, frozen=True):
+    """Log ratios to the control by block, as they are and with what covariates explain taken out, and their scales."""
+
+    plain: F64
+    plain_scale: float
+    values: F64
+    scale: float
+    is_adjusted: bool
+
+
+def adjusted_differences(
+    experiment: Experiment, blocks: Sequence[Block], arm: str, metric: str, alpha: float
+) -> Adjusted:
+    """Return the blocks' log ratios, adjusted and scaled by what the blocks before the comparison said."""
     pre = [one for one in blocks if one.is_pre]
     # Every block at once, for a unit's covariate is the unit before it, which may lie in another block.
     values, known = differences(experiment, blocks, arm, metric)
     num_pre = len(differences(experiment, pre, arm, metric)[0])
-    if len(values) == num_pre:
-        return None
     theta = fit_adjustment(values[:num_pre], known[:num_pre])
-    plain, better = values[num_pre:], adjusted(values[num_pre:], known[num_pre:], theta)
-    before = adjusted(values[:num_pre], known[:num_pre], theta)
-    scale = scale_of(before, experiment.stop.min_blocks, alpha)
-    explained = 1 - float(better.var() / plain.var()) if len(plain) > 1 and plain.var() > 0 and theta.any() else None
-    ratio = _exp(confidence_sequence(better, scale, alpha))
-    plain_scale = scale_of(values[:num_pre], experiment.stop.min_blocks, alpha)
-    return Comparison(metric, len(plain), ratio, _exp(confidence_sequence(plain, plain_scale, alpha)), explained)
+    before, after = (adjusted(values[part], known[part], theta) for part in (slice(num_pre), slice(num_pre, None)))
+    usual = experiment.stop.min_blocks
+    scale, plain_scale = scale_of(before, usual, alpha), scale_of(values[:num_pre], usual, alpha)
+    return Adjusted(values[num_pre:], plain_scale, after, scale, bool(theta.any()))
+
+
+def compare(experiment: Experiment, blocks: Sequence[Block], arm: str, metric: str, alpha: float) -> Comparison | None:
+    """Compare one metric over the blocks that are not of before; None if there are none."""
+    found = adjusted_differences(experiment, blocks, arm, metric, alpha)
+    if not len(found.values):
+        return None
+    spread = float(found.plain.var())
+    explained = 1 - float(found.values.var()) / spread if found.is_adjusted and spread > 0 else None
+    ratio = _exp(confidence_sequence(found.values, found.scale, alpha))
+    unadjusted = _exp(confidence_sequence(found.plain, found.plain_scale, alpha))
+    return Comparison(metric, len(found.values), ratio, unadjusted, explained)
 
 
 def _result(
@@ -107,26 +137,23 @@ def _result(
 ) -> ArmResult:
     alpha = experiment.stop.alpha / len(experiment.treatments)
     primary = compare(experiment, blocks, arm, experiment.primary, alpha)
-    each = alpha / max(1, len(experiment.guardrails))
-    guardrails = [
-        found
-        for metric, limit in experiment.guardrails.items()
-        if (found := _guardrail(experiment, pre, main, arm, metric, limit, each)) is not None
-    ]
+    guardrails = _guardrails(experiment, pre, main, arm)
     advice, why = _advice(experiment, arm, primary, guardrails, trust)
-    return ArmResult(arm, primary, tuple(guardrails), quantile_ratios(experiment, main, arm), advice, why)
+    return ArmResult(arm, primary, guardrails, quantile_ratios(experiment, main, arm), advice, why)
+
+
+def _guardrails(experiment: Experiment, pre: Sequence[Block], main: Sequence[Block], arm: str) -> tuple[Guardrail, ...]:
+    alpha = experiment.stop.alpha / len(experiment.treatments) / max(1, len(experiment.guardrails))
+    held = [_guardrail(experiment, (pre, main), arm, metric, alpha) for metric in experiment.guardrails]
+    return tuple(one for one in held if one is not None)
 
 
 def _guardrail(
-    experiment: Experiment,
-    pre: list[Block],
-    main: list[Block],
-    arm: str,
-    metric: str,
-    limit: float,
-    alpha: float,
+    experiment: Experiment, blocks: tuple[Sequence[Block], Sequence[Block]], arm: str, metric: str, alpha: float
 ) -> Guardrail | None:
     """Hold a metric to its limit: surely worse, or much worse for some blocks running; None without blocks."""
+    pre, main = blocks
+    limit = experiment.guardrails[metric]
     sign = -1.0 if METRICS[metric].more_is_better else 1.0
     worse = sign * differences(experiment, main, arm, metric)[0]
     if not len(worse):
@@ -145,7 +172,7 @@ def _guardrail(
 
 
 def _advice(
-    experiment: Experiment, arm: str, primary: Comparison | None, guardrails: list[Guardrail], trust: Trust
+    experiment: Experiment, arm: str, primary: Comparison | None, guardrails: Sequence[Guardrail], trust: Trust
 ) -> tuple[Advice, str]:
     """Return what to do about one arm; what is bad goes before what is good."""
     if trust.faults:

@@ -6,7 +6,7 @@ What is written here is all there is to know: whoever holds the file can tell wh
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, Protocol, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -17,7 +17,7 @@ from core.errors import ConfigError
 from core.experiments.metrics import COVARIATES, METRICS, PREVIOUS
 from core.setting_types import Count, Name, Seconds
 from core.toml_file import read_toml
-from core.types import Request, Speculation
+from core.types import Sampling, Speculation
 
 Unit = Literal["switchback", "worker", "mirror", "request"]
 Weight = Annotated[int, Meta(ge=1, le=8)]
@@ -52,22 +52,36 @@ class SlotSpec(Struct, frozen=True, forbid_unknown_fields=True):
     burn_in_s: Annotated[float, Meta(ge=0.0)] = 30.0
 
 
+class Asked(Protocol):
+    """What of a request says whether it takes part."""
+
+    @property
+    def speculation(self) -> Speculation:
+        """What it asks for itself."""
+        ...
+
+    @property
+    def sampling(self) -> Sampling:
+        """How it is to be answered."""
+        ...
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """Its prompt."""
+        ...
+
+
 class EligibleSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Which requests take part; one that names its own speculation never does."""
 
     min_max_tokens: Count = 1
     max_prompt_tokens: Count | None = None
-    priorities: tuple[int, ...] = ()
 
-    def admits(self, request: Request) -> bool:
-        """Tell whether a request is served by whatever arm has its turn."""
-        if request.speculation != Speculation():
+    def admits(self, asked: Asked) -> bool:
+        """Tell whether a request, or its job, is served by whatever arm has its turn."""
+        if asked.speculation != Speculation() or asked.sampling.max_tokens < self.min_max_tokens:
             return False
-        if request.sampling.max_tokens < self.min_max_tokens:
-            return False
-        if self.max_prompt_tokens is not None and len(request.prompt_ids) > self.max_prompt_tokens:
-            return False
-        return not self.priorities or request.priority in self.priorities
+        return self.max_prompt_tokens is None or len(asked.prompt_ids) <= self.max_prompt_tokens
 
 
 class LevelSpec(Struct, frozen=True, forbid_unknown_fields=True):
