@@ -122,6 +122,7 @@ OPTIONAL = Registry(
     {
         "snapshot_download": "huggingface_hub:snapshot_download",
         "hf_hub_download": "huggingface_hub:hf_hub_download",
+        "SummaryWriter": "torch.utils.tensorboard:SummaryWriter",
         # Ours, over OpenTelemetry's.
         "tracing": "service.otel:send_traces",
         # Ours, over matplotlib and over a model.
