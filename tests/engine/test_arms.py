@@ -97,3 +97,27 @@ def test_who_takes_no_part_keeps_the_defaults_and_a_forgotten_arm_is_gone(engine
     engine.step()
     assert {one.group[1] for one in engine.scheduler.running} == {"fixed"}
     assert ("dspark", "x/long") not in engine.groups.by_key
+
+
+def test_a_drafter_that_comes_to_a_running_sequence_hears_of_it_and_the_one_before_is_released(target):
+    heard = []
+
+    class Listening(NGram):
+        def open(self, slot, tokens, num_cached):
+            heard.append(("open", slot, list(tokens)))
+            super().open(slot, tokens, num_cached)
+
+        def release(self, slot):
+            heard.append(("release", slot))
+            super().release(slot)
+
+    drafters = {"dspark": tiny_dspark(target), "ngram": Listening(max_drafts=6)}
+    engine = Engine(target, drafters, {"fixed": lambda: Fixed(2)}, SHAPE, ())
+    engine.add(requests()[0])
+    for _ in range(3):
+        engine.step()
+    (sequence,) = engine.scheduler.running
+    serve_arms(engine, lambda request: ARMS[2])
+    assert heard == [("open", sequence.slot, sequence.tokens)]
+    serve_arms(engine, lambda request: ARMS[0])
+    assert heard[1:] == [("release", sequence.slot)]

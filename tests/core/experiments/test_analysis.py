@@ -148,3 +148,12 @@ def test_latency_quantiles_are_within_a_bound_of_the_truth():
         count_latency(counts, value)
     for share in (0.5, 0.95, 0.99):
         assert latency_quantile(counts, share) == pytest.approx(np.quantile(values, share), rel=0.05)
+
+
+def test_a_block_that_is_partly_of_before_is_neither():
+    experiment = experiment_of()
+    records = units(experiment, 12)
+    first = next(one for one in records if not one.is_pre)
+    mixed = [replace(one, is_pre=True) if one is first else one for one in records]
+    found = analyse(experiment, mixed)
+    assert (found.num_pre_blocks, found.num_blocks) == (10, 1)
