@@ -115,6 +115,21 @@ async def test_units_are_served_by_turns_counted_and_analysed(stage):
     assert found.values["short"]["tokens_per_s"].value > 0
 
 
+async def test_before_the_comparison_every_arm_is_served_as_the_control(stage):
+    async with stage.run(), asyncio.TaskGroup() as group:
+        feed = group.create_task(stage.feed())
+        await stage.start(experiment_of(stop={"pre_blocks": 1000}))
+        await until(lambda: has_measured_short(stage), True, timeout_s=120.0)
+        feed.cancel()
+    short = [record.sums for record in await stage.store.records("live") if record.arm == "short"]
+    assert sum(sums.verified for sums in short) > sum(sums.rounds for sums in short)
+
+
+async def has_measured_short(stage):
+    records = await stage.store.records("live")
+    return sum(record.sums.rounds for record in records if record.arm == "short") > 5
+
+
 async def has_measured_both(stage):
     records = [record for record in await stage.store.records("live") if not record.is_pre]
     rounds = {arm: sum(record.sums.rounds for record in records if record.arm == arm) for arm in ("long", "short")}
