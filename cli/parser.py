@@ -9,6 +9,7 @@ from cli.api_key import add_api_key_flag
 from cli.bench_flags import add_bench_flags
 from cli.data_flags import add_data_flags
 from cli.eval_flags import add_eval_flags
+from cli.experiment_flags import add_experiment_flags
 from cli.simulate_flags import add_simulate_flags
 from core.batch_lengths import read_batch_lengths
 from core.config import SECTIONS, Settings, nearest
@@ -104,6 +105,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     drafters.add_argument("--config", type=Path, metavar="FILE", help="the server's TOML settings")
     drafters.add_argument("--timeout", type=float, default=120.0, help="seconds to wait (default %(default)s)")
+
+    add_experiment_flags(commands.add_parser("experiment", help="try policies against each other on live traffic"))
 
     _add_keys(commands.add_parser("keys", help="make, list or revoke the API keys that a server takes"))
 

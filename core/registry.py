@@ -125,6 +125,9 @@ OPTIONAL = Registry(
         "SummaryWriter": "torch.utils.tensorboard:SummaryWriter",
         # Ours, over OpenTelemetry's.
         "tracing": "service.otel:send_traces",
+        # Ours, over matplotlib and over a model.
+        "experiment_figure": "bench.experiments.figure:draw_experiment",
+        "experiment_replay": "bench.experiments.replay:replay_experiment",
     },
 )
 
@@ -156,6 +159,7 @@ COMMANDS = Registry(
         "inspect": "cli.inspect:run",
         "drafters": "cli.drafters:run",
         "keys": "cli.keys:run",
+        "experiment": "cli.experiment:run",
         "redis-acl": "cli.redis_acl:run",
         "doctor": "cli.doctor:run",
         "config": "cli.configuration:run",

@@ -150,11 +150,13 @@ def plan_step(
 
     before  the last step's plan; while nobody has to be asked it goes on
     """
-    if before is not None and before.is_plain and before.sequences == batch.sequences:
-        return before
-    size = len(batch.sequences)
     keys = [sequence.group for sequence in batch.sequences]
     present = set(keys)
+    is_same = before is not None and before.is_plain and before.sequences == batch.sequences
+    # Sequences may have come to be planned by others since.
+    if before is not None and is_same and present == {part.group.key for part in before.parts}:
+        return before
+    size = len(batch.sequences)
     parts: list[GroupPlan] = []
     draft_len = np.zeros(size, dtype=np.int32)
     follow = np.zeros(size, dtype=np.bool_)
