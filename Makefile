@@ -1,6 +1,7 @@
 # Everything a fresh machine needs is Python 3.11 or newer and make:
 #
 #   make demo        answer three questions with and without speculation, side by side
+#   make demo-drafter  train a drafter for the demo target on the CPU, calibrate, evaluate and serve it
 #   make test        lint, types and the tests (make test-all adds the long proofs)
 #   make test-security  refuse everybody who has no business here: keys, bombs, forged logs, 10,000 wrong requests
 #   make test-faults kill, freeze, starve and cut off every part of the service, for minutes
@@ -25,16 +26,23 @@ ARGS ?=
 CLIENTS := openai-3 frameworks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all test-faults test-security test-clients soak lint lint-docker bench clean
+.PHONY: help demo demo-drafter serve test test-all test-faults test-security test-clients soak lint lint-docker bench clean
 
 help:
-	@sed -n '3,14s/^#   //p' Makefile
+	@sed -n '3,15s/^#   //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/specd demo $(ARGS)
 
 serve: $(STAMP)
 	@$(BIN)/specd serve $(ARGS)
+
+OWN_DRAFTER := ./runs/demo-dspark
+demo-drafter: $(STAMP)
+	@$(BIN)/specd train drafter demo $(ARGS)
+	@$(BIN)/specd calibrate --target demo --drafter $(OWN_DRAFTER) --rounds 6000
+	@$(BIN)/specd eval demo --drafter own=$(OWN_DRAFTER) --drafter dspark --drafter ngram --temperature 1 --limit 40
+	@$(BIN)/specd serve --target demo --drafter $(OWN_DRAFTER)
 
 test: lint
 	$(PYTEST) $(ARGS)

@@ -9,6 +9,7 @@ from cli.api_key import add_api_key_flag
 from cli.bench_flags import add_bench_flags
 from cli.data_flags import add_data_flags
 from cli.eval_flags import add_eval_flags
+from cli.experiment_flags import add_experiment_flags
 from cli.simulate_flags import add_simulate_flags
 from core.batch_lengths import read_batch_lengths
 from core.config import SECTIONS, Settings, nearest
@@ -74,23 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add_data_flags(commands.add_parser("data", help="make training data: let the target answer, prepare what it wrote"))
 
-    train = commands.add_parser("train", help="train a target or a drafter")
-    train.add_argument("recipe", choices=["demo"], help="demo: rebuild the demo pair from nothing")
-    train.add_argument("--run", type=Path, default=Path("runs/demo"), help="folder of states and loss curves")
-    train.add_argument("--output", type=Path, help="where checkpoints go (default: the shipped demo)")
-    train.add_argument("--target", type=Path, help="take this target instead of training one")
-    train.add_argument(
-        "--kind",
-        choices=["dspark", "dflash", "eagle3"],
-        default="dspark",
-        help="of the drafter (default %(default)s)",
-    )
-    train.add_argument("--target-minutes", type=float, default=70.0, help="(default %(default)s)")
-    train.add_argument("--drafter-minutes", type=float, default=40.0, help="(default %(default)s)")
-    train.add_argument(
-        "--text-tokens", type=int, default=1_500_000, help="tokens the target writes for its drafter to learn from"
-    )
-    train.add_argument("--threads", type=int, default=2, help="torch threads (default %(default)s)")
+    _add_train(commands.add_parser("train", help="train a target or a drafter"))
 
     _add_calibrate(commands.add_parser("calibrate", help="fit what a drafter's confidence means", allow_abbrev=False))
 
@@ -120,6 +105,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     drafters.add_argument("--config", type=Path, metavar="FILE", help="the server's TOML settings")
     drafters.add_argument("--timeout", type=float, default=120.0, help="seconds to wait (default %(default)s)")
+
+    add_experiment_flags(commands.add_parser("experiment", help="try policies against each other on live traffic"))
 
     _add_keys(commands.add_parser("keys", help="make, list or revoke the API keys that a server takes"))
 
@@ -252,6 +239,34 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requests-per-minute", type=int, metavar="N")
     parser.add_argument("--max-prompt-tokens", type=int, metavar="N")
     parser.add_argument("--top-priority", choices=["high", "normal", "low"], help="(default high)")
+
+
+def _add_train(train: argparse.ArgumentParser) -> None:
+    what = train.add_subparsers(dest="what", required=True, metavar="WHAT")
+    drafter = what.add_parser("drafter", help="train a drafter as a recipe says", allow_abbrev=False)
+    features = what.add_parser("features", help="keep a recipe's features on disk, for many epochs over few texts")
+    for parser in (drafter, features):
+        parser.add_argument("recipe", metavar="RECIPE", help="a TOML file, or a shipped recipe's name, such as demo")
+        parser.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", dest="changes", help="change a key of the recipe"
+        )
+    features.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    demo = what.add_parser("demo", help="rebuild the demo pair from nothing")
+    demo.add_argument("--run", type=Path, default=Path("runs/demo"), help="folder of states and loss curves")
+    demo.add_argument("--output", type=Path, help="where checkpoints go (default: the shipped demo)")
+    demo.add_argument("--target", type=Path, help="take this target instead of training one")
+    demo.add_argument(
+        "--kind",
+        choices=["dspark", "dflash", "eagle3"],
+        default="dspark",
+        help="of the drafter (default %(default)s)",
+    )
+    demo.add_argument("--target-minutes", type=float, default=70.0, help="(default %(default)s)")
+    demo.add_argument("--drafter-minutes", type=float, default=40.0, help="(default %(default)s)")
+    demo.add_argument(
+        "--text-tokens", type=int, default=1_500_000, help="tokens the target writes for its drafter to learn from"
+    )
+    demo.add_argument("--threads", type=int, default=2, help="torch threads (default %(default)s)")
 
 
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:

@@ -1,14 +1,23 @@
-"""`specd train demo`: rebuild the demo pair from nothing."""
+"""`specd train`: a drafter by a recipe, or the demo pair from nothing."""
 
 import argparse
 
 import torch
+from rich.console import Console
 
 from training.demo import DEMO_FOLDER, Plan, build
+from training.recipe import read_recipe
+from training.train_drafter import cache_features, train
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train within the given minutes and write the checkpoints."""
+    """Train, and say what came of it; returns 0. Raises ConfigError, CheckpointError, DataError."""
+    if arguments.what == "drafter":
+        return _drafter(arguments)
+    if arguments.what == "features":
+        count = cache_features(read_recipe(arguments.recipe, arguments.changes), arguments.output)
+        print(f"{count} samples are in {arguments.output}: train on them as data.folder, data.source=cache")
+        return 0
     torch.set_num_threads(arguments.threads)
     plan = Plan(
         run=arguments.run,
@@ -20,4 +29,19 @@ def run(arguments: argparse.Namespace) -> int:
         kind=arguments.kind,
     )
     build(plan)
+    return 0
+
+
+def _drafter(arguments: argparse.Namespace) -> int:
+    recipe = read_recipe(arguments.recipe, arguments.changes)
+    folder = train(recipe)
+    console = Console(highlight=False)
+    pair = f"--target {recipe.target} --drafter {folder if folder.is_absolute() else f'./{folder}'}"
+    lines = [
+        f"the drafter is in {folder}, its curves and state in {folder / 'run'}",
+        f"calibrate it: specd calibrate {pair}",
+        f"serve it:     specd serve {pair}",
+    ]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
     return 0

@@ -87,6 +87,16 @@ def drafters_key(model: str) -> str:
     return f"specd:d:{model}"
 
 
+def experiment_key(model: str) -> str:
+    """Return the hash of the experiment that a model's workers run, or ran last (service/experiments/store.py)."""
+    return f"specd:x:{model}"
+
+
+def units_stream(model: str, experiment: str) -> str:
+    """Return the stream of what an experiment's units came to; no experiment's name has a colon."""
+    return f"specd:xu:{experiment}:{model}"
+
+
 class DrafterState(Struct, frozen=True):
     """How a drafter fares in one worker.
 

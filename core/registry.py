@@ -122,8 +122,12 @@ OPTIONAL = Registry(
     {
         "snapshot_download": "huggingface_hub:snapshot_download",
         "hf_hub_download": "huggingface_hub:hf_hub_download",
+        "SummaryWriter": "torch.utils.tensorboard:SummaryWriter",
         # Ours, over OpenTelemetry's.
         "tracing": "service.otel:send_traces",
+        # Ours, over matplotlib and over a model.
+        "experiment_figure": "bench.experiments.figure:draw_experiment",
+        "experiment_replay": "bench.experiments.replay:replay_experiment",
     },
 )
 
@@ -155,6 +159,7 @@ COMMANDS = Registry(
         "inspect": "cli.inspect:run",
         "drafters": "cli.drafters:run",
         "keys": "cli.keys:run",
+        "experiment": "cli.experiment:run",
         "redis-acl": "cli.redis_acl:run",
         "doctor": "cli.doctor:run",
         "config": "cli.configuration:run",

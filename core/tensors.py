@@ -121,6 +121,25 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
+class CoupledKeys:
+    """Coupled noise [B, P, V] by what names it, not by its numbers: a GPU makes them on the fly (kernels/noise.py).
+
+    low, high  i64 [B]; the two words of each request's coupled key
+    child      i64 [B]; which child of its request
+    first      i64 [B]; the absolute position that column 0 is for, the anchor's + 1; column j is for first + j
+    """
+
+    low: Tensor
+    high: Tensor
+    child: Tensor
+    first: Tensor
+
+    def at(self, column: int) -> "CoupledKeys":
+        """Return what names the noise from a column on."""
+        return CoupledKeys(self.low, self.high, self.child, self.first + column)
+
+
+@dataclass(frozen=True, slots=True)
 class DraftAsk:
     """What the engine asks of a drafter for one step.
 
@@ -128,7 +147,7 @@ class DraftAsk:
     lengths                    i32 [B], 1..G; more need not be drafted
     processing                 the requests' logit processing, for q
     noise                      f32 [B, G] uniform in [0, 1); with gumbel the only randomness a drafter gets
-    gumbel                     f32 [B, G, V], or None where no sequence is coupled; a
+    gumbel                     f32 [B, G, V], or on a GPU what names it, or None where no sequence is coupled; a
                                coupled token is argmax(log q + gumbel), the very noise its verification will use
     coupled                    bool [B]; whose tokens gumbel draws; None with gumbel
     kv                         the drafter's own group, or None
@@ -141,7 +160,7 @@ class DraftAsk:
     processing: Processing
     noise: Tensor
     kv: PagedKV | None
-    gumbel: Tensor | None = None
+    gumbel: Tensor | CoupledKeys | None = None
     coupled: Tensor | None = None
 
 
@@ -152,7 +171,8 @@ class Draft:
     tokens      i64 [B, G]
     lengths     i32 [B], 0..G; drafts that exist
     point_mass  bool [B]; the draft is deterministic, q is one at the token
-    q_logits    f32 [B, G, V] after all processing, the very numbers sampled from; None if all are point masses
+    q_logits    f32 [B, G, V] after all processing, the very numbers sampled from; None if all are point masses. On a
+                GPU what lies in rows of point masses and of coupled sequences is undefined: no verifier reads it
     evidence    f32 [B, G]; logit of conditional acceptance. lengths[b] = k and evidence[:, k] never depend on
                 tokens[:, k:]
     forced      bool [B, G]; places that the engine itself filled, with the one token that a grammar leaves: each is a

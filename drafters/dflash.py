@@ -16,7 +16,8 @@ from core.types import Calibration
 from drafters.base import DrafterSpec
 from drafters.draws import SlotDraws
 from drafters.margin import margin_evidence
-from kernels.attention import cache_rows
+from kernels.attention_layout import cache_rows
+from kernels.dispatch import takes_triton
 from models.dflash_net import DFlashNet
 from models.paged import PagedAttention
 from models.target import Target
@@ -51,7 +52,8 @@ class DFlash:
         assert commit.features is not None
         assert commit.kv is not None
         context = self.network.context(commit.features)
-        rows = cache_rows(commit.kv, torch.repeat_interleave(commit.cu_rows.diff()), commit.positions)
+        sequence = torch.repeat_interleave(commit.cu_rows.diff(), output_size=len(commit.positions))
+        rows = cache_rows(commit.kv, sequence, commit.positions)
         for layer, (k, v) in enumerate(self.network.context_keys_values(context, commit.positions)):
             commit.kv.keys[layer].view(-1, *k.shape[1:]).index_copy_(0, rows, k)
             commit.kv.values[layer].view(-1, *v.shape[1:]).index_copy_(0, rows, v)
@@ -61,8 +63,13 @@ class DFlash:
         hidden = self._block(ask)
         logits = self.network.vocabulary.logits(hidden, self.target)
         tokens, evidence = self._choose(hidden, logits, ask)
-        point_mass = torch.zeros(len(ask.anchors), dtype=torch.bool, device=tokens.device)
-        return Draft(tokens, ask.lengths, point_mass, logits, evidence)
+        return Draft(tokens, ask.lengths, self._is_certain(logits, ask), logits, evidence)
+
+    def _is_certain(self, logits: Tensor, ask: DraftAsk) -> Tensor:
+        """Tell whose drafts count as point masses, bool [B]: greedy ones on a GPU, which writes no law for them."""
+        if takes_triton(logits):
+            return ask.processing.temperature == 0
+        return torch.zeros(len(ask.anchors), dtype=torch.bool, device=logits.device)
 
     def _block(self, ask: DraftAsk) -> Tensor:
         """Return the final-normed states [B, G, H] of the slots that predict, in the block that starts at each anchor.
@@ -82,6 +89,7 @@ class DFlash:
             torch.arange(num_sequences + 1, device=tokens.device) * width,
             positions,
             visible=(ask.positions + width).repeat_interleave(width),
+            most_rows=width,
         )
         embedded = self.network.vocabulary.embed(tokens.flatten(), self.target)
         hidden = self.network.block(embedded, positions, attend).unflatten(0, (num_sequences, width))

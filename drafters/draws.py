@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from core.tensors import DraftAsk, LawRows
+from core.tensors import CoupledKeys, DraftAsk, LawRows
 from kernels.coupled import draw_coupled
+from kernels.dispatch import takes_triton
 from kernels.process import process
-from kernels.reference import draw
+from kernels.reject import draw_next
 
 
 class SlotDraws:
@@ -14,12 +15,15 @@ class SlotDraws:
 
     def __init__(self, ask: DraftAsk) -> None:
         processing = ask.processing
+        # On a GPU a look at them would wait for the device: there it is drawn both ways, for each to have its own.
+        may_look = ask.slots.device.type == "cpu" and not takes_triton(processing.temperature)
         self._ask = ask
         self._sequence = torch.arange(len(ask.slots), device=ask.slots.device)
         # The largest logit is the greedy token before temperature as after it, unless the request edits logits.
-        self._takes_best = processing.edits is None and not bool(processing.temperature.any())
-        self._has_coupled = ask.coupled is not None and bool(ask.coupled.any())
-        self._has_uncoupled = ask.coupled is None or not bool(ask.coupled.all())
+        is_greedy = processing.is_greedy or (may_look and not bool(processing.temperature.any()))
+        self._takes_best = processing.edits is None and is_greedy
+        self._has_coupled = ask.coupled is not None and (not may_look or bool(ask.coupled.any()))
+        self._has_uncoupled = ask.coupled is None or not may_look or not bool(ask.coupled.all())
 
     def draw(self, slot: int, logits: Tensor) -> Tensor:
         """Turn raw logits f32 [B, V] of a slot, in place, into those of the law, and return tokens drawn from it [B].
@@ -34,11 +38,12 @@ class SlotDraws:
         law = process(logits, ask.processing, LawRows(self._sequence, torch.full_like(self._sequence, slot)))
         if law is not logits:
             logits.copy_(law)
-        drawn = draw(law.softmax(-1), ask.noise[:, slot]) if self._has_uncoupled else None
+        drawn = draw_next(law, ask.noise[:, slot]) if self._has_uncoupled else None
         if not self._has_coupled:
             assert drawn is not None
             return drawn
         assert ask.gumbel is not None
         assert ask.coupled is not None
-        best = draw_coupled(law, ask.gumbel[:, slot])
+        gumbel = ask.gumbel.at(slot) if isinstance(ask.gumbel, CoupledKeys) else ask.gumbel[:, slot]
+        best = draw_coupled(law, gumbel)
         return best if drawn is None else torch.where(ask.coupled, best, drawn)

@@ -13,7 +13,10 @@ from torch import Tensor
 from core.tensors import DraftAsk
 from drafters.dflash import DFlash
 from drafters.draws import SlotDraws
-from drafters.margin import margin_evidence
+from drafters.margin import as_evidence, margin_evidence
+from kernels.dispatch import takes_triton
+from kernels.markov import can_walk, walk
+from models.markov_heads import MarkovHead
 
 
 class DSpark(DFlash):
@@ -25,6 +28,8 @@ class DSpark(DFlash):
         Evidence of slot k reads h_k, or the logits of slot k, and the tokens before k, never token k.
         """
         network, head = self.network, self.network.markov_head
+        if head and takes_triton(logits) and can_walk(ask):
+            return self._walk(head, hidden, logits, ask)
         draws, tokens, margins, previous = SlotDraws(ask), [ask.anchors], [], ask.anchors
         state = head.start(hidden[:, 0]) if head else hidden
         for k in range(logits.shape[1]):
@@ -39,3 +44,12 @@ class DSpark(DFlash):
         before = torch.stack(tokens[:-1], 1)
         evidence = network.confidence(hidden, before) if not margins else torch.stack(margins, 1)
         return torch.stack(tokens[1:], 1), evidence
+
+    def _walk(self, head: MarkovHead, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor]:
+        """Do the same on a GPU, where one kernel draws from a slot's logits as it adds the bias (kernels/markov.py)."""
+        network = self.network
+        found = walk(logits, head.by_slot(hidden), head.weights(network.vocabulary.target_ids), ask)
+        if not network.config.enable_confidence_head:
+            return found.tokens, as_evidence(found.margins)
+        before = torch.cat((ask.anchors[:, None], found.tokens[:, :-1]), 1)
+        return found.tokens, network.confidence(hidden, before)

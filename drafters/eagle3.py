@@ -17,7 +17,7 @@ from core.types import Calibration
 from drafters.base import DrafterSpec
 from drafters.draws import SlotDraws
 from drafters.margin import margin_evidence
-from kernels.attention import cache_rows
+from kernels.attention_layout import cache_rows
 from models.eagle3_net import Eagle3Net
 from models.layers import Attend
 from models.paged import PagedAttention
@@ -113,7 +113,8 @@ class Eagle3:
     def _attend(self, ask: DraftAsk, positions: Tensor) -> Attend:
         """Return the attention of one row per sequence, in the slots `positions` i64 [B]."""
         assert ask.kv is not None
-        return self._attention.over(ask.kv, torch.arange(len(positions) + 1, device=positions.device), positions)
+        cu_rows = torch.arange(len(positions) + 1, device=positions.device)
+        return self._attention.over(ask.kv, cu_rows, positions, most_rows=1)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """Look tokens [...] up, plainly: a scale that the target puts on its embeddings is its own."""

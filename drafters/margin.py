@@ -17,4 +17,9 @@ GREATEST = 16.0
 def margin_evidence(logits: Tensor) -> Tensor:
     """Return evidence [...] of raw logits [..., V]: the margin of the largest over the second, as log-odds."""
     best = logits.topk(2, dim=-1).values
-    return (best[..., 0] - best[..., 1]).clamp_(max=GREATEST).mul_(SLOPE)
+    return as_evidence(best[..., 0] - best[..., 1])
+
+
+def as_evidence(margins: Tensor) -> Tensor:
+    """Turn margins [...], in place, into evidence."""
+    return margins.clamp_(max=GREATEST).mul_(SLOPE)

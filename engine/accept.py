@@ -7,6 +7,7 @@ from torch import Tensor
 
 from core.tensors import Allowed, Draft, LawRows, Verdict
 from core.types import TokenLogprobs
+from engine.device import download, upload
 from engine.drafts import select
 from engine.noise import RoundNoise
 from engine.slots import Terms
@@ -61,17 +62,17 @@ def accept(
         return _accept_plain(index, logits, draft, noise, terms)
     rows = replace(make_law_rows(lengths, draft.tokens), allowed=allowed)
     if processing.is_greedy and processing.edits is None:
-        verdict = keep_drawn(_best(logits, rows), draft, lengths)
+        verdict = keep_drawn(best(logits, rows), draft, lengths)
     else:
         verdict = _judge(process(logits, processing, rows), draft, lengths, noise, rows)
-    tokens, counts, stopped = _cut(draft.tokens, verdict, terms.stop_ids)
+    tokens, counts, stopped = cut(draft.tokens, verdict, terms.stop_ids)
     emitted = [row[:count] for row, count in zip(tokens.tolist(), counts.tolist(), strict=True)]
     return Round(
         index,
         verdict,
         emitted,
         stopped.tolist(),
-        _logprobs(logits, rows, emitted, terms.logprobs),
+        logprobs_of(logits, lengths.tolist(), emitted, terms.logprobs),
         verdict.accepted.tolist(),
         verdict.verified.tolist(),
     )
@@ -100,7 +101,7 @@ def any_logprobs(terms: Terms) -> bool:
     return any(number is not None for number in terms.logprobs)
 
 
-def _best(logits: Tensor, rows: LawRows) -> Tensor:
+def best(logits: Tensor, rows: LawRows) -> Tensor:
     """Return the likeliest allowed token of each row, i64 [N]."""
     return (logits if rows.allowed is None else disallow(logits, rows.allowed)).argmax(-1)
 
@@ -141,12 +142,12 @@ def _judge(logits: Tensor, draft: Draft, lengths: Tensor, noise: RoundNoise, row
     return whole
 
 
-def _cut(drafted: Tensor, verdict: Verdict, stop_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def cut(drafted: Tensor, verdict: Verdict, stop_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return tokens [S, G + 1], how many of each row are emitted, and whether a stop id ended the row."""
     if not drafted.shape[1]:
         tokens = verdict.next_token[:, None]
         return tokens, torch.ones_like(verdict.next_token), (tokens == stop_ids).any(1)
-    places = torch.arange(drafted.shape[1] + 1)
+    places = torch.arange(drafted.shape[1] + 1, device=drafted.device)
     accepted = verdict.accepted[:, None]
     tokens = torch.nn.functional.pad(drafted, (0, 1))
     tokens = torch.where(places == accepted, verdict.next_token[:, None], tokens)
@@ -156,20 +157,22 @@ def _cut(drafted: Tensor, verdict: Verdict, stop_ids: Tensor) -> tuple[Tensor, T
     return tokens, counts, stopped
 
 
-def _logprobs(
-    logits: Tensor, rows: LawRows, emitted: list[list[int]], wanted: tuple[int | None, ...]
+def logprobs_of(
+    logits: Tensor, verified: list[int], emitted: list[list[int]], wanted: tuple[int | None, ...]
 ) -> list[Logprobs | None]:
-    """Return the raw law's log-probabilities of each emitted token, for the sequences that asked."""
+    """Return the raw law's log-probabilities of each emitted token, for the sequences that asked.
+
+    logits  f32 [sum(verified + 1), V]
+    """
     asked = [s for s, number in enumerate(wanted) if number is not None]
     found: list[Logprobs | None] = [None] * len(wanted)
     if not asked:
         return found
-    counts = torch.zeros(len(wanted), dtype=torch.int64)
-    counts[asked] = torch.tensor([len(emitted[s]) for s in asked])
-    picked = (rows.offset < counts[rows.sequence]).nonzero().squeeze(1)
-    tokens = torch.tensor([token for s in asked for token in emitted[s]])
+    first = [sum(verified[:s]) + s for s in range(len(wanted))]
+    picked = upload([first[s] + place for s in asked for place in range(len(emitted[s]))], logits.device)
+    tokens = upload([token for s in asked for token in emitted[s]], logits.device)
     scores = token_logprobs(logits[picked], tokens, max(number or 0 for number in wanted))
-    columns = (scores.logprob, scores.rank, scores.top_ids, scores.top_logprobs)
+    columns = download((scores.logprob, scores.rank, scores.top_ids, scores.top_logprobs))
     entries = iter(zip(*(column.tolist() for column in columns), strict=True))
     for s in asked:
         number = wanted[s] or 0

@@ -37,10 +37,11 @@ from drafters.draft_model import DraftModel
 from drafters.ngram import NGram
 from drafters.suffix import Suffix
 from engine.cost_cache import load_or_measure, read_table
+from engine.device import CPU
 from engine.engine import Engine
 from engine.profile import profile
 from engine.proofs import trusts_law
-from engine.replica import Follower, Leader, join_ranks
+from engine.replica import Follower, Leader, join_ranks, local_device
 from engine.shape import EngineShape
 from kernels.heap import keep_freed_memory
 from kernels.linear import can_pack
@@ -122,12 +123,11 @@ def load_share(wanted: EngineSettings, folder: Path) -> tuple[Target, Share | No
 
     Raises ConfigError for what cannot be combined, CheckpointError for files that cannot be read.
     """
-    if wanted.device == "cuda":
-        raise ConfigError("engine.device 'cuda' is not built yet; use 'cpu' or 'auto'")
+    device, numerics = pick_device(wanted.device), Numerics(wanted.numerics)
     torch.set_num_threads(wanted.num_threads)
     keep_freed_memory()
-    share, numerics = join_ranks(wanted, torch.device("cpu")), Numerics(wanted.numerics)
-    return load_target(folder, pick_dtype(wanted.dtype, numerics), numerics, share), share
+    share = join_ranks(wanted, device)
+    return load_target(folder, pick_dtype(wanted.dtype, numerics, device), numerics, share, device), share
 
 
 def load_follower(settings: Settings) -> Follower:
@@ -139,7 +139,7 @@ def load_follower(settings: Settings) -> Follower:
     target, share = load_share(wanted, target_folder(wanted.target, wanted.target_revision))
     assert share is not None
     log.info("follower_ready", rank=share.rank, num_ranks=share.num_ranks)
-    return Follower(target, torch.device("cpu"))
+    return Follower(target)
 
 
 def is_trusted(told: DrafterSettings, drafter: Drafter | None, settings: EngineSettings) -> bool:
@@ -241,9 +241,16 @@ def checked(plugin: Plugin, names: tuple[str, ...], what: str) -> Plugin:
     return plugin
 
 
-def pick_dtype(name: str, numerics: Numerics = Numerics.FAST) -> torch.dtype:
+def pick_device(name: str) -> torch.device:
+    """Return the device to compute on; "auto" is a GPU if there is one. Raises ConfigError if one is asked in vain."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("engine.device is 'cuda', and torch finds none here; use 'cpu' or 'auto'")
+    return local_device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
+
+
+def pick_dtype(name: str, numerics: Numerics = Numerics.FAST, device: torch.device = CPU) -> torch.dtype:
     """Return the dtype to compute in; "auto" is bfloat16 where that is faster and numerics allow it."""
     if name == "auto":
-        has_units = can_pack(torch.device("cpu"), torch.bfloat16)
+        has_units = device.type != "cpu" or can_pack(device, torch.bfloat16)
         return torch.bfloat16 if has_units and numerics is Numerics.FAST else torch.float32
     return torch.bfloat16 if name == "bfloat16" else torch.float32

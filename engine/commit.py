@@ -8,6 +8,7 @@ from torch import Tensor
 from core.tensors import Commit, PagedKV
 from engine.accept import Round
 from engine.catch_up import CatchUp
+from engine.device import upload_all
 from engine.rows import StepRows
 from engine.scheduler import Batch
 
@@ -83,9 +84,11 @@ def _with_catch_up(own: FinalRows, catch_up: list[tuple[CatchUp, int]], batch_si
 
 
 def make_commit(final: FinalRows, features: Tensor | None, slots: Tensor, kv: PagedKV | None) -> Commit:
-    """Describe final rows to a drafter; slots i64 [b] and kv are those of their sequences."""
-    picked = None if features is None else features[final.source]
-    return Commit(slots, final.cu_rows, final.positions, final.tokens, final.next_tokens, picked, kv)
+    """Describe final rows to a drafter; slots i64 [b], on the device, and kv are those of their sequences."""
+    parts = (final.source, final.cu_rows, final.positions, final.tokens, final.next_tokens)
+    source, cu_rows, positions, tokens, next_tokens = upload_all(parts, slots.device)
+    picked = None if features is None else features[source]
+    return Commit(slots, cu_rows, positions, tokens, next_tokens, picked, kv)
 
 
 def offsets(counts: Tensor) -> Tensor:
@@ -99,5 +102,5 @@ def pick_features(features: Tensor | None, tapped: tuple[int, ...], wanted: tupl
         return None
     if tapped == wanted:
         return features
-    by_layer = features.unflatten(-1, (len(tapped), -1))
-    return by_layer[:, [tapped.index(layer) for layer in wanted]].flatten(1)
+    by_layer = features.chunk(len(tapped), -1)
+    return torch.cat([by_layer[tapped.index(layer)] for layer in wanted], -1)

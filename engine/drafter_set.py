@@ -93,7 +93,8 @@ class DrafterSet(dict[str, Speculator]):
         if name == TARGET:
             raise ConfigError(f"no drafter can be called {TARGET!r}: memory is reported under that name")
         layers = drafter.spec.kv_layers if drafter else ()
-        kv = KVGroup(layers, self.room.num_blocks, self._pool.block_size, self._target.dtype) if layers else None
+        size = self._pool.block_size
+        kv = KVGroup(layers, self.room.num_blocks, size, self._target.dtype, self._target.device) if layers else None
         place = Place(name, self._next_bit)
         vocab_size = self._target.shape.vocab_size
         self[name] = Speculator(place, drafter, kv, self._pool, self._stats, vocab_size, trusts_law=trusts_law)

@@ -6,14 +6,14 @@ from torch import Tensor
 from core.tensors import Draft
 
 
-def no_draft(batch_size: int, width: int) -> Draft:
+def no_draft(batch_size: int, width: int, device: torch.device | None = None) -> Draft:
     """Return a proposal of nothing for `batch_size` sequences."""
     return Draft(
-        torch.zeros(batch_size, width, dtype=torch.int64),
-        torch.zeros(batch_size, dtype=torch.int32),
-        torch.ones(batch_size, dtype=torch.bool),
+        torch.zeros(batch_size, width, dtype=torch.int64, device=device),
+        torch.zeros(batch_size, dtype=torch.int32, device=device),
+        torch.ones(batch_size, dtype=torch.bool, device=device),
         None,
-        torch.zeros(batch_size, width),
+        torch.zeros(batch_size, width, device=device),
     )
 
 
@@ -35,7 +35,7 @@ def merge(proposals: list[tuple[Tensor, Draft]], batch_size: int, width: int) ->
     """
     if len(proposals) == 1 and len(proposals[0][0]) == batch_size and proposals[0][1].tokens.shape[1] == width:
         return proposals[0][1]
-    whole = no_draft(batch_size, width)
+    whole = no_draft(batch_size, width, proposals[0][1].tokens.device)
     sampled = next((draft.q_logits for _, draft in proposals if draft.q_logits is not None), None)
     q_logits = None if sampled is None else sampled.new_zeros(batch_size, width, sampled.shape[-1])
     for index, draft in proposals:

@@ -13,23 +13,29 @@ import torch
 from torch import Tensor
 
 from core.errors import RequestError
-from core.tensors import Draft, DraftAsk
+from core.tensors import Draft, Favour
 from core.types import Backlog, Emission, Policy, Request, Sampling
 from drafters.base import Drafter
 from engine.accept import Round, accept
+from engine.ask import make_ask
+from engine.bounded_rows import BoundedRows, make_bounded_rows, most_admitted
 from engine.commit import FinalRows, final_rows, make_commit, pick_features
 from engine.completion import Completion
 from engine.cost_refine import CostTables
+from engine.device import upload
+from engine.device_round import Proposal, judge, read, with_logprobs
 from engine.drafts import merge, no_draft, select
 from engine.emit import emissions
 from engine.explain import RecentSteps
 from engine.grammar_pool import GrammarPool
 from engine.grammars import Grammars
+from engine.graphs import Forward, graphed
 from engine.groups import Groups, MakePolicy
+from engine.host_rows import host_rows
 from engine.memory import EngineMemory
 from engine.noise import RoundNoise, draw_noise
 from engine.outcome import StepFacts, num_judged, outcomes, without
-from engine.plan import Load, StepPlan, plan_step
+from engine.plan import Load, StepPlan, live_survival, plan_step, remember_survival
 from engine.replica import Leader, LedForward
 from engine.request_check import check_tokens
 from engine.rows import StepRows, append_catch_up, make_rows
@@ -41,7 +47,6 @@ from engine.stats import EngineStats
 from engine.target import TargetForward
 from engine.target_draws import TargetDraws
 from kernels.admit import admit
-from kernels.survival import survival as survival_of
 from models.answer_text import AnswerText
 from models.grammar import GrammarCompiler
 from models.target import Target
@@ -76,11 +81,13 @@ class Engine:
         self.target, self.eos_ids, self.tokenizer, self.stats = target, eos_ids, tokenizer, EngineStats()
         self.clock, self.backlog, self.recent = clock, Backlog(), RecentSteps()
         self.costs = CostTables()
-        self._forward = LedForward(target, leader) if leader else TargetForward(target)
-        self._leader = leader
+        self._leader, self._device = leader, target.device
         memory = EngineMemory(target, drafters, shape, self.stats, untrusted)
+        self._forward: Forward = LedForward(target, leader) if leader else TargetForward(target)
         if leader:
             leader.open(memory.num_blocks, shape.block_size)
+        elif shape.graph_sizes:
+            self._forward = graphed(self._forward, memory, shape.graph_sizes)
         self.memory, self.scheduler, self.slots = memory, memory.scheduler, memory.slots
         vocab_size = target.shape.vocab_size
         compiler = GrammarCompiler(tokenizer, eos_ids, vocab_size) if tokenizer and eos_ids else None
@@ -220,13 +227,14 @@ class Engine:
             return ended
         plan = self._plan(batch)
         draft, noise = self._draft(batch, plan)
-        survival, lengths, rows = self._admit(batch, plan, draft)
+        proposal, rows = self._admit(batch, plan, draft)
         logits, features = self._verify(plan, rows)
-        verdict = self._accept(batch, rows, (draft, lengths), logits, noise)
+        verdict, proposal = self._accept(batch, rows, proposal, logits, noise)
+        rows = host_rows(batch, plan, rows, proposal)
         self._commit(batch, plan, rows, verdict, features)
         facts = self._facts(batch, plan, rows, started)
-        self._observe(plan, (draft, survival), verdict, facts)
-        return ended + self._emit(batch, draft, verdict)
+        self._observe(plan, proposal, verdict, facts)
+        return ended + self._emit(batch, proposal.draft, verdict)
 
     def _take_compiled(self) -> list[Emission]:
         """Queue the sequences whose grammars are ready; returns the ends of those whose grammars failed."""
@@ -261,59 +269,41 @@ class Engine:
         size, width = len(batch.sequences), self.memory.width if plan.draft_len.any() else 0
         with self.stats.timed("noise"):
             vocab_size = self.target.shape.vocab_size
-            noise = draw_noise(batch.sequences, plan.draft_len, width, vocab_size, self._plain_draws)
+            draws, device = self._plain_draws, self._device
+            noise = draw_noise(batch.sequences, plan.draft_len, width, vocab_size, draws, device)
         if not width:
-            return no_draft(size, width), noise
+            return no_draft(size, width, device), noise
         with self.stats.timed("draft"):
             proposals = []
             for speculator, index in plan.drafting:
-                draft = speculator.propose(self._ask(batch, plan, speculator, index, noise))
+                draft = speculator.propose(make_ask(plan, speculator, index, noise, self.slots))
                 if draft is not None:
-                    proposals.append((index, draft))
+                    proposals.append((upload(index, device), draft))
                     continue
                 for b in index.tolist():
                     batch.sequences[b].attempt += 1
-            draft = merge(proposals, size, width) if proposals else no_draft(size, width)
+            draft = merge(proposals, size, width) if proposals else no_draft(size, width, device)
         with self.stats.timed("grammar"):
             return self._grammars.guide(batch.sequences, plan.draft_len, draft), noise
 
-    def _ask(self, batch: Batch, plan: StepPlan, speculator: Speculator, index: Tensor, noise: RoundNoise) -> DraftAsk:
-        asked = tuple(batch.sequences[b] for b in index.tolist())
-        terms, width, noise = self.slots.terms(asked), speculator.spec.max_drafts, noise.of(index)
-        return DraftAsk(
-            terms.slots,
-            torch.tensor([sequence.tokens[-1] for sequence in asked]),
-            torch.tensor([len(sequence.tokens) - 1 for sequence in asked]),
-            torch.from_numpy(plan.draft_len)[index],
-            terms.processing,
-            noise.draft[:, :width],
-            speculator.view(self.slots.block_tables[terms.slots]),
-            None if noise.gumbel is None else noise.gumbel[:, :width],
-            None if noise.gumbel is None else noise.coupled,
-        )
-
-    def _admit(self, batch: Batch, plan: StepPlan, draft: Draft) -> tuple[Tensor, Tensor, StepRows]:
-        """Return the live survivals f32 [B, G], the verify lengths i32 [B] and the rows of the target's forward."""
+    def _admit(self, batch: Batch, plan: StepPlan, draft: Draft) -> tuple[Proposal, StepRows | BoundedRows]:
+        """Return what of the drafts is verified, and the rows of the target's forward."""
         with self.stats.timed("admit"):
-            survival, lengths = torch.zeros_like(draft.evidence), draft.lengths
+            survival, lengths, device = torch.zeros_like(draft.evidence), draft.lengths, self._device
             if draft.tokens.shape[1]:
-                survival = self._survival(plan, draft)
-                lengths = admit(survival, lengths, torch.from_numpy(plan.group), plan.rules, plan.favour)
-            slots = self.slots.terms(batch.sequences).slots
-            rows = make_rows(batch, draft, lengths, self.slots.block_tables[slots])
-            return survival, lengths, append_catch_up(rows, plan.catch_up, self.slots.block_tables)
+                survival, favour = live_survival(plan, draft), plan.favour
+                if favour is not None:
+                    favour = Favour(upload(favour.floor, device), upload(favour.weight, device))
+                lengths = admit(survival, lengths, upload(plan.group, device), plan.rules, favour)
+            proposal = Proposal(draft, survival, lengths)
+            slots, tables = self.slots.terms(batch.sequences).slots, self.slots.block_tables
+            if self._device.type == "cpu":
+                rows = make_rows(batch, draft, lengths, tables[slots])
+                return proposal, append_catch_up(rows, plan.catch_up, tables)
+            bound = most_admitted(plan) if draft.tokens.shape[1] else 0
+            return proposal, make_bounded_rows(batch, draft, lengths, (tables, slots), plan.catch_up, bound)
 
-    def _survival(self, plan: StepPlan, draft: Draft) -> Tensor:
-        """Return the live survivals [B, G], each group's by its own calibration; later views will show them."""
-        survival = torch.zeros_like(draft.evidence)
-        for part in plan.parts:
-            index, width = torch.from_numpy(part.members), part.group.speculator.spec.max_drafts
-            evidence, lengths = draft.evidence[index, :width], draft.lengths[index]
-            survival[index, :width] = found = survival_of(evidence, lengths, part.plan.calibration)
-            part.group.remember(part.slots, part.plan.draft_len, found)
-        return survival
-
-    def _verify(self, plan: StepPlan, rows: StepRows) -> tuple[Tensor, Tensor | None]:
+    def _verify(self, plan: StepPlan, rows: StepRows | BoundedRows) -> tuple[Tensor, Tensor | None]:
         """Run the target once over all rows; logits of the judged rows, features of all if a drafter follows."""
         with self.stats.timed("verify"):
             kv = self.memory.kv.view(rows.verify.block_tables)
@@ -321,19 +311,23 @@ class Engine:
             return self.target.logits(hidden[rows.judged]), features
 
     def _accept(
-        self, batch: Batch, rows: StepRows, proposal: tuple[Draft, Tensor], logits: Tensor, noise: RoundNoise
-    ) -> Round:
-        """Judge the admitted drafts of every sequence that gets a next token."""
-        index = rows.samples.nonzero().squeeze(1)
-        judged = tuple(batch.sequences[b] for b in index.tolist())
-        draft, lengths = select(proposal[0], index), proposal[1][index]
+        self, batch: Batch, rows: StepRows | BoundedRows, proposal: Proposal, logits: Tensor, noise: RoundNoise
+    ) -> tuple[Round, Proposal]:
+        """Judge the admitted drafts of every sequence that gets a next token; returns all of it on the host."""
+        judged, index = tuple(batch.sequences[b] for b in rows.index.tolist()), upload(rows.index, self._device)
+        draft, lengths = select(proposal.draft, index), proposal.lengths[index]
         with self.stats.timed("grammar"):
             allowed = self._grammars.allowed(judged, draft, lengths)
         with self.stats.timed("accept"):
-            terms = self.slots.terms(judged)
-            verdict = accept(index, logits, (draft, lengths), noise.of(index), terms, allowed)
+            terms, noise = self.slots.terms(judged), noise.of(rows.index)
+            if isinstance(rows, StepRows):
+                verdict = accept(rows.index, logits, (draft, lengths), noise, terms, allowed)
+            else:
+                found = judge(rows, logits, draft, lengths, noise, terms, allowed)
+                verdict, proposal = read(rows.index, found, proposal)
+                verdict, draft = with_logprobs(verdict, logits, terms), select(proposal.draft, rows.index)
         with self.stats.timed("grammar"):
-            return self._grammars.advance(judged, verdict, draft)
+            return self._grammars.advance(judged, verdict, draft), proposal
 
     def _commit(self, batch: Batch, plan: StepPlan, rows: StepRows, verdict: Round, features: Tensor | None) -> None:
         """Append tokens, advance lengths (a rollback is only a length), hand final rows to the drafters."""
@@ -360,7 +354,7 @@ class Engine:
         slots = self.slots.terms(sequences).slots
         picked = pick_features(features, plan.feature_layers, speculator.spec.feature_layers)
         commit = make_commit(final, picked, slots, speculator.view(self.slots.block_tables[slots]))
-        ends = (commit.positions[commit.cu_rows[1:] - 1] + 1).tolist()
+        ends = (final.positions[final.cu_rows[1:] - 1] + 1).tolist()
         speculator.extend(commit, list(zip(sequences, ends, strict=True)))
 
     def _facts(self, batch: Batch, plan: StepPlan, rows: StepRows, started: float) -> StepFacts:
@@ -368,17 +362,18 @@ class Engine:
         num_rows = len(rows.verify.tokens)
         return StepFacts(self.stats.steps + 1, self.clock() - started, num_rows, batch.num_prefill_rows, catch_up_rows)
 
-    def _observe(self, plan: StepPlan, proposal: tuple[Draft, Tensor], verdict: Round, facts: StepFacts) -> None:
-        """Count the round and teach each policy its part of it; the proposal comes with its survivals."""
+    def _observe(self, plan: StepPlan, proposal: Proposal, verdict: Round, facts: StepFacts) -> None:
+        """Count the round and teach each policy its part of it."""
         self.stats.count_step(facts.step_s, facts.catch_up_rows, plan.predicted_step_s)
         self.stats.count_tokens(facts.prefill_rows, sum(map(len, verdict.emitted)))
-        if proposal[0].tokens.shape[1]:
+        if proposal.draft.tokens.shape[1]:
+            remember_survival(plan, proposal.survival)
             self.stats.soft_accepts += float(verdict.verdict.soft_labels.sum())
         for part in plan.parts:
             if part.view is None:
                 part.group.count_plain(num_judged(plan, part, verdict))
         constrained = frozenset(one.slot for one in plan.sequences if one.constraint is not None)
-        for part, outcome in outcomes(plan, *proposal, verdict, facts):
+        for part, outcome in outcomes(plan, proposal.draft, proposal.survival, verdict, facts):
             self.recent.add(part, outcome)
             if (alone := part.view if len(plan.parts) == 1 else None) is not None:
                 self.costs.observe(part.group.key[0], alone, part.plan, outcome)

@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from core.config import nearest
 from core.errors import RequestError
-from core.types import Policy, Request
+from core.types import Policy, Request, Speculation
 from engine.drafter_set import DrafterSet
 from engine.group import PolicyGroup
 from engine.sequence import GroupKey, Sequence
@@ -17,6 +18,22 @@ from engine.stats import EngineStats
 from policies.fixed import Off
 
 MakePolicy = Callable[[], Policy]
+
+
+class Arm(Struct, frozen=True):
+    """What an experiment has in place of the defaults: a policy of its own, under a name that nobody else has.
+
+    drafter None is the default one; max_drafts caps drafts per step, 0 is none at all, None leaves it open.
+    """
+
+    name: str
+    make: MakePolicy
+    drafter: str | None = None
+    max_drafts: int | None = None
+
+
+# Returns the arm that a request is served by, None for the defaults.
+Choose = Callable[[Request], Arm | None]
 
 # Where requests wait that want no drafts at all: nothing of speculation is paid for them.
 PLAIN: GroupKey = (NO_DRAFTER, Off.name)
@@ -40,6 +57,7 @@ class Groups:
         self._speculators, self._policies = speculators, policies
         self._stats, self._num_slots, self._policy_drafters = stats, num_slots, policy_drafters
         self._script: tuple[str, Policy] | None = None
+        self._choose: Choose | None = None
 
     @property
     def default(self) -> GroupKey:
@@ -49,10 +67,36 @@ class Groups:
 
     def join(self, request: Request) -> Sequence:
         """Return a request's sequence, in the group that will plan it; raises RequestError for an unknown name."""
-        key = self._key(request)
-        group = self.by_key.get(key) or self._open(key)
-        width, cap = group.speculator.spec.max_drafts, request.speculation.max_drafts
-        return Sequence(request, key, width if cap is None else min(width, cap), width)
+        sequence = Sequence(request)
+        self._place(sequence)
+        return sequence
+
+    def choose(self, choose: Choose | None, sequences: Iterable[Sequence]) -> None:
+        """Let arms be chosen like this from here on, for `sequences` too, which are those that are here.
+
+        Whatever they have drafted and verified stays: only their next steps are planned by others. What an
+        arm's policy has learnt is kept for its next turn, until `forget`.
+        """
+        self._choose = choose
+        for sequence in sequences:
+            before, was = sequence.group, self.of(sequence).speculator
+            limits = sequence.max_drafts, sequence.scratch_rows
+            self._place(sequence)
+            if sequence.group == before:
+                # A drafter that has failed this sequence is not asked again.
+                sequence.max_drafts, sequence.scratch_rows = limits
+            elif sequence.slot >= 0:
+                group = self.of(sequence)
+                group.open(sequence.slot)
+                if group.speculator is not was:
+                    was.release(sequence.slot)
+                    group.speculator.open(sequence)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Drop the groups and policies of arms; to be called when no sequence is served by them."""
+        gone = set(names)
+        self.by_key = {key: group for key, group in self.by_key.items() if key[1] not in gone}
+        self._policies = {name: make for name, make in self._policies.items() if name not in gone}
 
     def leave(self, drafter: str, sequences: Iterable[Sequence]) -> None:
         """Let sequences of a drafter that is gone decode plainly from here on, and forget its groups."""
@@ -89,8 +133,23 @@ class Groups:
             if usual:
                 self.by_key[key] = usual
 
-    def _key(self, request: Request) -> GroupKey:
+    def _place(self, sequence: Sequence) -> None:
+        """Put a sequence into the group that is to plan it."""
+        request = sequence.request
+        arm = self._choose(request) if self._choose and not self._script else None
+        if arm is not None and arm.name not in self._policies:
+            self._policies = {**self._policies, arm.name: arm.make}
+        key = self._key(request, arm)
+        group = self.by_key.get(key) or self._open(key)
+        width = group.speculator.spec.max_drafts
+        caps = (request.speculation.max_drafts, arm.max_drafts if arm else None)
+        most = min((cap for cap in caps if cap is not None), default=width)
+        sequence.group, sequence.max_drafts, sequence.scratch_rows = key, min(width, most), width
+
+    def _key(self, request: Request, arm: Arm | None = None) -> GroupKey:
         asked = request.speculation
+        if arm is not None:
+            asked = Speculation(arm.max_drafts, arm.drafter, arm.name)
         if self._script:
             return self._script[0], self._script[1].name
         policy = asked.policy or self.default[1]

@@ -14,10 +14,17 @@ from core.tensors import PagedKV
 class KVGroup:
     """Keys and values [num_blocks, block_size, Hkv, D] of each layer of one network; layers are their (Hkv, D)."""
 
-    def __init__(self, layers: Sequence[tuple[int, int]], num_blocks: int, block_size: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        layers: Sequence[tuple[int, int]],
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device | None = None,
+    ) -> None:
         shapes = [(num_blocks, block_size, *layer) for layer in layers]
-        self.keys = tuple(torch.zeros(shape, dtype=dtype) for shape in shapes)
-        self.values = tuple(torch.zeros(shape, dtype=dtype) for shape in shapes)
+        self.keys = tuple(torch.zeros(shape, dtype=dtype, device=device) for shape in shapes)
+        self.values = tuple(torch.zeros(shape, dtype=dtype, device=device) for shape in shapes)
         self.block_size = block_size
 
     @property

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from core.random import round_uniforms
-from core.types import I32, Request
+from core.types import I32, BoolArray, Request
+from engine.device import CPU, upload
 from engine.sequence import Sequence
 from engine.target_draws import TargetDraws
 from kernels.noise import gumbel_noise
@@ -21,44 +22,53 @@ class RoundNoise:
     verdict   f32 [B, G + 1] uniform in [0, 1)
     coupled   bool [B]; whose tokens gumbel draws, in drafting and in verification alike
     gumbel    f32 [B, G + 1, V], filled where something will be drawn; None if nobody is coupled
+    is_coupled   what `coupled` holds, known to the host
     """
 
     draft: Tensor
     verdict: Tensor
     coupled: Tensor
     gumbel: Tensor | None
+    is_coupled: BoolArray
 
     def of(self, index: Tensor) -> "RoundNoise":
-        """Return the numbers of some sequences, index i64 [b]."""
+        """Return the numbers of some sequences, index i64 [b] on the host."""
         if len(index) == len(self.draft):
             return self
+        is_coupled, index = self.is_coupled[index.numpy()], upload(index, self.draft.device)
         gumbel = None if self.gumbel is None else self.gumbel[index]
-        return RoundNoise(self.draft[index], self.verdict[index], self.coupled[index], gumbel)
+        return RoundNoise(self.draft[index], self.verdict[index], self.coupled[index], gumbel, is_coupled)
 
 
 def draw_noise(
-    sequences: tuple[Sequence, ...], draft_len: I32, width: int, vocab_size: int, plain: TargetDraws
+    sequences: tuple[Sequence, ...],
+    draft_len: I32,
+    width: int,
+    vocab_size: int,
+    plain: TargetDraws,
+    device: torch.device = CPU,
 ) -> RoundNoise:
-    """Return the noise of a round with up to `width` drafts; draft_len i32 [B] says how many are wanted.
+    """Return the noise of a round with up to `width` drafts, on `device`; draft_len i32 [B] says how many are wanted.
 
     plain gives the numbers of a round of width 0.
     """
     if all(sequence.request.sampling.temperature == 0.0 for sequence in sequences):
         # A greedy law has one token, which any number draws.
         size = len(sequences)
-        coupled = torch.zeros(size, dtype=torch.bool)
-        return RoundNoise(torch.zeros(size, width), torch.zeros(size, width + 1), coupled, None)
+        coupled = torch.zeros(size, dtype=torch.bool, device=device)
+        zeros = torch.zeros(size, width + 1, device=device)
+        return RoundNoise(zeros[:, :width], zeros, coupled, None, np.zeros(size, dtype=np.bool_))
     is_coupled = np.array([uses_gumbel(sequence.request) for sequence in sequences])
     if not width and not is_coupled.any():
-        verdict = plain.of(sequences)
-        return RoundNoise(verdict[:, :0], verdict, torch.from_numpy(is_coupled), None)
+        verdict = upload(plain.of(sequences), device)
+        return RoundNoise(verdict[:, :0], verdict, upload(is_coupled, device), None, is_coupled)
     nonces = np.array([sequence.request.nonce for sequence in sequences], dtype=np.uint64)
     anchors = np.array([len(sequence.tokens) - 1 for sequence in sequences], dtype=np.int64)
     attempts = np.array([sequence.attempt for sequence in sequences], dtype=np.int64)
-    draft, verdict = map(torch.from_numpy, round_uniforms(nonces, anchors, attempts, width))
-    coupled = torch.from_numpy(is_coupled)
+    draft, verdict = (upload(numbers, device) for numbers in round_uniforms(nonces, anchors, attempts, width))
+    coupled = upload(is_coupled, device)
     if not is_coupled.any():
-        return RoundNoise(draft, verdict, coupled, None)
+        return RoundNoise(draft, verdict, coupled, None, is_coupled)
     places = np.flatnonzero(is_coupled)
     num_places = int(draft_len[places].max()) + 1
     requests = [sequences[b].request for b in places.tolist()]
@@ -67,13 +77,13 @@ def draw_noise(
         anchors[places, None] + 1 + np.arange(num_places),
         np.array([request.n_index for request in requests], dtype=np.int64),
         vocab_size,
-        coupled.device,
+        device,
     )
     if len(places) == len(sequences) and num_places == width + 1:
-        return RoundNoise(draft, verdict, coupled, noise)
-    gumbel = torch.zeros(len(sequences), width + 1, vocab_size)
-    gumbel[coupled, :num_places] = noise
-    return RoundNoise(draft, verdict, coupled, gumbel)
+        return RoundNoise(draft, verdict, coupled, noise, is_coupled)
+    gumbel = torch.zeros(len(sequences), width + 1, vocab_size, device=device)
+    gumbel[upload(places, device), :num_places] = noise
+    return RoundNoise(draft, verdict, coupled, gumbel, is_coupled)
 
 
 def uses_gumbel(request: Request) -> bool:

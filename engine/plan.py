@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.cost import CostTable
-from core.tensors import Favour
+from core.tensors import Draft, Favour
 from core.types import I32, Backlog, BoolArray, Plan, Rule, StepView
 from engine.blocks import BlockPool
 from engine.catch_up import CatchUp, CatchUpBudget
+from engine.device import upload
 from engine.group import Others, Places, PolicyGroup
 from engine.scheduler import Batch
 from engine.sequence import GroupKey, Sequence
 from engine.speculator import Speculator
+from kernels.survival import survival as survival_of
 from policies.base import decode_plainly
 
 
@@ -148,11 +150,13 @@ def plan_step(
 
     before  the last step's plan; while nobody has to be asked it goes on
     """
-    if before is not None and before.is_plain and before.sequences == batch.sequences:
-        return before
-    size = len(batch.sequences)
     keys = [sequence.group for sequence in batch.sequences]
     present = set(keys)
+    is_same = before is not None and before.is_plain and before.sequences == batch.sequences
+    # Sequences may have come to be planned by others since.
+    if before is not None and is_same and present == {part.group.key for part in before.parts}:
+        return before
+    size = len(batch.sequences)
     parts: list[GroupPlan] = []
     draft_len = np.zeros(size, dtype=np.int32)
     follow = np.zeros(size, dtype=np.bool_)
@@ -182,3 +186,20 @@ def plan_step(
         planned_rows = int(draft_len.sum()) + budget.num_rows
     catch_up = tuple(sorted(budget.chosen, key=lambda c: c.place))
     return StepPlan(batch.sequences, tuple(parts), draft_len, follow, group_of, catch_up)
+
+
+def live_survival(plan: StepPlan, draft: Draft) -> Tensor:
+    """Return the live survivals f32 [B, G] of a proposal, each group's by its own calibration."""
+    survival = torch.zeros_like(draft.evidence)
+    for part in plan.parts:
+        index, width = upload(part.members, survival.device), part.group.speculator.spec.max_drafts
+        evidence, lengths = draft.evidence[index, :width], draft.lengths[index]
+        survival[index, :width] = survival_of(evidence, lengths, part.plan.calibration)
+    return survival
+
+
+def remember_survival(plan: StepPlan, survival: Tensor) -> None:
+    """Let each group keep what its sequences have shown, f32 [B, G] on the host, for the views of later steps."""
+    for part in plan.parts:
+        width = part.group.speculator.spec.max_drafts
+        part.group.remember(part.slots, part.plan.draft_len, survival[torch.from_numpy(part.members), :width])

@@ -54,7 +54,10 @@ def join_ranks(settings: EngineSettings, device: torch.device) -> Share | None:
             f"`torchrun --nproc-per-node {wanted}` (`specd serve` does so by itself)"
         )
     if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        backend = "gloo"
+        if device.type == "cuda":
+            backend = "cpu:gloo,cuda:nccl"
+            torch.cuda.set_device(device)
         dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     if dist.get_world_size() != wanted:
         raise ConfigError(
@@ -135,8 +138,8 @@ class LedForward(TargetForward):
 class Follower:
     """A rank that does not lead: it runs the forwards it is told of over its own share of weights and cache."""
 
-    def __init__(self, network: Target, device: torch.device) -> None:
-        self._network, self._device = network, device
+    def __init__(self, network: Target) -> None:
+        self._network, self._device = network, network.device
         self._forward = TargetForward(network)
         self._idle = dist.new_group(backend="gloo", timeout=IDLE_TIMEOUT)
 
@@ -157,7 +160,7 @@ class Follower:
                     return num_forwards
                 if kind == OPEN:
                     shape = self._network.shape
-                    kv = KVGroup(shape.kv_layers, numbers[0], numbers[1], self._network.dtype)
+                    kv = KVGroup(shape.kv_layers, numbers[0], numbers[1], self._network.dtype, self._device)
                     continue
                 assert kv is not None
                 rows = _receive(numbers, self._device)

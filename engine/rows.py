@@ -20,6 +20,7 @@ class StepRows:
     offset    i64 [N]; place of each row within its sequence's rows
     base      i64 [B]; uncomputed rows of each sequence
     samples   bool [B]; the sequence reaches its end and gets a next token
+    index     i64 [S], on the host; the sequences that get a next token
     judged    i64 [M]; the rows whose logits the verifier needs: the last uncomputed one and the drafts
     catch_up  rows that drafters missed, and the first row of the forward that runs each, -1 if none does
     """
@@ -30,6 +31,7 @@ class StepRows:
     base: Tensor
     samples: Tensor
     judged: Tensor
+    index: Tensor
     catch_up: tuple[tuple[CatchUp, int], ...] = ()
 
 
@@ -53,9 +55,10 @@ def make_rows(batch: Batch, draft: Draft, lengths: Tensor, block_tables: Tensor)
     choices = torch.cat((known, draft.tokens), 1)
     tokens = choices[sequence, torch.where(drafted < 0, offset, known.shape[1] + drafted)]
     samples = torch.tensor([batch.samples(b) for b in range(len(base))])
+    index = samples.nonzero().squeeze(1)
     judged = (samples[sequence] & (drafted >= -1)).nonzero().squeeze(1)
     verify = VerifyRows(tokens, start[sequence] + offset, cu_rows, block_tables)
-    return StepRows(verify, sequence, offset, base, samples, judged)
+    return StepRows(verify, sequence, offset, base, samples, judged, index)
 
 
 def _plain_rows(batch: Batch, block_tables: Tensor) -> StepRows:
@@ -65,7 +68,7 @@ def _plain_rows(batch: Batch, block_tables: Tensor) -> StepRows:
     positions = torch.tensor([sequence.num_computed for sequence in batch.sequences])
     sequence, ones = each[:-1], torch.ones_like(tokens)
     verify = VerifyRows(tokens, positions, each, block_tables)
-    return StepRows(verify, sequence, torch.zeros_like(tokens), ones, ones.bool(), sequence)
+    return StepRows(verify, sequence, torch.zeros_like(tokens), ones, ones.bool(), sequence, sequence)
 
 
 def append_catch_up(rows: StepRows, catch_up: tuple[CatchUp, ...], block_tables: Tensor) -> StepRows:

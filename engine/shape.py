@@ -8,7 +8,9 @@ class EngineShape(Struct, frozen=True, kw_only=True):
     block_size; with prefix_cache, blocks of finished requests are found again by what they hold.
 
     spare_kv_bytes and most_drafts are room for drafters that come later: for their KV, beside what drafters that go
-    give back, and for drafts per step, if the first drafters make fewer.
+    give back, and for drafts per step, if the first drafters make fewer. graph_sizes are the numbers of sequences for
+    which the target's forward is captured (engine/graphs.py); other batches, and all where there are none, run as they
+    are.
     """
 
     max_num_seqs: int = 64
@@ -19,3 +21,4 @@ class EngineShape(Struct, frozen=True, kw_only=True):
     prefix_cache: bool = True
     spare_kv_bytes: int = 0
     most_drafts: int = 0
+    graph_sizes: tuple[int, ...] = ()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from core.tensors import Edits, Processing
 from core.types import Sampling
+from engine.device import CPU, upload
 from engine.sequence import Sequence
 
 # Pads rows of token ids; no token has this id.
@@ -37,19 +38,20 @@ class Terms:
 class SlotTable:
     """Tensors with one row per slot; rows of free slots hold whatever the last sequence left there."""
 
-    def __init__(self, num_slots: int, max_blocks: int, vocab_size: int) -> None:
+    def __init__(self, num_slots: int, max_blocks: int, vocab_size: int, device: torch.device = CPU) -> None:
+        self._device = device
         self._shape = (num_slots, vocab_size)
-        self.block_tables = torch.zeros(num_slots, max_blocks, dtype=torch.int64)
-        self.temperature = torch.ones(num_slots)
-        self.top_k = torch.zeros(num_slots, dtype=torch.int64)
-        self.top_p = torch.ones(num_slots)
-        self.min_p = torch.zeros(num_slots)
-        self.stop_ids = torch.full((num_slots, MAX_STOP_IDS), NO_TOKEN, dtype=torch.int64)
-        self.repetition = torch.ones(num_slots)
-        self.frequency = torch.zeros(num_slots)
-        self.presence = torch.zeros(num_slots)
-        self._bias_ids = torch.empty(num_slots, 0, dtype=torch.int64)
-        self._bias = torch.empty(num_slots, 0)
+        self.block_tables = torch.zeros(num_slots, max_blocks, dtype=torch.int64, device=device)
+        self.temperature = torch.ones(num_slots, device=device)
+        self.top_k = torch.zeros(num_slots, dtype=torch.int64, device=device)
+        self.top_p = torch.ones(num_slots, device=device)
+        self.min_p = torch.zeros(num_slots, device=device)
+        self.stop_ids = torch.full((num_slots, MAX_STOP_IDS), NO_TOKEN, dtype=torch.int64, device=device)
+        self.repetition = torch.ones(num_slots, device=device)
+        self.frequency = torch.zeros(num_slots, device=device)
+        self.presence = torch.zeros(num_slots, device=device)
+        self._bias_ids = torch.empty(num_slots, 0, dtype=torch.int64, device=device)
+        self._bias = torch.empty(num_slots, 0, device=device)
         self._counts: Tensor | None = None
         self._in_prompt: Tensor | None = None
         # Output tokens already in the counts.
@@ -68,7 +70,7 @@ class SlotTable:
         ignores_eos = sampling.ignore_eos and sampling.grammar is None
         stops = (*sampling.stop_token_ids, *(() if ignores_eos else eos_ids))
         self.stop_ids[slot].fill_(NO_TOKEN)
-        self.stop_ids[slot, : len(stops)] = torch.tensor(stops, dtype=torch.int64)
+        self.stop_ids[slot, : len(stops)] = upload(stops, self._device, torch.int64)
         self.repetition[slot] = sampling.repetition_penalty
         self.frequency[slot] = sampling.frequency_penalty
         self.presence[slot] = sampling.presence_penalty
@@ -80,13 +82,13 @@ class SlotTable:
         """Copy a sequence's blocks into its row, whose rest becomes the null block."""
         row = self.block_tables[sequence.slot]
         row.zero_()
-        row[: len(sequence.blocks)] = torch.tensor(sequence.blocks, dtype=torch.int64)
+        row[: len(sequence.blocks)] = upload(sequence.blocks, self._device, torch.int64)
 
     def terms(self, sequences: tuple[Sequence, ...]) -> Terms:
         """Return what `sequences` asked for; the same again while the same ones decode, unless their laws change."""
         if self._last and self._last[0] == sequences:
             return self._last[1]
-        slots = torch.tensor([sequence.slot for sequence in sequences], dtype=torch.int64)
+        slots = upload([sequence.slot for sequence in sequences], self._device, torch.int64)
         logprobs = tuple(sequence.request.sampling.logprobs for sequence in sequences)
         terms = Terms(slots, self._processing(sequences, slots), self.stop_ids[slots], logprobs)
         self._last = (sequences, terms) if terms.processing.edits is None else None
@@ -123,7 +125,7 @@ class SlotTable:
             counts[slots] if penalised and counts is not None else None,
             in_prompt[slots] if penalised and in_prompt is not None else None,
             self.stop_ids[slots],
-            torch.tensor(min_left),
+            upload(min_left, self._device),
         )
 
     def _open_bias(self, slot: int, sampling: Sampling) -> None:
@@ -137,11 +139,11 @@ class SlotTable:
 
     def _open_counts(self, slot: int, prompt_ids: tuple[int, ...]) -> None:
         if self._counts is None or self._in_prompt is None:
-            self._counts = torch.zeros(self._shape, dtype=torch.int32)
-            self._in_prompt = torch.zeros(self._shape, dtype=torch.bool)
+            self._counts = torch.zeros(self._shape, dtype=torch.int32, device=self._device)
+            self._in_prompt = torch.zeros(self._shape, dtype=torch.bool, device=self._device)
         self._counts[slot].zero_()
         self._in_prompt[slot].zero_()
-        self._in_prompt[slot, torch.tensor(prompt_ids)] = True
+        self._in_prompt[slot].index_fill_(0, upload(prompt_ids, self._device), 1)
         self._num_counted[slot] = 0
 
     def _count(self, sequence: Sequence) -> None:
@@ -149,8 +151,8 @@ class SlotTable:
         assert self._counts is not None
         slot, num_output = sequence.slot, sequence.num_output
         if fresh := sequence.tokens[len(sequence.tokens) - num_output + self._num_counted[slot] :]:
-            ids = torch.tensor(fresh)
-            self._counts[slot].index_add_(0, ids, torch.ones(len(ids), dtype=torch.int32))
+            ids = upload(fresh, self._device)
+            self._counts[slot].index_add_(0, ids, torch.ones_like(ids, dtype=torch.int32))
             self._num_counted[slot] = num_output
 
 

@@ -6,6 +6,7 @@ until it is proved (engine/proofs.py) they count as point masses, which is right
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 import torch
@@ -94,6 +95,7 @@ class Speculator:
         try:
             draft = self.drafter.propose(ask)
             check_draft(draft, len(ask.slots), self.spec, self.vocab_size)
+            draft = within(draft, self.vocab_size)
             lengths = draft.lengths.clamp(max=ask.lengths)
             if not self.trusts_law:
                 return Draft(draft.tokens, lengths, torch.ones_like(draft.point_mass), None, draft.evidence)
@@ -140,6 +142,16 @@ def check_draft(draft: Draft, batch_size: int, spec: DrafterSpec, vocab_size: in
         raise EngineError("a drafter that is no point mass must return the law it drew from")
     if draft.q_logits is not None and draft.q_logits.shape != (*shape, vocab_size):
         raise EngineError(f"q_logits must be {[*shape, vocab_size]}, got {list(draft.q_logits.shape)}")
+
+
+def within(draft: Draft, vocab_size: int) -> Draft:
+    """Return a proposal whose tokens lie in the vocabulary; raises EngineError for one whose do not.
+
+    On a GPU a look at them would wait for the device: such tokens become others there, and the step goes on.
+    """
+    if draft.tokens.device.type != "cpu":
+        return replace(draft, tokens=draft.tokens.clamp(0, vocab_size - 1))
     low, high = draft.tokens.aminmax()
     if int(low) < 0 or int(high) >= vocab_size:
         raise EngineError(f"drafted tokens must lie in 0..{vocab_size - 1}, got {int(low)}..{int(high)}")
+    return draft

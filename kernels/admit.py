@@ -14,6 +14,7 @@ from core.tensors import Favour
 from core.types import EarlyStop, FixedLength, Rule, Threshold, TopK
 from kernels import reference
 from kernels.admit_host import admit_host
+from kernels.dispatch import takes_triton
 from kernels.jit import jit, tl
 from kernels.shapes import check_admit
 
@@ -27,7 +28,7 @@ def admit(
     survival: Tensor, drafted: Tensor, group: Tensor, rules: tuple[Rule, ...], favour: Favour | None = None
 ) -> Tensor:
     """Return verify lengths i32 [B], by numpy on the CPU and by Triton on a GPU (`reference.admit`)."""
-    if survival.is_cuda:
+    if takes_triton(survival):
         return admit_triton(survival, drafted, group, rules, favour)
     return admit_host(survival, drafted, group, rules, favour)
 

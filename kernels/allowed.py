@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 from core.errors import ShapeError
-from core.tensors import Allowed
+from core.tensors import Allowed, LawRows
+from kernels.dispatch import takes_triton
+from kernels.process_tiles import edit_triton
 
 
 def disallow(logits: Tensor, allowed: Allowed) -> Tensor:
@@ -13,6 +15,9 @@ def disallow(logits: Tensor, allowed: Allowed) -> Tensor:
     Under bias and penalties -inf stays what it is, so that striking out before them is striking out after them. Each
     row is computed by itself, to the last bit. Raises ShapeError if there are fewer bits than tokens.
     """
+    if takes_triton(logits):
+        nothing = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        return edit_triton(logits.contiguous(), None, LawRows(nothing, nothing, None, allowed))
     vocab = logits.shape[1]
     if allowed.bits.shape[1] * 8 < vocab:
         raise ShapeError(f"{vocab} tokens need {-(-vocab // 8)} bytes of bits, got {allowed.bits.shape[1]}")

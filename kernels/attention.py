@@ -2,45 +2,28 @@
 
 Every query row sees a prefix of its sequence's cache, so causality is only a number per row: position + 1 for a row of
 the target, anchor + G for every row of a drafter's bidirectional block. A sliding window cuts off what lies further
-back than it reaches from the row's own position, and a cache may begin with places that hold nothing. The torch body
-below serves all devices; a fused Triton kernel can take its place behind the same contract. kernels/split_attention.py
-lays the same rows out so that no result depends on what else is in the batch.
+back than it reaches from the row's own position, and a cache may begin with places that hold nothing. The twin is
+below; on a GPU kernels/ragged_attention.py takes its place. kernels/split_attention.py lays the same rows out so that
+no result depends on what else is in the batch.
 """
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from core.tensors import PagedKV
-
-# Sequences with more rows than this (prefill chunks) are computed one by one, so that they do not pad the others.
-LARGEST_SHARED_TILE_ROWS = 16
-
-
-class Reach(NamedTuple):
-    """What each of N rows sees of its context: places first..visible - 1, both i64 [N]; first None is 0 for all."""
-
-    visible: Tensor
-    first: Tensor | None
-
-
-class AttentionTile(Protocol):
-    """Some sequences of a batch, ready to be attended together."""
-
-    @property
-    def targets(self) -> slice | Tensor:
-        """Where its M rows lie among the N of the batch: a range, or i64 [M]."""
-        ...
-
-    def attend(self, q: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
-        """Return the tile's rows [M, Hq, D] from q [N, Hq, D] and caches [num_cache_rows, Hkv, D].
-
-        scale multiplies the scores; None is 1 / sqrt(D).
-        """
-        ...
+from kernels.attention_layout import (
+    LARGEST_SHARED_TILE_ROWS,
+    AttentionLayout,
+    AttentionTile,
+    Reach,
+    cache_rows,
+    first_seen,
+)
+from kernels.dispatch import takes_triton
+from kernels.ragged_attention import plan_ragged
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,25 +95,6 @@ class PaddedTile:
         return mixed if self.is_whole else mixed.index_select(0, self.valid)
 
 
-@dataclass(frozen=True, slots=True)
-class AttentionLayout:
-    """Where the rows of one forward read and write; made once per forward, shared by all layers.
-
-    write  i64 [N]; cache row that each ragged row's key and value go to
-    tiles  the dense problems that together cover all rows; a single one has them in their order
-    """
-
-    write: Tensor
-    tiles: tuple[AttentionTile, ...]
-
-    def storing(self, stores: Tensor) -> "AttentionLayout":
-        """Return the layout in which only rows with `stores` bool [N] write; the others write to cache row 0.
-
-        It lies in block 0, which no sequence reads.
-        """
-        return replace(self, write=self.write * stores)
-
-
 def plan_attention(
     kv: PagedKV,
     cu_rows: Tensor,
@@ -139,8 +103,9 @@ def plan_attention(
     group: int,
     window: int | None = None,
     skips: int = 0,
+    most_rows: int | None = None,
 ) -> AttentionLayout:
-    """Lay out ragged rows over the cache.
+    """Lay out ragged rows over the cache, for Triton on a GPU without a word to the host, for the twin elsewhere.
 
     kv         the cache as seen by the B sequences of the batch
     cu_rows    i64 [B + 1]
@@ -149,7 +114,10 @@ def plan_attention(
     group      query heads per KV head
     window     rows see nothing further back than this many positions, their own included; None sees all
     skips      no row sees, and nobody writes, so many places at a sequence's start
+    most_rows  the most that any sequence has, where the caller knows: a GPU then launches no more than is needed
     """
+    if takes_triton(positions):
+        return plan_ragged(kv, cu_rows, positions, Reach(visible, first_seen(positions, window, skips)), most_rows)
     if len(positions) == len(cu_rows) - 1 == 1:
         return _lone_row(kv, int(positions), int(visible), window, skips)
     counts = cu_rows.diff()
@@ -164,19 +132,6 @@ def plan_attention(
         if rows and b not in shared:
             tiles.append(_lone_tile(kv, b, slice(starts[b], starts[b + 1]), reach, group))
     return AttentionLayout(write, tuple(tiles))
-
-
-def first_seen(positions: Tensor, window: int | None, skips: int) -> Tensor | None:
-    """Return the first place i64 [N] that rows at `positions` i64 [N] see; None if that is 0 for all."""
-    if window is None:
-        return torch.full_like(positions, skips) if skips else None
-    return (positions + 1 - window).clamp_(min=skips)
-
-
-def cache_rows(kv: PagedKV, sequence: Tensor, positions: Tensor) -> Tensor:
-    """Return the flat cache row of each (sequence of the view, position) pair."""
-    blocks = kv.block_tables[sequence, positions // kv.block_size]
-    return blocks * kv.block_size + positions % kv.block_size
 
 
 def window_rows(kv: PagedKV, members: Tensor, first: Tensor, lengths: Tensor, num_places: int) -> Tensor:
@@ -222,11 +177,16 @@ def paged_attention(
     flat_keys, flat_values = keys.view(-1, num_kv_heads, head_dim), values.view(-1, num_kv_heads, head_dim)
     flat_keys.index_copy_(0, layout.write, k)
     flat_values.index_copy_(0, layout.write, v)
+    return attend_rows(q, flat_keys, flat_values, layout, scale)
+
+
+def attend_rows(q: Tensor, keys: Tensor, values: Tensor, layout: AttentionLayout, scale: float | None = None) -> Tensor:
+    """Attend with q [N, Hq, D] over caches [num_cache_rows, Hkv, D] that hold the new rows too (`paged_attention`)."""
     if len(layout.tiles) == 1:
-        return layout.tiles[0].attend(q, flat_keys, flat_values, scale)
+        return layout.tiles[0].attend(q, keys, values, scale)
     out = torch.empty_like(q)
     for tile in layout.tiles:
-        out[tile.targets] = tile.attend(q, flat_keys, flat_values, scale)
+        out[tile.targets] = tile.attend(q, keys, values, scale)
     return out
 
 

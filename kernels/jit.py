@@ -14,7 +14,12 @@ except ImportError:
     triton = None
     tl = SimpleNamespace(constexpr=object)
 
-__all__ = ["jit", "tl"]
+__all__ = ["is_interpreter", "jit", "tl"]
+
+
+def is_interpreter() -> bool:
+    """Tell whether this process interprets its kernels on the CPU."""
+    return triton is not None and bool(triton.knobs.runtime.interpret)
 
 
 def jit(*, do_not_specialize: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Any]:

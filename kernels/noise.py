@@ -1,7 +1,11 @@
 """Coupled noise: one Gumbel number per (key, position, child, token), the same for drafter and verifier.
 
-No Triton kernel serves this yet: the numbers are made by torch, on whichever device is asked for.
+The head and the verifier of a GPU make the numbers themselves (kernels/markov.py, kernels/coupled.py); this kernel is
+for whoever wants them in memory.
 """
+
+# Kernel arguments bear no annotations: Triton reads them as code.
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 
 import numpy as np
 import torch
@@ -10,11 +14,17 @@ from torch import Tensor
 
 from core.errors import ShapeError
 from core.random import WORD, Purpose, philox
+from core.tensors import CoupledKeys
+from kernels.dispatch import takes_triton
+from kernels.jit import jit, tl
+from kernels.philox import gumbel, row_words
 
 # Philox gives four words at a time. So many groups of four are worked on at once: fewer cost calls, and all of 32
 # sequences at 150k tokens would take a gigabyte (measured: 2^15 to 2^18 are equally fast).
 WORDS = 4
 GROUPS_AT_ONCE = 1 << 16
+# Numbers of one program of the kernel.
+TILE = 1024
 
 
 def gumbel_noise(
@@ -40,6 +50,10 @@ def gumbel_noise(
             f"gumbel_noise takes keys [B], positions [B, P], n_index [B], "
             f"got {list(keys.shape)}, {list(positions.shape)}, {list(n_index.shape)}"
         )
+    first = torch.zeros(batch, dtype=torch.int64, device=device)
+    if takes_triton(first):
+        named = coupled_keys(keys, n_index, first)
+        return gumbel_noise_triton(named, torch.from_numpy(positions & WORD).to(device), vocab_size)
     width = positions.shape[1]
     low, high = (torch.from_numpy(half.astype(np.int64)) for half in (keys & np.uint64(WORD), keys >> np.uint64(32)))
     child = torch.from_numpy(n_index & WORD)
@@ -54,6 +68,46 @@ def gumbel_noise(
         words = philox((group, position[rows], child[rows], purpose), (low[rows], high[rows]))
         noise[rows] = _gumbel(words)[:, :vocab_size]
     return noise.view(batch, width, vocab_size)
+
+
+def coupled_keys(keys: NDArray[np.uint64], n_index: NDArray[np.int64], first: Tensor) -> CoupledKeys:
+    """Return what names the noise of coupled sequences: keys u64 [B], n_index i64 [B], first position i64 [B]."""
+    words = np.stack((keys & np.uint64(WORD), keys >> np.uint64(32), (n_index & WORD).astype(np.uint64)))
+    low, high, child = torch.from_numpy(words.astype(np.int64)).to(first.device)
+    return CoupledKeys(low, high, child, first)
+
+
+def gumbel_noise_triton(keys: CoupledKeys, positions: Tensor, vocab_size: int) -> Tensor:
+    """Return the noise f32 [B, P, V] at positions i64 [B, P], counted from keys.first, each taken modulo 2^32.
+
+    Integers are those of `gumbel_noise`, logarithms are in float64 as there. Twin: equal, unless the device's logarithm
+    differs in the last bit of a float64, which in float32 shows once in 10^8 numbers.
+    """
+    batch, width = positions.shape
+    noise = torch.empty((batch, width, vocab_size), dtype=torch.float32, device=positions.device)
+    if noise.numel():
+        grid = (batch * width, -(-vocab_size // TILE))
+        absolute = (positions + keys.first[:, None]).contiguous()
+        _noise_kernel[grid](keys.low, keys.high, keys.child, absolute, noise, width, vocab_size, TILE=TILE)
+    return noise
+
+
+@jit()
+def _noise_kernel(low, high, child, positions, noise, width, vocab, TILE: tl.constexpr):
+    """Write one tile of one row of noise."""
+    row = tl.program_id(0).to(tl.int64)
+    sequence = row // width
+    start = tl.program_id(1) * TILE
+    words = row_words(
+        tl.load(low + sequence).to(tl.uint32),
+        tl.load(high + sequence).to(tl.uint32),
+        tl.load(positions + row).to(tl.uint32),
+        tl.load(child + sequence).to(tl.uint32),
+        start,
+        TILE,
+    )
+    ids = start + tl.arange(0, TILE)
+    tl.store(noise + row * vocab + ids, gumbel(words), mask=ids < vocab)
 
 
 def _gumbel(words: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from core.tensors import Draft, Verdict
 from kernels import reference
+from kernels.dispatch import takes_triton
 from kernels.jit import jit, tl
 from kernels.shapes import check_reject
 
@@ -23,7 +24,7 @@ TILE = 2048
 
 def reject(target_logits: Tensor, draft: Draft, lengths: Tensor, uniforms: Tensor) -> Verdict:
     """Return the verdict on a round, by the torch twin on the CPU and by Triton on a GPU (`reference.reject`)."""
-    if target_logits.is_cuda:
+    if takes_triton(target_logits):
         return reject_triton(target_logits, draft, lengths, uniforms)
     return reference.reject(target_logits, draft, lengths, uniforms)
 
@@ -33,7 +34,7 @@ def draw_next(target_logits: Tensor, uniforms: Tensor) -> Tensor:
 
     uniforms f32 [B] in [0, 1)
     """
-    if not target_logits.is_cuda:
+    if not takes_triton(target_logits):
         return reference.draw(target_logits.softmax(-1), uniforms)
     lengths = torch.zeros(len(uniforms), dtype=torch.int32, device=uniforms.device)
     nothing = lengths.to(torch.int64)[:, None][:, :0]

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from core.tensors import PagedKV
-from kernels.attention import LARGEST_SHARED_TILE_ROWS, AttentionLayout, Reach, cache_rows, context_rows, first_seen
+from kernels.attention import context_rows
+from kernels.attention_layout import LARGEST_SHARED_TILE_ROWS, AttentionLayout, Reach, cache_rows, first_seen
+from kernels.dispatch import takes_triton
+from kernels.ragged_attention import plan_ragged
 
 # Both are multiples of 16, the widest vector of float32: no row ends in a vector's tail.
 SPLIT_ROWS = 64
@@ -71,15 +74,18 @@ def plan_split_attention(
     group: int,
     window: int | None = None,
     skips: int = 0,
+    most_rows: int | None = None,
 ) -> AttentionLayout:
     """Lay out ragged rows over the cache for batch-invariant attention; arguments as in `plan_attention`."""
+    # Windows and skips only hide: which places make a split must not depend on who shares the batch.
+    reach = Reach(visible, first_seen(positions, window, skips))
+    if takes_triton(positions):
+        return plan_ragged(kv, cu_rows, positions, reach, most_rows, is_invariant=True)
     counts = cu_rows.diff()
     write = cache_rows(kv, torch.repeat_interleave(counts), positions)
     sizes = counts.tolist()
     shared = [b for b, rows in enumerate(sizes) if 0 < rows <= LARGEST_SHARED_TILE_ROWS]
     lone = [[b] for b, rows in enumerate(sizes) if rows > LARGEST_SHARED_TILE_ROWS]
-    # Windows and skips only hide: which places make a split must not depend on who shares the batch.
-    reach = Reach(visible, first_seen(positions, window, skips))
     members = ([shared] if shared else []) + lone
     return AttentionLayout(write, tuple(_tile(kv, cu_rows, reach, group, torch.tensor(m)) for m in members))
 

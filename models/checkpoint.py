@@ -6,7 +6,7 @@ Every tensor of a file must be used and every parameter filled, else the error n
 
 import json
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,17 +149,22 @@ def load_into(network: nn.Module, tensors: dict[str, Tensor], *, source: str, sk
 
 def split_fused(network: nn.Module) -> dict[str, Tensor]:
     """Return the parameters of `network` under the names and in the pieces of the file format."""
+    return split_weights(network, {name: parameter.detach() for name, parameter in network.named_parameters()})
+
+
+def split_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights, or gradients, given by the names of the network's parameters, as `split_fused` does."""
     tensors: dict[str, Tensor] = {}
-    for name, parameter in network.named_parameters():
+    for name, weight in weights.items():
         names = _file_names(name)
-        pieces: Iterable[Tensor] = [parameter.detach()]
+        pieces: Iterable[Tensor] = [weight]
         if ".gate_up_proj." in name:
-            pieces = parameter.detach().chunk(2)
+            pieces = weight.chunk(2)
         elif len(names) > 1:
             attention = network.get_submodule(name.partition(".qk")[0])
             heads, kv_heads, dim = attention.num_heads, attention.num_kv_heads, attention.head_dim
             sizes = (heads * dim, kv_heads * dim, kv_heads * dim)  # type: ignore[operator]
-            pieces = parameter.detach().split(sizes[: len(names)])
+            pieces = weight.split(sizes[: len(names)])
         tensors.update(zip(names, pieces, strict=True))
     return tensors
 

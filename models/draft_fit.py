@@ -63,7 +63,7 @@ def load_beside(network: Draft, tensors: dict[str, Tensor], target: Target, sour
     vocabulary = take_vocabulary(left, network.config, target, source)
     load_into(network, left, source=source)
     network.vocabulary = vocabulary
-    return for_inference(network, target.dtype)
+    return for_inference(network, target.dtype, target.device)
 
 
 def take_vocabulary(left: dict[str, Tensor], config: DraftConfig, target: Target, source: str) -> DraftVocabulary:
@@ -96,7 +96,7 @@ def _own(left: dict[str, Tensor], name: str, theirs: Tensor, shape: tuple[int, i
         return None
     if weight.shape != shape:
         raise CheckpointError(f"{source}: {name} is {list(weight.shape)}, config.json asks for {list(shape)}")
-    is_theirs = theirs.shape == shape and torch.equal(weight.to(theirs.dtype), theirs)
+    is_theirs = theirs.shape == shape and torch.equal(weight.to(theirs), theirs)
     return None if is_theirs else weight
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.types import Numerics
+from kernels.norms import add_norm
 from models.draft_fit import DraftNetwork
 from models.eagle3_config import Eagle3Config
 from models.layers import MLP, Attend, Attention, RMSNorm, fixed_linear
@@ -45,8 +46,9 @@ class PairLayer(nn.Module):
         """Return the residual stream [..., H] after the layer, from states and embedded tokens [..., H]."""
         normed = self.hidden_norm(state)
         pair = torch.cat((self.input_layernorm(embedded), normed), -1)
-        x = (normed if self.norm_before_residual else state) + self.self_attn(0, pair, rotation, attend)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        mixed = self.self_attn(0, pair, rotation, attend)
+        x, normed = add_norm(normed if self.norm_before_residual else state, mixed, self.post_attention_layernorm)
+        return x + self.mlp(normed)
 
     def keys_values(self, state: Tensor, embedded: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the keys and values [..., Hkv, D] of pairs."""

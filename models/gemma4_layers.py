@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kernels.activations import Activation, gelu_tanh
+from kernels.rope_store import rotate
 from models.experts import mix_experts
 from models.gemma4_config import Gemma4Config
-from models.layers import MLP, Attend, RMSNorm, rotate
+from models.layers import MLP, Attend, RMSNorm
 
 
 class KeysValues(NamedTuple):
@@ -35,6 +36,8 @@ class ComputedRotation(nn.Module):
 
     def at(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return cos and signed sin [..., 1, D] for positions [...], broadcast over heads (`Rotation.at`)."""
+        if self.periods.device != positions.device:
+            self.periods = self.periods.to(positions.device)
         angles = positions[..., None, None].float() / self.periods
         cos, sin = angles.cos(), angles.sin()
         return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)

@@ -5,14 +5,16 @@ training (dense, causal), serving (paged, ragged) and drafting (a bidirectional 
 here knows of caches, batches or sequences: leading shapes are free, [N] for ragged rows, [B, S] for training.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kernels.activations import INVARIANT, Activation
-from kernels.norms import LeanRMSNorm
+from kernels.activations import INVARIANT, Activation, gated
+from kernels.dispatch import infers_in_triton
+from kernels.norms import LeanRMSNorm, add_norm, rms_norm
+from kernels.rope_store import Projected, rotate
 from models.rope import RopeScaling
 
 
@@ -21,6 +23,15 @@ class Attend(Protocol):
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend with the new rows of `layer`; whoever supplies it also stores k and v."""
+        ...
+
+
+@runtime_checkable
+class StoringAttend(Protocol):
+    """An `Attend` over a cache, which on a GPU takes heads as they are projected and norms, turns and stores them."""
+
+    def attend_projected(self, layer: int, projected: Projected) -> Tensor:
+        """Return what the rows attend to [N, Hq, D] in `layer`."""
         ...
 
 
@@ -42,7 +53,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x [..., size]."""
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class Rotation(nn.Module):
@@ -67,11 +78,6 @@ class Rotation(nn.Module):
             self.cos[positions].unsqueeze(-2).to(dtype),
             self.sin[positions].unsqueeze(-2).to(dtype),
         )
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply rotary position embedding to x [..., heads, D]."""
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 class Attention(nn.Module):
@@ -104,9 +110,18 @@ class Attention(nn.Module):
     def forward(self, layer: int, x: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         """Attend from x [..., H]; rotation is `Rotation.at` of the rows' positions."""
         qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
+        if infers_in_triton(qkv) and isinstance(attend, StoringAttend):
+            projected = self.projected(qkv, rotation)
+            return self.o_proj(attend.attend_projected(layer, projected).flatten(-2))
         heads, v = qkv.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), -2)
         q, k = rotate(self._norm_heads(heads), *rotation).split((self.num_heads, self.num_kv_heads), -2)
         return self.o_proj(attend(layer, q, k, v).flatten(-2))
+
+    def projected(self, heads: Tensor, rotation: tuple[Tensor, Tensor], num_heads: int | None = None) -> Projected:
+        """Describe projected heads [N, num_heads + 2 * Hkv, D] to the kernel; None is all query heads."""
+        q_weight, k_weight = (None if norm is None else norm.weight for norm in (self.q_norm, self.k_norm))
+        count = self.num_heads if num_heads is None else num_heads
+        return Projected(heads, count, self.num_kv_heads, q_weight, k_weight, self.eps, rotation)
 
     def _norm_heads(self, heads: Tensor) -> Tensor:
         """Normalise query and key heads [..., Hq + Hkv, D], where they are."""
@@ -153,8 +168,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [..., H] to [..., H]."""
-        gate, up = self.gate_up_proj(x).chunk(2, -1)
-        return self.down_proj(self.activation(gate) * up)
+        return self.down_proj(gated(self.gate_up_proj(x), self.activation))
 
 
 class DecoderLayer(nn.Module):
@@ -184,8 +198,9 @@ class DecoderLayer(nn.Module):
 
     def forward(self, layer: int, x: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         """Advance the residual stream x [..., H] by one layer."""
-        x = x + self.self_attn(layer, self.input_layernorm(x), rotation, attend)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        mixed = self.self_attn(layer, self.input_layernorm(x), rotation, attend)
+        x, normed = add_norm(x, mixed, self.post_attention_layernorm)
+        return x + self.mlp(normed)
 
 
 def scaled(x: Tensor, scale: float) -> Tensor:

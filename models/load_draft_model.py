@@ -16,7 +16,7 @@ def load_draft_model(folder: Path, target: Target, tokenizer: Tokenizer | None =
     are drafted from, and more are cut off if the model's own tokenizer says that they stand for nothing. Raises
     CheckpointError.
     """
-    network = load_target(folder, target.dtype, target.numerics)
+    network = load_target(folder, target.dtype, target.numerics, device=target.device)
     own, beside = network.shape.vocab_size, target.shape.vocab_size
     has_tokenizer = (folder / "tokenizer.json").is_file()
     spelt = Tokenizer(folder).spellings() if has_tokenizer else {}

@@ -24,12 +24,17 @@ TARGET_ARCHITECTURES = tuple(TARGETS.names())
 
 
 def load_target(
-    folder: Path, dtype: torch.dtype, numerics: Numerics = Numerics.FAST, share: Share | None = None
+    folder: Path,
+    dtype: torch.dtype,
+    numerics: Numerics = Numerics.FAST,
+    share: Share | None = None,
+    device: torch.device | None = None,
 ) -> Target:
     """Load a checkpoint for inference, weights cast to `dtype`; what specd does not compute itself, by transformers.
 
-    share is the part of it that this process has, None: all. Raises CheckpointError, and ConfigError where this machine
-    or installation cannot compute it in `numerics`, or it cannot be divided.
+    share is the part of it that this process has, None: all; device is where it computes, None: the CPU. Raises
+    CheckpointError, and ConfigError where this machine or installation cannot compute it in `numerics`, or it cannot be
+    divided.
     """
     config = read_config(folder)
     architecture = target_architecture(config, folder)
@@ -40,10 +45,10 @@ def load_target(
         )
     check_unquantised(config, folder)
     if share is not None:
-        return for_inference(_load_share(architecture, folder, config, share), dtype)
+        return for_inference(_load_share(architecture, folder, config, share), dtype, device)
     if architecture not in TARGET_ARCHITECTURES:
-        return _load_with_transformers(architecture, folder, config, dtype, numerics)
-    return for_inference(_load_own(architecture, folder, config, numerics), dtype)
+        return _load_with_transformers(architecture, folder, config, dtype, numerics).to(device)
+    return for_inference(_load_own(architecture, folder, config, numerics), dtype, device)
 
 
 def load_frozen(folder: Path, dtype: torch.dtype) -> Target:

@@ -7,8 +7,11 @@ one `step` per slot; what a head remembers begins anew with every block.
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kernels.activations import invariant_sigmoid
+from kernels.markov import HeadWeights
+from kernels.markov_told import GATED, RECURRENT
 
 
 class MarkovHead(nn.Module):
@@ -33,6 +36,14 @@ class MarkovHead(nn.Module):
         """
         return self.markov_w2(self.markov_w1(previous)), state
 
+    def weights(self, target_ids: Tensor | None) -> HeadWeights:
+        """Return the head as the kernels of a GPU read it; target_ids as of the draft vocabulary."""
+        return HeadWeights(self.markov_w1.weight, self.markov_w2.weight, target_ids)
+
+    def by_slot(self, hidden: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Return what the states hidden [B, G, H] of slots add inside the gates, f32, with the bias; None: nothing."""
+        return None
+
     def forward(self, previous: Tensor, hidden: Tensor) -> Tensor:
         """Return the biases [..., G, Vd] of whole blocks whose previous tokens [..., G] are known."""
         return self.step(previous, hidden, self.start(hidden))[0]
@@ -49,6 +60,15 @@ class GatedMarkovHead(MarkovHead):
         """Return the bias of a slot (`MarkovHead.step`)."""
         e = self.markov_w1(previous)
         return self.markov_w2(invariant_sigmoid(self.gate_proj(torch.cat((hidden, e), -1))) * e), state
+
+    def weights(self, target_ids: Tensor | None) -> HeadWeights:
+        """Return the head as kernels read it (`MarkovHead.weights`)."""
+        own = self.gate_proj.weight[:, -self.markov_w1.embedding_dim :]
+        return HeadWeights(self.markov_w1.weight, self.markov_w2.weight, target_ids, GATED, own)
+
+    def by_slot(self, hidden: Tensor) -> Tensor | None:
+        """Return what the gates [B, G, r] get of the slots' states (`MarkovHead.by_slot`)."""
+        return F.linear(hidden, self.gate_proj.weight[:, : hidden.shape[-1]], self.gate_proj.bias).float()
 
 
 class RecurrentMarkovHead(MarkovHead):
@@ -68,6 +88,15 @@ class RecurrentMarkovHead(MarkovHead):
         gate, candidate, output = joint.chunk(3, -1)
         kept = invariant_sigmoid(gate)
         return self.markov_w2(torch.tanh(output)), kept * state + (1 - kept) * torch.tanh(candidate)
+
+    def weights(self, target_ids: Tensor | None) -> HeadWeights:
+        """Return the head as kernels read it (`MarkovHead.weights`)."""
+        own = self.joint_proj.weight[:, : 2 * self.markov_w1.embedding_dim]
+        return HeadWeights(self.markov_w1.weight, self.markov_w2.weight, target_ids, RECURRENT, own)
+
+    def by_slot(self, hidden: Tensor) -> Tensor | None:
+        """Return what the joint products [B, G, 3r] get of the slots' states (`MarkovHead.by_slot`)."""
+        return F.linear(hidden, self.joint_proj.weight[:, -hidden.shape[-1] :], self.joint_proj.bias).float()
 
     def forward(self, previous: Tensor, hidden: Tensor) -> Tensor:
         """Return the biases of whole blocks, slot by slot (`MarkovHead.forward`)."""

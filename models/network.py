@@ -29,16 +29,22 @@ class Network(nn.Module):
         """What it computes in, and what its keys and values are kept in."""
         return next(self.parameters()).dtype
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes, and where its keys and values are kept."""
+        return next(self.parameters()).device
+
 
 Kind = TypeVar("Kind", bound=Network)
 
 
-def for_inference(network: Kind, dtype: torch.dtype) -> Kind:
+def for_inference(network: Kind, dtype: torch.dtype, device: torch.device | None = None) -> Kind:
     """Cast a network to `dtype` and lay its weights out for inference in its numerics, in place; returns it.
 
-    Raises ConfigError where this machine cannot compute it batch-invariantly.
+    device is where it is to compute, None: where it is. Raises ConfigError where this machine cannot compute it
+    batch-invariantly.
     """
-    network = network.to(dtype).eval().requires_grad_(False)
+    network = network.to(device=device, dtype=dtype).eval().requires_grad_(False)
     network.prepare()
     if network.numerics is Numerics.BATCH_INVARIANT:
         tile_linears(network)

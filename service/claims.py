@@ -10,6 +10,11 @@ def run_id(job_id: str, epoch: int) -> str:
     return f"{job_id}:{epoch}"
 
 
+def job_id_of(name: str) -> str:
+    """Return the job of an attempt that `run_id` has named."""
+    return name.rpartition(":")[0]
+
+
 class Entry(Struct, frozen=True):
     """A queue entry in this worker's hands: the stream's id for it, the job it names, the priority it waited with."""
 

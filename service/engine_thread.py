@@ -115,6 +115,12 @@ class EngineThread:
         self._call(lambda: self._answer(change, done))
         await done
 
+    async def counts(self) -> dict[str, Any]:
+        """Return what the engine has counted by now, between two steps."""
+        found: dict[str, Any] = {}
+        await self.call(lambda: found.update(self._engine.snapshot()))
+        return found
+
     def refilled(self) -> None:
         """Say that whoever claims jobs has claimed what there was."""
         self._refilled.set()

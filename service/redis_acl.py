@@ -48,7 +48,7 @@ ROLES = {
             *("xinfo|groups", "hget", "hset", "hmget", "hgetall", "hexists", "hincrby"),
             *("sadd", "del", "expire", "pexpire"),
         ),
-        (*JOB_KEYS, "specd:q:*", "specd:dead:*", "specd:d:*", "specd:w:*", "specd:workers"),
+        (*JOB_KEYS, "specd:q:*", "specd:dead:*", "specd:d:*", "specd:w:*", "specd:workers", "specd:x:*", "specd:xu:*"),
     ),
     "client": Role(("ping", "select", "xadd", "xread"), written=("specd:intake",), read=("specd:{*}:out",)),
 }

@@ -87,7 +87,7 @@ class StreamWriter:
     """Writes emissions of open streams, which go by the run ids of their claims.
 
     drop is told of runs that the engine should stop working on, hold of the queue entries of all open streams
-    whenever they change, tracing of jobs that have ended here; recorder keeps answers.
+    whenever they change, tracing and `ended` of jobs that have ended here; recorder keeps answers.
     """
 
     def __init__(
@@ -98,9 +98,10 @@ class StreamWriter:
         hold: Callable[[frozenset[Entry]], None],
         tracing: Tracing | None = None,
         recorder: Recorder | None = None,
+        ended: Callable[[Claim, Stopwatch, Final], None] | None = None,
     ) -> None:
         self._queue, self._tokenizer, self._drop, self._hold = queue, tokenizer, drop, hold
-        self._tracing, self._recorder = tracing or Tracing(), recorder
+        self._tracing, self._recorder, self._told = tracing or Tracing(), recorder, ended
         self._open: dict[str, OpenStream] = {}
         self._ended: set[str] = set()
         self._has_ended = asyncio.Event()
@@ -306,6 +307,8 @@ class StreamWriter:
         self.phases.observe(stream.watch)
         log_finished(ending, stream.claim, stream.watch)
         self._tracing.worked(stream.claim, stream.watch, ending.final)
+        if self._told:
+            self._told(stream.claim, stream.watch, ending.final)
         if self._recorder and stream.kept is not None:
             self._recorder.put(stream.claim.job, stream.kept, ending.final)
 

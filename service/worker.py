@@ -25,6 +25,8 @@ from service.claims import Entry
 from service.drafter_loads import DrafterHost, DrafterLoads
 from service.engine_host import EngineHost
 from service.engine_thread import EngineThread, SteppedEngine
+from service.experiments.arm_host import ArmHost, EngineArms
+from service.experiments.follower import ExperimentFollower
 from service.group_healing import GroupHealing
 from service.heartbeat import Heartbeat
 from service.presence import Presence
@@ -62,7 +64,8 @@ REST_S = 1.0
 class Worker:
     """One engine as a consumer of the queue.
 
-    verifier is that of requests without a seed; host loads drafters while it runs, None has those it began with.
+    verifier is that of requests without a seed; host loads drafters while it runs, None has those it began with; arms
+    serves experiments, None takes no part in any.
     """
 
     def __init__(
@@ -75,12 +78,15 @@ class Worker:
         host: DrafterHost | None = None,
         tracing: Tracing | None = None,
         recorder: Recorder | None = None,
+        arms: ArmHost | None = None,
     ) -> None:
         self._recorder = recorder
         self.name, self._verifier = heartbeat.worker, verifier
         self._queue, self._heartbeat = queue, heartbeat
         self._engine = EngineThread(engine)
-        self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold, tracing, recorder)
+        self._experiments = ExperimentFollower(queue, self.name, self._engine, arms) if arms else None
+        ended = self._experiments.ended if self._experiments else None
+        self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold, tracing, recorder, ended)
         self._stopping = asyncio.Event()
         self._num_reclaimed = self._num_taken_over = 0
         self._queue_times, self._num_dead, self._num_heals = QueueTimes(), 0, 0
@@ -112,6 +118,7 @@ class Worker:
                     self._fence(),
                     self._rest(),
                     self._follow_drafters(),
+                    self._follow_experiments(),
                     self._step_forever(),
                 )
                 others = [group.create_task(task) for task in work]
@@ -220,6 +227,8 @@ class Worker:
             self._num_taken_over += 1
         log.debug("job_claimed", job_id=entry.job_id, epoch=claim.epoch, streamed=len(claim.streamed))
         self._writer.open(claim)
+        if self._experiments:
+            self._experiments.begun(claim)
         if (end := end_without_work(claim, self._queue.settings.max_attempts)) is not None:
             if end.letter:
                 self._num_dead += 1
@@ -263,6 +272,11 @@ class Worker:
         """Have the drafters that are wanted."""
         if self._drafters:
             await self._drafters.follow()
+
+    async def _follow_experiments(self) -> None:
+        """Serve whichever arm has its turn."""
+        if self._experiments:
+            await self._experiments.follow()
 
     async def _watch_backlog(self) -> None:
         """Let the engine know what waits in the queue, where it matters: while it has work."""
@@ -341,7 +355,8 @@ async def serve_queue(settings: Settings, stop: asyncio.Event) -> None:
         die_with_parent()
     folder = target_folder(settings.engine.target, settings.engine.target_revision)
     with contextlib.closing(build_engine(settings)) as engine:
-        await work(settings, stop, engine, Tokenizer(folder), EngineHost(engine, settings.engine))
+        host, arms = EngineHost(engine, settings.engine), EngineArms(engine, settings)
+        await work(settings, stop, engine, Tokenizer(folder), host, arms=arms)
 
 
 async def work(
@@ -351,6 +366,7 @@ async def work(
     tokenizer: Tokenizer,
     host: DrafterHost | None = None,
     tracing: Tracing | None = None,
+    arms: ArmHost | None = None,
 ) -> None:
     """Work off the queue with `engine` until `stop` is set. Raises QueueError without Redis."""
     url = redis_url(settings.queue)
@@ -363,7 +379,7 @@ async def work(
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         heartbeat = Heartbeat(url, settings.queue, queue.model, name)
         recorder = open_recorder(settings.recording, name, tokenizer)
-        worker = Worker(engine, tokenizer, queue, heartbeat, settings.engine.verifier, host, tracing, recorder)
+        worker = Worker(engine, tokenizer, queue, heartbeat, settings.engine.verifier, host, tracing, recorder, arms)
         log.info("worker_ready", worker=name, model=queue.model, max_model_len=engine.max_model_len)
         async with asyncio.TaskGroup() as group:
             stopping = group.create_task(_stop_on(stop, worker))

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from training.processes import split_like, whole
+
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 NUM_ITERATIONS = 5
 EPS = 1e-7
@@ -59,11 +61,12 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
             for shape, parameters in by_shape.items():
-                update = orthogonalise(torch.stack([self._momentum(one, group["momentum"]) for one in parameters]))
+                momenta = [whole(self._momentum(one, group["momentum"])) for one in parameters]
+                update = orthogonalise(torch.stack(momenta))
                 step_len = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
                 for parameter, direction in zip(parameters, update, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(direction.to(parameter.dtype), alpha=-step_len)
+                    parameter.add_(split_like(direction.to(parameter.dtype), parameter), alpha=-step_len)
 
     def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
         buffer = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))

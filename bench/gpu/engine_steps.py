@@ -4,7 +4,6 @@ import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -24,8 +23,8 @@ PREFILL_ROWS = 8192
 BLOCK_SIZE = 16
 # Beside the cache a step needs room for its own tensors, logits above all.
 SHARE_FOR_KV = 0.8
-# The engine's own word for captured steps, where it has one.
-GRAPHS_FIELD = next((name for name in EngineShape.__struct_fields__ if "graph" in name), None)
+# Sequences of a batch for which the target's forward is captured.
+GRAPH_SIZES = (1, 8, 64, 256, 512)
 
 
 class SteppedEngine:
@@ -39,14 +38,13 @@ class SteppedEngine:
             2 * heads * size * target.network.dtype.itemsize for heads, size in drafter.spec.kv_layers
         )
         self.room = min(most_tokens, int(SHARE_FOR_KV * free_bytes(device)) // per_token)
-        options: dict[str, Any] = {} if GRAPHS_FIELD is None else {GRAPHS_FIELD: graphs}
         shape = EngineShape(
             max_num_seqs=512,
             max_num_batched_tokens=PREFILL_ROWS,
             kv_cache_tokens=self.room,
             block_size=BLOCK_SIZE,
             prefix_cache=False,
-            **options,
+            graph_sizes=GRAPH_SIZES if graphs else (),
         )
         self.engine = Engine(target.network, {drafter.spec.name: drafter}, {Off.name: Off}, shape, ())
         if device.type == "cuda" and not self.engine.memory.kv.keys[0].is_cuda:

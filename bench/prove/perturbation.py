@@ -101,6 +101,7 @@ class Perturbed:
         noise[:, place:] = torch.rand(noise[:, place:].shape, generator=self._rng)
         if ask.gumbel is None:
             return replace(ask, noise=noise)
+        assert isinstance(ask.gumbel, Tensor)
         gumbel = ask.gumbel.clone()
         uniform = torch.rand(gumbel[:, place:].shape, generator=self._rng).clamp_(min=1e-7)
         gumbel[:, place:] = -(-uniform.log()).log()

@@ -29,7 +29,7 @@ from engine.shape import EngineShape
 from equality import NEAR_TIE
 from families import FAMILIES, VOCAB_SIZE
 from kernels import reference
-from kernels.attention import cache_rows
+from kernels.attention_layout import cache_rows
 from kernels.noise import gumbel_noise
 from parity import dense
 from policies.fixed import Fixed, Off

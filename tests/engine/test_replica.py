@@ -158,7 +158,7 @@ def lead_cells(share, folder):
 
 def follow_cells(share, folder):
     for name in CONFIGS:
-        assert Follower(load_target(folder / name, torch.float64, share=share), torch.device("cpu")).run() > 0
+        assert Follower(load_target(folder / name, torch.float64, share=share)).run() > 0
 
 
 def test_two_ranks_say_what_one_says(checkpoints, alone, ranks):
@@ -180,7 +180,7 @@ def lead_without_sums(share, folder):
 def follow_without_sums(share, folder):
     target = load_target(folder / "qwen3", torch.float64, share=share)
     target.layers[1].mlp = target.layers[1].mlp.part
-    Follower(target, torch.device("cpu")).run()
+    Follower(target).run()
 
 
 def test_a_layer_that_is_not_summed_is_noticed(checkpoints, alone, ranks):
@@ -204,7 +204,7 @@ def lead_until_lost(share, folder):
 
 def follow_until_killed(share, folder):
     """Die as by kill -9, in the middle of the tenth forward."""
-    follower = Follower(load_target(folder / "qwen3", torch.float64, share=share), torch.device("cpu"))
+    follower = Follower(load_target(folder / "qwen3", torch.float64, share=share))
     honest, calls = follower._forward, []
 
     def dies(*arguments):
@@ -232,7 +232,7 @@ def lead_and_fail(share, folder):
 
 
 def follow_anything(share, folder):
-    follower = Follower(load_target(folder / "qwen3", torch.float64, share=share), torch.device("cpu"))
+    follower = Follower(load_target(folder / "qwen3", torch.float64, share=share))
     with pytest.raises(ReplicaLost):
         follower.run()
 

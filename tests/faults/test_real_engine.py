@@ -24,7 +24,7 @@ def weather(plain, real):
 
 
 async def test_answers_are_bit_for_bit_the_same_when_workers_are_killed_and_frozen(world, weather):
-    storm = weather(world, None, Scale(12, 2, num_freezes=1, num_workers=2, num_at_once=6), lease_ms=1000)
+    storm = weather(world, None, Scale(24, 3, num_freezes=1, num_workers=2, num_at_once=6), lease_ms=1000)
     found, clients = await storm.run()
     assert found == []
     assert sum(bool(blow.held) for blow in storm.blows) >= 1

@@ -6,10 +6,17 @@ import torch
 from core.errors import ShapeError
 from core.tensors import Allowed
 from kernels.allowed import disallow
+from kernels.dispatch import interpreted
+
+
+def in_triton(logits, allowed):
+    with interpreted():
+        return disallow(logits, allowed)
 
 
 @pytest.mark.parametrize("vocab", [1, 8, 63, 257])
-def test_tokens_without_a_bit_are_struck_out(vocab):
+@pytest.mark.parametrize("body", [disallow, in_triton], ids=["twin", "triton"])
+def test_tokens_without_a_bit_are_struck_out(vocab, body, poisoned):
     rng = torch.Generator().manual_seed(vocab)
     logits = torch.randn(5, vocab, generator=rng)
     rows, is_allowed = torch.tensor([3, 0]), torch.rand(2, vocab, generator=rng) < 0.5
@@ -18,7 +25,7 @@ def test_tokens_without_a_bit_are_struck_out(vocab):
         for token in is_allowed[row].nonzero().flatten().tolist():
             bits[row, token // 8] |= 1 << token % 8
     before = logits.clone()
-    struck = disallow(logits, Allowed(rows, bits))
+    struck = body(logits, Allowed(rows, bits))
     expected = before.clone()
     for row, allowed in zip(rows.tolist(), is_allowed, strict=True):
         expected[row, ~allowed] = -torch.inf
@@ -26,6 +33,7 @@ def test_tokens_without_a_bit_are_struck_out(vocab):
     assert torch.equal(logits, before)
 
 
-def test_fewer_bits_than_tokens_are_refused():
+@pytest.mark.parametrize("body", [disallow, in_triton], ids=["twin", "triton"])
+def test_fewer_bits_than_tokens_are_refused(body):
     with pytest.raises(ShapeError, match="9 tokens need 2 bytes of bits, got 1"):
-        disallow(torch.zeros(1, 9), Allowed(torch.tensor([0]), torch.zeros(1, 1, dtype=torch.uint8)))
+        body(torch.zeros(1, 9), Allowed(torch.tensor([0]), torch.zeros(1, 1, dtype=torch.uint8)))

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from core.tensors import PagedKV
-from kernels.attention import LARGEST_SHARED_TILE_ROWS, paged_attention, plan_attention
+from kernels.attention import paged_attention, plan_attention
+from kernels.attention_layout import LARGEST_SHARED_TILE_ROWS
 from kernels.split_attention import SPLIT_ROWS, plan_split_attention
 
 HEAD_DIM = 8

@@ -1,12 +1,15 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from core.errors import ShapeError
 from core.tensors import LawRows, Processing
-from kernels.coupled import couple, draw_coupled
+from kernels.coupled import couple, couple_triton, draw_coupled, draw_coupled_triton, keep_drawn_triton
+from kernels.noise import coupled_keys, gumbel_noise
 from kernels.process import process
+from kernels.reference import keep_drawn
 from tests.kernels.cases import REJECT_CASES, RejectCase
 from tests.kernels.oracles import check_coupled
 
@@ -152,3 +155,49 @@ def test_wrong_shapes_are_told(place):
     }
     with pytest.raises(ShapeError):
         couple(*wrong[place])
+
+
+# --- Triton ------------------------------------------------------------------------------------------------------
+
+
+def same(verdict, twin):
+    names = ("accepted", "next_token", "verified", "soft_labels")
+    return all(torch.equal(getattr(verdict, name), getattr(twin, name)) for name in names)
+
+
+@pytest.mark.parametrize("case", REJECT_CASES, ids=str)
+def test_triton_couples_as_the_twin(case, poisoned):
+    arguments = coupled_round(case)
+    verdict = couple_triton(*arguments)
+    check_coupled(verdict, *arguments)
+    assert same(verdict, couple(*arguments))
+
+
+@pytest.mark.parametrize("case", [REJECT_CASES[1], RejectCase(3, 2, 1030), RejectCase(2, 0, 63)], ids=str)
+def test_triton_makes_the_noise_it_is_told_the_name_of(case, poisoned):
+    logits, draft, lengths, _ = coupled_round(case)
+    keys, children = np.arange(case.batch, dtype=np.uint64) + np.uint64(2**40), np.arange(case.batch)
+    named = coupled_keys(keys, children, torch.arange(case.batch) * 50)
+    positions = named.first.numpy()[:, None] + np.arange(case.width + 1)
+    gumbel = gumbel_noise(keys, positions, children, case.vocab, torch.device("cpu"))
+    assert same(couple_triton(logits, draft, lengths, named), couple(logits, draft, lengths, gumbel))
+    last = draw_coupled_triton(logits[: case.batch], named.at(case.width))
+    assert torch.equal(last, draw_coupled(logits[: case.batch], gumbel[:, -1]))
+
+
+def test_triton_gives_equals_to_the_lowest_id_and_never_what_is_excluded():
+    logits = torch.tensor([[-torch.inf, 1.0, 2.0, 1.0], [1.0, 1.0, 1.0, -torch.inf], [500.0, 500.0, 499.5, 0.0]])
+    gumbel = torch.tensor([[22.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 22.0], [0.0, 1e-6, 0.0, 0.0]])
+    assert draw_coupled_triton(logits, gumbel).tolist() == [1, 0, 1]
+
+
+def test_triton_keeps_what_was_drawn_as_the_twin(poisoned):
+    logits, draft, lengths, _ = coupled_round(RejectCase(9, 3, 63))
+    drawn = logits.argmax(-1)
+    assert same(keep_drawn_triton(drawn, draft, lengths), keep_drawn(drawn, draft, lengths))
+
+
+def test_triton_judges_nobody():
+    logits, draft, lengths, gumbel = coupled_round(RejectCase(3, 2, 5))
+    nobody = replace(draft, tokens=draft.tokens[:0], lengths=lengths[:0])
+    assert len(couple_triton(logits[:0], nobody, lengths[:0], gumbel[:0]).accepted) == 0

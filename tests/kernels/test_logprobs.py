@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.errors import ShapeError
-from kernels.logprobs import token_logprobs
+from kernels.logprobs import token_logprobs, token_logprobs_triton
 
 
 def tied_logits(num, vocab):
@@ -53,3 +53,24 @@ def test_no_alternatives_and_more_than_there_are():
 def test_tokens_of_another_number_are_told():
     with pytest.raises(ShapeError):
         token_logprobs(torch.zeros(2, 3), torch.zeros(3, dtype=torch.int64), 1)
+
+
+@pytest.mark.parametrize(("vocab", "tile"), [(1, 64), (63, 64), (257, 64), (257, 1024)])
+def test_triton_scores_as_the_twin(vocab, tile, poisoned):
+    logits, tokens = tied_logits(6, vocab), torch.arange(6) * 40 % vocab
+    logits[1] = 2.0
+    logits[2, vocab // 2 + 1 :] = -torch.inf
+    logits[3] *= 1e4
+    tokens[2] = 0
+    found, twin = token_logprobs_triton(logits, tokens, 5, tile), token_logprobs(logits, tokens, 5)
+    assert torch.equal(found.rank, twin.rank)
+    assert torch.equal(found.top_ids, twin.top_ids)
+    torch.testing.assert_close(found.logprob, twin.logprob, atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(found.top_logprobs, twin.top_logprobs, atol=1e-5, rtol=1e-6)
+
+
+def test_triton_reports_no_alternatives_more_than_there_are_and_no_rows():
+    logits, tokens = tied_logits(4, 3), torch.zeros(4, dtype=torch.int64)
+    assert token_logprobs_triton(logits, tokens, 0).top_ids.shape == (4, 0)
+    assert token_logprobs_triton(logits, tokens, 20).top_ids.sort().values.tolist() == [[0, 1, 2]] * 4
+    assert token_logprobs_triton(logits[:0], tokens[:0], 2).top_ids.shape == (0, 2)

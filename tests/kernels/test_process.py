@@ -1,11 +1,13 @@
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from core.tensors import LawRows, Processing
+from core.tensors import Allowed, LawRows, Processing
 from kernels import reference
 from kernels.process import process
+from kernels.process_tiles import process_triton
 from kernels.truncation import NUM_CANDIDATES
 from tests.kernels.law_cases import make_prefixes, make_processing, verification_rows
 from tests.kernels.oracles import TOLERANCE, check_draw, processed_law
@@ -145,3 +147,70 @@ def test_draw_inverts_the_cumulative_mass(vocab):
 def test_draw_never_returns_a_token_without_mass(uniform):
     mass = torch.zeros(257, 257).fill_diagonal_(1e-30)
     assert reference.draw(mass, torch.full((257,), uniform)).tolist() == list(range(257))
+
+
+# --- Triton ------------------------------------------------------------------------------------------------------
+
+in_tiles = partial(process_triton, tile=128)
+
+
+def check_as_twin(logits, limits, rows):
+    found, twin = in_tiles(logits, limits, rows), process(logits, limits, rows)
+    assert torch.equal(found.isfinite(), twin.isfinite())
+    torch.testing.assert_close(found, twin, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("vocab", "scale"), [(1, 3.0), (63, 3.0), (257, 0.1)])
+def test_triton_makes_the_laws_asked_for(vocab, scale, poisoned):
+    logits, rows = batch(vocab, scale)
+    half = torch.arange(0, len(logits), 2)
+    check_process(in_tiles, logits[half], rows[half])
+    check_as_twin(logits[half], processing(LIMITS), law_rows(rows[half]))
+
+
+def test_triton_truncates_rows_in_which_little_is_left(poisoned):
+    logits = torch.full((4, 200), -torch.inf)
+    logits[0, 150] = 2.0
+    logits[1, [3, 199]] = torch.tensor([1.0, 1.0])
+    logits[2, 10:20] = 1e30
+    logits[3] = torch.linspace(-1e4, 0, 200)
+    check_as_twin(logits, processing([(1.0, 5, 0.9, 0.0)]), law_rows(torch.zeros(4, dtype=torch.int64)))
+
+
+def grammar(num_rows, vocab):
+    """Allow a third of the tokens in every third row."""
+    bits = torch.randint(256, (len(range(0, num_rows, 3)), -(-vocab // 8) + 1), dtype=torch.uint8)
+    bits &= torch.randint(256, bits.shape, dtype=torch.uint8)
+    bits[:, 0] |= 1
+    return Allowed(torch.arange(0, num_rows, 3), bits)
+
+
+@pytest.mark.parametrize("vocab", [13, 150])
+def test_triton_edits_as_the_twin(vocab, poisoned):
+    torch.manual_seed(vocab)
+    prefixes = make_prefixes(vocab)
+    rows = verification_rows(prefixes, 1, vocab)
+    rows = replace(rows, allowed=grammar(len(rows.sequence), vocab))
+    logits = 3 * torch.randn(len(rows.sequence), vocab)
+    before = logits.clone()
+    check_as_twin(logits, make_processing(prefixes, vocab), rows)
+    assert torch.equal(logits, before)
+
+
+def test_triton_freezes_the_counts_of_a_drafters_rows_at_the_anchor():
+    prefixes = make_prefixes(63)
+    rows = replace(verification_rows(prefixes, 1, 63), drafts=None)
+    check_as_twin(torch.randn(len(rows.sequence), 63), make_processing(prefixes, 63), rows)
+
+
+def test_triton_gives_each_row_the_bits_it_has_alone():
+    logits, rows = batch(150)
+    together = in_tiles(logits[:10], processing(LIMITS), law_rows(rows[:10]))
+    for row in (5, 8):
+        alone = in_tiles(logits[row : row + 1], processing(LIMITS), law_rows(rows[row : row + 1]))
+        assert torch.equal(alone[0], together[row])
+
+
+def test_triton_processes_no_rows():
+    none = torch.zeros(0, dtype=torch.int64)
+    assert process_triton(torch.zeros(0, 9), processing(LIMITS), law_rows(none)).shape == (0, 9)

@@ -55,11 +55,13 @@ async def test_text_stays_text(tab, settings):
     async with running(settings, VariedEngine(text=EVIL)) as service:
         await visit(tab, service.url, max_tokens=str(len(EVIL)), prompt=EVIL.decode())
         await run(tab)
-    drawn = await tab.value("[...document.querySelectorAll('#answer .tokens')].map(one => one.textContent).join('')")
-    assert drawn == EVIL.decode().replace("\n", "")
-    assert await tab.value("document.querySelectorAll('#answer :not(span, br)').length") == 0
-    assert await tab.value("window.hit === undefined")
-    assert tab.errors == []
+        drawn = await tab.value(
+            "[...document.querySelectorAll('#answer .tokens')].map(one => one.textContent).join('')"
+        )
+        assert drawn == EVIL.decode().replace("\n", "")
+        assert await tab.value("document.querySelectorAll('#answer :not(span, br)').length") == 0
+        assert await tab.value("window.hit === undefined")
+        assert tab.errors == []
 
 
 async def test_the_policy_keeps_markup_from_being_made_at_all(tab, settings):

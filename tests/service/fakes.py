@@ -216,12 +216,12 @@ def fake_settings(redis_url: str, folder: Path, *, request_timeout_s: float = 30
 
 @asynccontextmanager
 async def worker(
-    settings: Settings, engine: FakeEngine, host: object = None, tracing: object = None
+    settings: Settings, engine: FakeEngine, host: object = None, tracing: object = None, arms: object = None
 ) -> AsyncIterator[None]:
     """Run a worker for as long as the context lasts."""
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(work(settings, stop, engine, Tokenizer(Path(settings.engine.target)), host, tracing))
+        group.create_task(work(settings, stop, engine, Tokenizer(Path(settings.engine.target)), host, tracing, arms))
         try:
             yield
         finally:

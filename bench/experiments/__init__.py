@@ -1,0 +1,1 @@
+"""Experiments tried where the truth is known: replayed on a modelled clock, or on recorded requests."""

@@ -1,0 +1,217 @@
+"""What an experiment has shown so far, and what to do: ship, keep running or stop, and why.
+
+It may be asked as often as one likes: every interval holds at all times together (core/confidence_sequence.py), with
+alpha shared out among the arms. Nothing is compared but whole blocks; requests and tokens are never units.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from core.confidence_sequence import confidence_sequence
+from core.experiments.blocks import F64, Block, differences, make_blocks, scale_of
+from core.experiments.metrics import METRICS
+from core.experiments.quantiles import quantile_ratios
+from core.experiments.spec import Experiment
+from core.experiments.trust import Trust, judge_trust
+from core.experiments.unit_sums import UnitRecord
+from core.experiments.values import ArmValue, arm_values
+from core.ratios import adjusted, fit_adjustment
+from core.statistics import Interval
+
+Advice = Literal["ship", "keep running", "stop"]
+
+
+class Comparison(Struct, frozen=True):
+    """One metric of one arm against the control, as a ratio; 1 is no difference.
+
+    unadjusted is without covariates; shares of variance that they took out are `explained`
+    """
+
+    metric: str
+    num_blocks: int
+    ratio: Interval
+    unadjusted: Interval
+    explained: float | None = None
+
+
+class Guardrail(Struct, frozen=True):
+    """A metric that may not get worse by more than `limit`; worse is the ratio in the bad direction, never below it."""
+
+    metric: str
+    limit: float
+    worse: Interval
+    is_breached: bool
+    reason: str = ""
+
+
+class ArmResult(Struct, frozen=True):
+    """One arm against the control; quantiles are bootstrapped over blocks, 95 % each, and hold at one look only."""
+
+    arm: str
+    primary: Comparison | None
+    guardrails: tuple[Guardrail, ...]
+    quantiles: dict[str, Interval]
+    advice: Advice
+    why: str
+
+
+class Analysis(Struct, frozen=True):
+    """All of it; values are each arm's metrics over all its blocks."""
+
+    experiment: str
+    digest: str
+    num_blocks: int
+    num_pre_blocks: int
+    values: dict[str, dict[str, ArmValue]]
+    arms: tuple[ArmResult, ...]
+    trust: Trust
+    advice: Advice
+    why: str
+
+
+def analyse(experiment: Experiment, records: Iterable[UnitRecord]) -> Analysis:
+    """Return what the records show."""
+    kept = [record for record in records if record.digest == experiment.digest]
+    blocks = make_blocks(experiment, kept)
+    pre, main = [one for one in blocks if one.is_pre], [one for one in blocks if not one.is_pre]
+    trust = judge_trust(experiment, kept, pre, main)
+    arms = tuple(_result(experiment, blocks, pre, main, arm, trust) for arm in experiment.treatments)
+    advice, why = _overall(arms, trust)
+    values = {arm: arm_values(main, arm) for arm in experiment.arms}
+    return Analysis(experiment.id, experiment.digest, len(main), len(pre), values, arms, trust, advice, why)
+
+
+def find_breach(experiment: Experiment, records: Iterable[UnitRecord]) -> str | None:
+    """Return why a guardrail stops the experiment at once, None while none does."""
+    blocks = make_blocks(experiment, records)
+    pre, main = [one for one in blocks if one.is_pre], [one for one in blocks if not one.is_pre]
+    for arm in experiment.treatments:
+        for one in _guardrails(experiment, pre, main, arm):
+            if one.is_breached:
+                return f"guardrail of arm {arm!r}: {one.reason}"
+    return None
+
+
+class Adjusted(Struct, frozen=True):
+    """Log ratios to the control by block, as they are and with what covariates explain taken out, and their scales."""
+
+    plain: F64
+    plain_scale: float
+    values: F64
+    scale: float
+    is_adjusted: bool
+
+
+def adjusted_differences(
+    experiment: Experiment, blocks: Sequence[Block], arm: str, metric: str, alpha: float
+) -> Adjusted:
+    """Return the blocks' log ratios, adjusted and scaled by what the blocks before the comparison said."""
+    pre = [one for one in blocks if one.is_pre]
+    # Every block at once, for a unit's covariate is the unit before it, which may lie in another block.
+    values, known = differences(experiment, blocks, arm, metric)
+    num_pre = len(differences(experiment, pre, arm, metric)[0])
+    theta = fit_adjustment(values[:num_pre], known[:num_pre])
+    before, after = (adjusted(values[part], known[part], theta) for part in (slice(num_pre), slice(num_pre, None)))
+    usual = experiment.stop.min_blocks
+    scale, plain_scale = scale_of(before, usual, alpha), scale_of(values[:num_pre], usual, alpha)
+    return Adjusted(values[num_pre:], plain_scale, after, scale, bool(theta.any()))
+
+
+def compare(experiment: Experiment, blocks: Sequence[Block], arm: str, metric: str, alpha: float) -> Comparison | None:
+    """Compare one metric over the blocks that are not of before; None if there are none."""
+    found = adjusted_differences(experiment, blocks, arm, metric, alpha)
+    if not len(found.values):
+        return None
+    spread = float(found.plain.var())
+    explained = 1 - float(found.values.var()) / spread if found.is_adjusted and spread > 0 else None
+    ratio = _exp(confidence_sequence(found.values, found.scale, alpha))
+    unadjusted = _exp(confidence_sequence(found.plain, found.plain_scale, alpha))
+    return Comparison(metric, len(found.values), ratio, unadjusted, explained)
+
+
+def _result(
+    experiment: Experiment, blocks: list[Block], pre: list[Block], main: list[Block], arm: str, trust: Trust
+) -> ArmResult:
+    alpha = experiment.stop.alpha / len(experiment.treatments)
+    primary = compare(experiment, blocks, arm, experiment.primary, alpha)
+    guardrails = _guardrails(experiment, pre, main, arm)
+    advice, why = _advice(experiment, arm, primary, guardrails, trust)
+    return ArmResult(arm, primary, guardrails, quantile_ratios(experiment, main, arm), advice, why)
+
+
+def _guardrails(experiment: Experiment, pre: Sequence[Block], main: Sequence[Block], arm: str) -> tuple[Guardrail, ...]:
+    alpha = experiment.stop.alpha / len(experiment.treatments) / max(1, len(experiment.guardrails))
+    held = [_guardrail(experiment, (pre, main), arm, metric, alpha) for metric in experiment.guardrails]
+    return tuple(one for one in held if one is not None)
+
+
+def _guardrail(
+    experiment: Experiment, blocks: tuple[Sequence[Block], Sequence[Block]], arm: str, metric: str, alpha: float
+) -> Guardrail | None:
+    """Hold a metric to its limit: surely worse, or much worse for some blocks running; None without blocks."""
+    pre, main = blocks
+    limit = experiment.guardrails[metric]
+    sign = -1.0 if METRICS[metric].more_is_better else 1.0
+    worse = sign * differences(experiment, main, arm, metric)[0]
+    if not len(worse):
+        return None
+    before = differences(experiment, pre, arm, metric)[0]
+    # Only one side is asked about, and either side is as likely to be passed by chance.
+    interval = _exp(confidence_sequence(worse, scale_of(before, experiment.stop.min_blocks, 2 * alpha), 2 * alpha))
+    interval = Interval(interval.estimate, interval.low, math.inf)
+    last = worse[-experiment.stop.trip_blocks :]
+    reason = ""
+    if interval.low > limit:
+        reason = f"{metric} is worse by more than the limit {limit:g}: at least {interval.low:.3g} times the control's"
+    elif len(last) == experiment.stop.trip_blocks and bool((last > math.log(experiment.stop.trip)).all()):
+        reason = f"{metric} was worse by more than {experiment.stop.trip:g} in {len(last)} blocks running"
+    return Guardrail(metric, limit, interval, bool(reason), reason)
+
+
+def _advice(
+    experiment: Experiment, arm: str, primary: Comparison | None, guardrails: Sequence[Guardrail], trust: Trust
+) -> tuple[Advice, str]:
+    """Return what to do about one arm; what is bad goes before what is good."""
+    if trust.faults:
+        return "stop", f"the experiment cannot be believed: {'; '.join(trust.faults)}"
+    if breached := [one.reason for one in guardrails if one.is_breached]:
+        return "stop", f"guardrail: {'; '.join(breached)}"
+    if primary is None:
+        return "keep running", "no whole block yet"
+    stop, ratio, metric = experiment.stop, primary.ratio, experiment.primary
+    told = f"{metric} of {arm!r} is {ratio.estimate:.4g} times the control's, [{ratio.low:.4g}, {ratio.high:.4g}]"
+    better, worse = ratio.low > 1, ratio.high < 1
+    if not METRICS[metric].more_is_better:
+        better, worse = worse, better
+    if primary.num_blocks < stop.min_blocks:
+        return "keep running", f"{primary.num_blocks} of at least {stop.min_blocks} blocks; {told}"
+    if better:
+        return "ship", told
+    if worse:
+        return "stop", f"it is worse: {told}"
+    if 1 - stop.smallest_effect < ratio.low and ratio.high < 1 + stop.smallest_effect:
+        return "stop", f"no difference of {stop.smallest_effect:.0%} or more: {told}"
+    if primary.num_blocks >= stop.max_blocks:
+        return "stop", f"nothing found in {primary.num_blocks} blocks: {told}"
+    return "keep running", told
+
+
+def _overall(arms: Sequence[ArmResult], trust: Trust) -> tuple[Advice, str]:
+    """Return what to do on the whole: an arm to ship ends it, and so does the last one that is to be stopped."""
+    if not trust.faults and (found := [one for one in arms if one.advice == "ship"]):
+        return "ship", "; ".join(f"{one.arm}: {one.why}" for one in found)
+    why = "; ".join(f"{one.arm}: {one.why}" for one in arms)
+    breached = any(guardrail.is_breached for one in arms for guardrail in one.guardrails)
+    if trust.faults or breached or all(one.advice == "stop" for one in arms):
+        return "stop", why
+    return "keep running", why
+
+
+# --- Small parts -------------------------------------------------------------------------------------------------
+
+
+def _exp(interval: Interval) -> Interval:
+    return Interval(math.exp(interval.estimate), math.exp(interval.low), math.exp(interval.high))

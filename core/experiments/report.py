@@ -1,0 +1,85 @@
+"""An analysis as Markdown: what to do and why first, then what it rests on."""
+
+import math
+
+from core.experiments.analysis import Analysis, ArmResult
+from core.experiments.metrics import METRICS
+from core.experiments.spec import INTERFERENCE, Experiment
+from core.experiments.values import ArmValue
+from core.statistics import Interval
+
+
+def to_markdown(experiment: Experiment, analysis: Analysis) -> str:
+    """Return the report."""
+    told = (
+        f"Unit {experiment.unit}, {analysis.num_blocks} blocks compared after {analysis.num_pre_blocks} in which all "
+        f"arms were served as the control; control {experiment.control_arm!r}; settings {analysis.digest}. Intervals "
+        f"against the control hold at all times together, {1 - experiment.stop.alpha:.0%} for all arms."
+    )
+    lines = [f"# Experiment {analysis.experiment}: {analysis.advice}", "", f"{analysis.why}.", "", told]
+    if experiment.unit == "request":
+        lines += ["", f"**Conditional and interfering**: {INTERFERENCE}."]
+    lines += [
+        "",
+        "| arm | metric | ratio to control | without covariates | blocks | advice |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [_primary_row(experiment, arm) for arm in analysis.arms]
+    lines += [
+        "",
+        "## Guardrails",
+        "",
+        "| arm | metric | may be worse by | is worse by | at least | |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {arm.arm} | {one.metric} | {one.limit:g} | {one.worse.estimate:.3g} | {_number(one.worse.low)} "
+        f"| {'**breached**' if one.is_breached else 'holds'} |"
+        for arm in analysis.arms
+        for one in arm.guardrails
+    ]
+    lines += ["", "## Can it be believed", "", *_trust_lines(analysis)]
+    lines += ["", "## Latency, ratio to control", "", "95 % each, by resampling blocks; for a single look.", ""]
+    lines += [f"- {arm.arm}, {name}: {_shown(found)}" for arm in analysis.arms for name, found in arm.quantiles.items()]
+    lines += ["", "## What each arm came to", "", f"| metric | {' | '.join(analysis.values)} |"]
+    lines += ["|---" * (len(analysis.values) + 1) + "|"]
+    lines += [
+        f"| {name}: {metric.description} | {' | '.join(_value(arm[name]) for arm in analysis.values.values())} |"
+        for name, metric in METRICS.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _primary_row(experiment: Experiment, arm: ArmResult) -> str:
+    if arm.primary is None:
+        return f"| {arm.arm} | {experiment.primary} | - | - | 0 | {arm.advice} |"
+    one = arm.primary
+    return (
+        f"| {arm.arm} | {one.metric} | {_shown(one.ratio)} | {_shown(one.unadjusted)} | {one.num_blocks} "
+        f"| {arm.advice} |"
+    )
+
+
+def _trust_lines(analysis: Analysis) -> list[str]:
+    trust = analysis.trust
+    before = "too few blocks to tell" if trust.before_p is None else f"p = {trust.before_p:.2g}"
+    lines = [
+        f"- units lost alike from all arms (sample ratio): p = {trust.slots_p:.2g}",
+        f"- no effect before the comparison (A/A): {before}",
+    ]
+    lines += [f"- {metric} alike in all arms: p = {p:.2g}, at all times" for metric, p in trust.nulls.items()]
+    return lines + [f"- **fault**: {fault}" for fault in trust.faults]
+
+
+def _shown(interval: Interval) -> str:
+    return f"{interval.estimate:.4g} [{_number(interval.low)}, {_number(interval.high)}]"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if 0 < value < math.inf else "?"
+
+
+def _value(value: ArmValue) -> str:
+    if value.value is None:
+        return "-"
+    return f"{value.value:.4g}" + ("" if value.low is None else f" [{value.low:.4g}, {value.high:.4g}]")

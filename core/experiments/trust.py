@@ -1,0 +1,101 @@
+"""Whether an experiment can be believed at all: lost units, an effect where there is none, a change no arm can make."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from msgspec import Struct
+
+from core.confidence_sequence import log_evidence
+from core.experiments.assignment import arm_of_slot
+from core.experiments.blocks import F64, Block, differences, scale_of
+from core.experiments.spec import Experiment
+from core.experiments.unit_sums import UnitRecord
+from core.statistics import chi_square_p_value
+
+# How surely something must be wrong with the experiment itself before it is stopped for it.
+TRUST_ALPHA = 1e-3
+
+
+class Trust(Struct, frozen=True):
+    """Whether the experiment can be believed; p values, or at-all-times ones, and what they say.
+
+    slots_p    that units were lost whatever their arm; before_p  that the blocks before show no effect
+    nulls      by metric, that it is the same in all arms
+    """
+
+    slots_p: float
+    before_p: float | None
+    nulls: dict[str, float]
+    faults: tuple[str, ...]
+
+
+def judge_trust(
+    experiment: Experiment, records: Sequence[UnitRecord], pre: Sequence[Block], main: Sequence[Block]
+) -> Trust:
+    """Return what there is to doubt; pre are the blocks in which all arms were served alike."""
+    faults = []
+    slots_p = _slots_p(experiment, records)
+    if slots_p < TRUST_ALPHA:
+        faults.append(f"units were lost from some arms more than from others (p = {slots_p:.2g})")
+    before_p = _before_p(experiment, pre)
+    if before_p is not None and before_p < TRUST_ALPHA:
+        faults.append(f"the blocks before, in which all arms were the same, differ (p = {before_p:.2g})")
+    nulls = {metric: _null_p(experiment, pre, main, metric) for metric in experiment.null_checks}
+    faults += [
+        f"{metric} differs, which no arm can change (p = {p:.2g})" for metric, p in nulls.items() if p < TRUST_ALPHA
+    ]
+    return Trust(slots_p, before_p, nulls, tuple(faults))
+
+
+def _slots_p(experiment: Experiment, records: Sequence[UnitRecord]) -> float:
+    """Return the p value that arms lost as many units as their weights say: the sample-ratio check."""
+    if not records:
+        return 1.0
+    weights = experiment.weights
+    if experiment.unit == "request":
+        seen = Counter[str]()
+        for record in records:
+            seen[record.arm] += record.sums.begun
+        law = np.array(list(weights.values())) / sum(weights.values())
+        return chi_square_p_value([seen[arm] for arm in weights], law)
+    lost, planned = Counter[str](), Counter[str]()
+    have = {(record.worker, record.slot) for record in records}
+    span: dict[str, list[int]] = {}
+    for worker, slot in have:
+        span.setdefault(worker if experiment.unit == "worker" else "", []).append(slot)
+    for owner, slots in span.items():
+        present = set(slots)
+        for slot in range(min(slots), max(slots) + 1):
+            arm = arm_of_slot(experiment.salt, weights, slot, owner)
+            planned[arm] += 1
+            lost[arm] += slot not in present
+    if not sum(lost.values()):
+        return 1.0
+    law = np.array([planned[arm] for arm in weights]) / sum(planned.values())
+    return chi_square_p_value([lost[arm] for arm in weights], law)
+
+
+def _before_p(experiment: Experiment, pre: Sequence[Block]) -> float | None:
+    """Return the p value of no effect in the blocks before; None if there are too few to tell."""
+    found = [differences(experiment, pre, arm, experiment.primary)[0] for arm in experiment.treatments]
+    if not found or min(map(len, found)) < 2:
+        return None
+    return min(1.0, len(found) * min(_at_all_times_p(one, scale_of(one[:0], len(one), TRUST_ALPHA)) for one in found))
+
+
+def _null_p(experiment: Experiment, pre: Sequence[Block], main: Sequence[Block], metric: str) -> float:
+    p = 1.0
+    for arm in experiment.treatments:
+        values = differences(experiment, main, arm, metric)[0]
+        before = differences(experiment, pre, arm, metric)[0]
+        scale = scale_of(before, experiment.stop.min_blocks, TRUST_ALPHA)
+        p = min(p, _at_all_times_p(values, scale))
+    return min(1.0, p * len(experiment.treatments))
+
+
+def _at_all_times_p(values: F64, scale: float) -> float:
+    """Return 1 over the most evidence against no effect that there ever was."""
+    most = max((log_evidence(values[:n], scale) for n in range(1, len(values) + 1)), default=0.0)
+    return min(1.0, math.exp(-most))

@@ -1,0 +1,49 @@
+"""Ratios of sums over units, such as tokens over seconds: intervals by the delta method, and covariates' adjustment.
+
+A ratio's unit is what was randomised, never a token or a request: those of one unit resemble each other.
+"""
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from core.statistics import Interval
+
+F64 = NDArray[np.float64]
+
+
+def ratio_interval(numerators: ArrayLike, denominators: ArrayLike, level: float = 0.95) -> Interval:
+    """Return sum(numerators) / sum(denominators) with normal limits by the delta method, a value each per unit.
+
+    The variance of the ratio r is that of the residuals n_i - r d_i, over n mean(d)^2. Fewer than two units give
+    infinite limits. Raises ValueError for no units, or denominators that add up to 0.
+    """
+    above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    if below.size == 0 or below.sum() == 0:
+        raise ValueError("ratio_interval needs units whose denominators add up to more than 0")
+    ratio = float(above.sum() / below.sum())
+    if below.size < 2:
+        return Interval(ratio, -math.inf, math.inf)
+    spread = float((above - ratio * below).std(ddof=1)) / (math.sqrt(below.size) * float(below.mean()))
+    half = NormalDist().inv_cdf(0.5 + level / 2) * spread
+    return Interval(ratio, ratio - half, ratio + half)
+
+
+def fit_adjustment(outcomes: ArrayLike, covariates: ArrayLike) -> F64:
+    """Return theta [k] that takes most variance out of outcomes [n] by covariates [n, k], both centred on 0 by design.
+
+    CUPED (Deng et al. 2013): to be fitted on a period before the experiment, and used unchanged in it. Too few outcomes
+    to fit, fewer than four per covariate, give zeros: no adjustment.
+    """
+    values, known = np.asarray(outcomes, dtype=np.float64), np.asarray(covariates, dtype=np.float64)
+    if known.ndim != 2 or len(values) < 4 * known.shape[1]:
+        return np.zeros(known.shape[1] if known.ndim == 2 else 0)
+    return np.asarray(np.linalg.lstsq(known, values, rcond=1e-8)[0], dtype=np.float64)
+
+
+def adjusted(outcomes: ArrayLike, covariates: ArrayLike, theta: F64) -> F64:
+    """Return outcomes [n] less what covariates [n, k] explain of them."""
+    values: F64 = np.asarray(outcomes, dtype=np.float64) - np.asarray(covariates, dtype=np.float64) @ theta
+    return values

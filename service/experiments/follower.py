@@ -1,0 +1,217 @@
+"""A worker's side of an experiment: it serves whatever arm has its turn, and writes down what each unit came to.
+
+It looks at Redis every second, so that an experiment begins, and is stopped, on a running worker. Arms change between
+two steps. After every unit the guardrails are looked at: whoever finds one breached stops the experiment for all.
+"""
+
+import asyncio
+import time
+from functools import partial
+
+import structlog
+from redis.exceptions import RedisError
+
+from client.wire import Final
+from core.errors import ConfigError, QueueError
+from core.experiments.analysis import find_breach
+from core.experiments.assignment import arm_of_key, arm_of_slot, slot_at
+from core.experiments.spec import Experiment
+from core.experiments.unit_sums import UnitRecord
+from core.types import Request
+from engine.groups import Arm
+from service.claims import Claim, job_id_of
+from service.engine_thread import EngineThread
+from service.experiments.arm_host import ArmHost
+from service.experiments.store import ExperimentStore, Standing
+from service.experiments.unit_counter import UnitCounter
+from service.phases import Stopwatch
+from service.queue import JobQueue
+from service.tasks import is_cancelled
+
+log = structlog.get_logger()
+
+POLL_S = 1.0
+# A unit that began later than this, as a share of it, or later than its burn-in, is not counted.
+LATE_SHARE = 0.05
+
+
+class Turn:
+    """One unit of this worker's: whose it is, and its counts from the end of its burn-in; mutated by the follower."""
+
+    def __init__(self, slot: int, arm: str, *, is_pre: bool, is_whole: bool) -> None:
+        self.slot, self.arm, self.is_pre, self.is_whole = slot, arm, is_pre, is_whole
+        self.counter: UnitCounter | None = None
+
+
+class ExperimentFollower:
+    """Follows the experiments of one model in one worker; `begun` and `ended` are told of its jobs."""
+
+    def __init__(self, queue: JobQueue, worker: str, engine: EngineThread, host: ArmHost) -> None:
+        self._queue, self._worker, self._engine, self._host = queue, worker, engine, host
+        self._store = ExperimentStore(queue.client, queue.model)
+        self._standing: Standing | None = None
+        self._arms: dict[str, Arm] = {}
+        self._refused = ""
+        self._turn: Turn | None = None
+        # Between the clock of Redis, on which all workers agree, and this machine's.
+        self._ahead_s = 0.0
+        self._next_poll_s = 0.0
+
+    def begun(self, claim: Claim) -> None:
+        """Say that a job was taken in."""
+        if (counter := self._counter) and self._takes_part(claim):
+            counter.begun(claim)
+
+    def ended(self, claim: Claim, watch: Stopwatch, final: Final) -> None:
+        """Say that a job has ended."""
+        if (counter := self._counter) and self._takes_part(claim):
+            counter.ended(claim, watch, final)
+
+    async def follow(self) -> None:
+        """Do what is wanted until cancelled."""
+        while not is_cancelled():
+            try:
+                await self._look()
+                await self._advance()
+            except (RedisError, OSError, QueueError) as error:
+                log.warning("experiment_unknown", error=str(error))
+                await asyncio.sleep(POLL_S)
+            await asyncio.sleep(self._until_next_s())
+
+    # --- Beginning and end -------------------------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        """Learn, once in a while, what runs."""
+        if time.monotonic() < self._next_poll_s:
+            return
+        self._next_poll_s = time.monotonic() + POLL_S
+        self._ahead_s = await self._queue.now_ms() / 1000 - time.time()
+        try:
+            found = await self._store.read()
+        except ConfigError as error:
+            log.warning("experiment_unreadable", error=str(error))
+            found = None
+        runs = found if found is not None and found.stopped is None and found.run != self._refused else None
+        if self._standing is not None and (runs is None or runs.run != self._standing.run):
+            await self._end(found.stopped if found and found.run == self._standing.run else None)
+        if runs is not None and self._standing is None:
+            await self._begin(runs)
+
+    async def _begin(self, standing: Standing) -> None:
+        experiment = standing.experiment
+        try:
+            self._arms = self._host.make(experiment)
+        except ConfigError as error:
+            # Served by other policies than it says, it would show nothing.
+            self._refused = standing.run
+            log.warning("experiment_refused", experiment=experiment.id, error=str(error))
+            await self._store.stop(standing.run, f"worker {self._worker} cannot serve it: {error}")
+            return
+        self._standing = standing
+        log.info("experiment_begun", experiment=experiment.id, digest=experiment.digest, first_slot=standing.first_slot)
+
+    async def _end(self, why: str | None) -> None:
+        """Go back to the server's own policy; the unit that was being counted is nobody's."""
+        assert self._standing is not None
+        experiment, arms = self._standing.experiment, self._arms
+        self._standing, self._turn, self._arms = None, None, {}
+        await self._engine.call(lambda: self._host.serve(None))
+        await self._engine.call(lambda: self._host.forget(arms))
+        log.info("experiment_ended", experiment=experiment.id, why=why)
+
+    # --- Turns -------------------------------------------------------------------------------------------------
+
+    async def _advance(self) -> None:
+        """Begin and end units as their times come."""
+        standing = self._standing
+        if standing is None:
+            return
+        spec, now_s = standing.experiment.slot, time.time() + self._ahead_s
+        slot = slot_at(now_s, spec.seconds)
+        if slot < standing.first_slot:
+            return
+        into_s = now_s - slot * spec.seconds
+        if self._turn is None or self._turn.slot != slot:
+            if self._turn is not None:
+                await self._close(standing, self._turn)
+            is_whole = into_s <= max(spec.burn_in_s, LATE_SHARE * spec.seconds)
+            self._turn = Turn(slot, self._arm_at(slot), is_pre=standing.is_pre(slot), is_whole=is_whole)
+            await self._serve(standing, self._turn)
+        if self._turn.counter is None and self._turn.is_whole and into_s >= spec.burn_in_s:
+            snapshot = await self._engine.counts()
+            self._turn.counter = UnitCounter(standing.experiment, partial(self._arm_of, self._turn), snapshot)
+
+    async def _serve(self, standing: Standing, turn: Turn) -> None:
+        """Let the turn's arm plan from the next step on."""
+        experiment = standing.experiment
+        served = experiment.control_arm if turn.is_pre else turn.arm
+        log.info("experiment_turn", experiment=experiment.id, slot=turn.slot, arm=turn.arm, is_before=turn.is_pre)
+        choose = partial(choose_arm, experiment, self._arms, None if self._splits(turn) else served)
+        await self._engine.call(lambda: self._host.serve(choose))
+
+    async def _close(self, standing: Standing, turn: Turn) -> None:
+        """Write down what a unit came to, and look whether anything got too bad."""
+        if turn.counter is None:
+            return
+        experiment = standing.experiment
+        arms = list(experiment.arms) if experiment.unit == "request" else [turn.arm]
+        for arm, sums in turn.counter.sums(await self._engine.counts(), arms).items():
+            await self._store.put(
+                UnitRecord(experiment.id, experiment.digest, self._worker, turn.slot, arm, sums, turn.is_pre)
+            )
+        if turn.is_pre:
+            return
+        records = await self._store.records(experiment.id)
+        if breach := await asyncio.to_thread(find_breach, experiment, records):
+            log.error("experiment_breached", experiment=experiment.id, why=breach)
+            await self._store.stop(standing.run, breach)
+            self._next_poll_s = 0.0
+
+    def _until_next_s(self) -> float:
+        """Return how long nothing is to be done: until the next look at Redis, or the next edge of a unit."""
+        wait_s = max(0.0, self._next_poll_s - time.monotonic())
+        if self._standing is not None:
+            spec = self._standing.experiment.slot
+            into_s = (time.time() + self._ahead_s) % spec.seconds
+            edges = [edge for edge in (spec.burn_in_s, spec.seconds) if edge > into_s]
+            wait_s = min(wait_s, edges[0] - into_s)
+        return max(wait_s, 0.001)
+
+    # --- Whose ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _counter(self) -> UnitCounter | None:
+        return self._turn.counter if self._turn else None
+
+    def _splits(self, turn: Turn) -> bool:
+        assert self._standing is not None
+        return self._standing.experiment.unit == "request" and not turn.is_pre
+
+    def _arm_at(self, slot: int) -> str:
+        assert self._standing is not None
+        experiment = self._standing.experiment
+        if experiment.unit == "request":
+            return experiment.control_arm
+        worker = self._worker if experiment.unit == "worker" else ""
+        return arm_of_slot(experiment.salt, experiment.weights, slot, worker)
+
+    def _arm_of(self, turn: Turn, claim: Claim) -> str:
+        assert self._standing is not None
+        experiment = self._standing.experiment
+        return arm_of_request(experiment, claim.request_id) if experiment.unit == "request" else turn.arm
+
+    def _takes_part(self, claim: Claim) -> bool:
+        assert self._standing is not None
+        return self._standing.experiment.eligible.admits(claim.job)
+
+
+def choose_arm(experiment: Experiment, arms: dict[str, Arm], served: str | None, request: Request) -> Arm | None:
+    """Return the arm of a request: `served`, or where requests are split its own; None if it takes no part."""
+    if not experiment.eligible.admits(request):
+        return None
+    return arms[served if served is not None else arm_of_request(experiment, request.id)]
+
+
+def arm_of_request(experiment: Experiment, run_id: str) -> str:
+    """Return the arm of a request where requests are split, the same in every worker that takes its job over."""
+    return arm_of_key(experiment.salt, experiment.weights, job_id_of(run_id))

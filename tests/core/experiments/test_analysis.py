@@ -1,0 +1,159 @@
+"""What an experiment's units say, and what is advised: on series whose truth is known."""
+
+import math
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from core.experiments.analysis import analyse, find_breach
+from core.experiments.assignment import arm_of_slot, block_of
+from core.experiments.report import to_markdown
+from core.experiments.spec import make_experiment
+from core.experiments.unit_sums import UnitRecord, UnitSums, count_latency, latency_quantile
+
+
+def experiment_of(**fields):
+    values = {
+        "id": "x",
+        "arms": {"control": {"policy": "fixed"}, "treatment": {"policy": "load_adaptive"}},
+        "guardrails": {"first_s_p95": 1.2, "error_rate": 1.5},
+        "stop": {"pre_blocks": 10, "min_blocks": 20, "max_blocks": 90},
+    }
+    return make_experiment(values | fields, "test")
+
+
+def units(experiment, num_blocks, effect=1.0, seed=0, load=0.0, first=1.0, errors=0, stops=0.5):
+    """Return units whose speed wanders from slot to slot; the treatment's are changed as told."""
+    rng, place, records = np.random.default_rng(seed), 0.0, []
+    for slot in range(num_blocks * experiment.block_len):
+        place = 0.8 * place + rng.normal(0, 0.05)
+        arm = arm_of_slot(experiment.salt, experiment.weights, slot)
+        is_pre = block_of(slot, experiment.weights) < experiment.stop.pre_blocks
+        is_treated = arm == "treatment" and not is_pre
+        sums = UnitSums(seconds=60.0, busy_s=50.0, steps=1000, answers=100, answer_tokens=9000, begun=100, rounds=3000)
+        arrivals = rng.normal(0, load)
+        sums.begun = int(100 * math.exp(arrivals))
+        sums.tokens = int(60_000 * math.exp(place + arrivals) * (effect if is_treated else 1.0))
+        sums.stops = int(rng.binomial(100, stops if is_treated else 0.5))
+        sums.errors = errors if is_treated else 0
+        for latency in rng.lognormal(0.0, 0.3, size=200) * (first if is_treated else 1.0):
+            count_latency(sums.first, latency)
+        records.append(UnitRecord(experiment.id, experiment.digest, "w", slot, arm, sums, is_pre))
+    return records
+
+
+def test_a_clear_gain_is_shipped_with_an_interval_that_covers_it():
+    experiment = experiment_of()
+    found = analyse(experiment, units(experiment, 70, effect=1.10))
+    assert found.advice == "ship"
+    assert found.arms[0].primary.ratio.low < 1.10 < found.arms[0].primary.ratio.high
+    assert found.arms[0].primary.ratio.low > 1.0
+
+
+def test_a_loss_is_stopped_and_called_worse():
+    experiment = experiment_of()
+    found = analyse(experiment, units(experiment, 70, effect=0.9))
+    assert (found.advice, "it is worse" in found.why) == ("stop", True)
+
+
+def test_before_the_least_blocks_nothing_is_shipped():
+    experiment = experiment_of()
+    found = analyse(experiment, units(experiment, 28, effect=1.5))
+    assert (found.advice, found.num_blocks, found.num_pre_blocks) == ("keep running", 18, 10)
+    assert "18 of at least 20 blocks" in found.why
+
+
+def test_no_difference_ends_at_the_most_blocks_or_when_none_that_matters_is_left():
+    experiment = experiment_of()
+    assert "nothing found in 90 blocks" in analyse(experiment, units(experiment, 100)).why
+    coarse = experiment_of(stop={"pre_blocks": 10, "min_blocks": 20, "max_blocks": 90, "smallest_effect": 0.2})
+    assert "no difference of 20% or more" in analyse(coarse, units(coarse, 70)).why
+
+
+def test_what_arrivals_explain_narrows_the_interval_and_moves_it_not():
+    stop = {"pre_blocks": 60, "min_blocks": 20, "max_blocks": 500}
+    experiment = experiment_of(stop=stop, cuped=["offered_load", "previous"])
+    primary = analyse(experiment, units(experiment, 160, effect=1.1, load=0.3)).arms[0].primary
+    plain, better = primary.unadjusted, primary.ratio
+    assert primary.explained > 0.7
+    assert better.high - better.low < 0.6 * (plain.high - plain.low)
+    assert better.low < 1.1 < better.high
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        ({"first": 1.6}, "first_s_p95 was worse by more than 1.3 in 3 blocks running"),
+        ({"errors": 5}, "error_rate was worse by more than 1.3 in 3 blocks running"),
+    ],
+)
+def test_a_planted_harm_trips_its_guardrail_within_four_blocks(harm, reason):
+    experiment = experiment_of()
+    records = units(experiment, 14, **harm)
+    assert reason in find_breach(experiment, records)
+    assert find_breach(experiment, units(experiment, 14)) is None
+    found = analyse(experiment, records)
+    assert (found.advice, "guardrail" in found.why) == ("stop", True)
+
+
+def test_a_harm_too_small_to_trip_is_found_by_its_limit():
+    experiment = experiment_of(guardrails={"first_s_p50": 1.05})
+    assert "worse by more than the limit 1.05" in find_breach(experiment, units(experiment, 90, first=1.15))
+
+
+def test_a_guardrail_that_is_breached_goes_before_a_gain():
+    experiment = experiment_of()
+    assert analyse(experiment, units(experiment, 70, effect=1.2, errors=9)).advice == "stop"
+
+
+def test_a_change_that_no_arm_can_make_and_lost_units_cost_all_belief():
+    experiment = experiment_of()
+    changed = analyse(experiment, units(experiment, 70, effect=1.2, stops=0.7))
+    assert (changed.advice, "stop_share differs" in changed.why) == ("stop", True)
+    records = units(experiment, 70, effect=1.2)
+    kept = [one for one in records if one.arm == "control" or one.slot % 3]
+    lost = analyse(experiment, kept)
+    assert (lost.advice, "units were lost from some arms" in lost.why) == ("stop", True)
+
+
+def test_an_effect_before_the_comparison_costs_all_belief():
+    experiment = experiment_of(stop={"pre_blocks": 30, "min_blocks": 20, "max_blocks": 90})
+    records = units(experiment, 60)
+    for one in records:
+        if one.is_pre and one.arm == "treatment":
+            one.sums.tokens = int(one.sums.tokens * 1.3)
+    assert "the blocks before, in which all arms were the same, differ" in analyse(experiment, records).why
+
+
+def test_records_of_other_settings_are_left_out():
+    experiment = experiment_of()
+    others = [replace(one, digest="other") for one in units(experiment, 70, effect=2.0)]
+    found = analyse(experiment, others)
+    assert (found.num_blocks, found.advice, found.why) == (0, "keep running", "treatment: no whole block yet")
+
+
+def test_the_report_says_first_what_to_do_and_why():
+    experiment = experiment_of()
+    text = to_markdown(experiment, analyse(experiment, units(experiment, 70, effect=1.10)))
+    assert text.startswith("# Experiment x: ship\n\ntreatment: tokens_per_s of 'treatment' is 1.")
+    assert "| treatment | first_s_p95 | 1.2 |" in text
+    assert "no effect before the comparison (A/A): p = " in text
+
+
+def test_latency_quantiles_are_within_a_bound_of_the_truth():
+    rng, counts = np.random.default_rng(0), {}
+    values = rng.lognormal(-1.0, 1.0, size=5000)
+    for value in values:
+        count_latency(counts, value)
+    for share in (0.5, 0.95, 0.99):
+        assert latency_quantile(counts, share) == pytest.approx(np.quantile(values, share), rel=0.05)
+
+
+def test_a_block_that_is_partly_of_before_is_neither():
+    experiment = experiment_of()
+    records = units(experiment, 12)
+    first = next(one for one in records if not one.is_pre)
+    mixed = [replace(one, is_pre=True) if one is first else one for one in records]
+    found = analyse(experiment, mixed)
+    assert (found.num_pre_blocks, found.num_blocks) == (10, 1)

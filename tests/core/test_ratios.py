@@ -1,0 +1,39 @@
+"""Ratios of sums, and what covariates take out."""
+
+import numpy as np
+import pytest
+
+from core.ratios import adjusted, fit_adjustment, ratio_interval
+
+
+def test_the_delta_method_covers_the_ratio_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(400):
+        below = rng.uniform(1, 3, size=60)
+        above = 2.5 * below + rng.normal(0, 1, size=60)
+        found = ratio_interval(above, below)
+        hits += found.low <= 2.5 <= found.high
+    # 95 % of 400, give or take three standard deviations.
+    assert 366 <= hits <= 394
+
+
+def test_long_units_count_for_more():
+    assert ratio_interval([10, 1], [10, 10]).estimate == pytest.approx(0.55)
+    with pytest.raises(ValueError, match="add up to more than 0"):
+        ratio_interval([1], [0])
+
+
+def test_what_a_covariate_explains_is_taken_out_and_the_mean_stays():
+    rng = np.random.default_rng(1)
+    known = rng.normal(size=(500, 1))
+    outcomes = 0.1 + 2 * known[:, 0] + rng.normal(0, 0.1, size=500)
+    theta = fit_adjustment(outcomes[:100], known[:100])
+    left = adjusted(outcomes[100:], known[100:], theta)
+    assert theta[0] == pytest.approx(2.0, abs=0.1)
+    assert left.std() < 0.06 * outcomes.std()
+    assert left.mean() == pytest.approx(0.1, abs=0.03)
+
+
+def test_too_little_to_fit_adjusts_nothing():
+    assert fit_adjustment([1.0, 2.0, 3.0], np.ones((3, 1))).tolist() == [0.0]

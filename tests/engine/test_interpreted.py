@@ -1,0 +1,47 @@
+"""With every kernel run by Triton's interpreter, an engine answers as it does with the torch twins."""
+
+import pytest
+
+from bench.prove.tiny import tiny_target as make_target
+from core.types import Numerics
+from drafters.draft_model import DraftModel
+from drafters.ngram import NGram
+from kernels.dispatch import interpreted
+from policies.fixed import Fixed
+from toys import SHAPE, make_engine, request, run, tiny_dflash, tiny_dspark, tiny_eagle3
+
+DRAFTERS = {
+    "dspark": lambda target: tiny_dspark(target, block_size=3),
+    "dflash": lambda target: tiny_dflash(target, block_size=3),
+    "eagle3": lambda target: tiny_eagle3(target, num_drafts=2),
+    "draft_model": lambda target: DraftModel("small", make_target(seed=3), 32, max_drafts=2),
+    "ngram": lambda target: NGram(max_drafts=2),
+}
+PROMPT = (5, 9, 5)
+
+
+def answer(target, drafter):
+    engine = make_engine(target, drafter, Fixed(2), SHAPE, ())
+    tokens = run(engine, [request(PROMPT, max_tokens=3, temperature=0.0)])
+    return tokens, engine.stats
+
+
+# The others run no kernel that these do not; dspark shows the split attention of batch-invariant numerics too.
+CELLS = [
+    ("dspark", Numerics.FAST),
+    ("dflash", Numerics.FAST),
+    ("eagle3", Numerics.FAST),
+    pytest.param("dspark", Numerics.BATCH_INVARIANT, marks=pytest.mark.slow),
+    pytest.param("draft_model", Numerics.FAST, marks=pytest.mark.slow),
+    pytest.param("ngram", Numerics.FAST, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("name", "numerics"), CELLS, ids=lambda value: str(getattr(value, "value", value)))
+def test_greedy_tokens_are_those_of_the_twins(name, numerics):
+    target = make_target(numerics=numerics)
+    expected, _ = answer(target, DRAFTERS[name](target))
+    with interpreted():
+        tokens, stats = answer(target, DRAFTERS[name](target))
+    assert tokens == expected
+    assert stats.drafted > 0

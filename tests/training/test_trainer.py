@@ -1,0 +1,263 @@
+"""The trainer: its steps are those of a plain loop, and a run that was stopped in any way is the run that was not."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from core.errors import CheckpointError, ConfigError
+from models.load_drafter import load_drafter
+from models.load_target import load_frozen, load_target
+from training.blocks import sample_anchors
+from training.features import target_states
+from training.objective import Draw
+from training.processes import Place
+from training.progress import Silent
+from training.schedule import warm_up_cosine
+from training.sources import shard_batches
+from training.train_drafter import first_drafter, objective_of, train
+from training.trainer import SEEDS_PER_STEP, Trainer
+from training_pair import TARGET, make_recipe, write_recipe
+
+ROOT = Path(__file__).parents[2]
+ALONE = Place(0, 1, torch.device("cpu"))
+KINDS = {
+    "dspark": (),
+    "dflash": ("drafter.kind=dflash", "drafter.sample_from_anchor=false"),
+    "eagle3": ("drafter.kind=eagle3",),
+}
+
+
+@pytest.fixture(scope="module")
+def target():
+    return load_frozen(TARGET, torch.float32)
+
+
+def make_trainer(recipe, target, folder):
+    network, _ = first_drafter(recipe, target, TARGET)
+    return Trainer(recipe, network, target, objective_of(recipe), shard_batches(recipe.data, recipe.run), folder, ALONE)
+
+
+def weights_of(trainer):
+    return {name: weight.clone() for name, weight in trainer.weights().items()}
+
+
+def plain_loop(recipe, target, num_steps):
+    """The same training, written out: torch's AdamW, its clipping, the schedule by its formula."""
+    network, _ = first_drafter(recipe, target, TARGET)
+    objective, run = objective_of(recipe), recipe.run
+    batches = shard_batches(recipe.data, run)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=recipe.optimiser.weight_decay)
+    for step in range(num_steps):
+        optimizer.zero_grad()
+        for pass_ in range(step * run.accumulation, (step + 1) * run.accumulation):
+            rows = batches.batch(pass_).rows
+            states = target_states(target, rows, network.config.target_layer_ids)
+            for draw in range(run.anchor_draws):
+                seed = run.seed * SEEDS_PER_STEP + pass_ * run.anchor_draws + draw
+                anchors, kept = sample_anchors(rows.weights, run.num_anchors, torch.Generator().manual_seed(seed))
+                loss = objective.losses(network, target, Draw(rows, states, anchors, kept)).total
+                (loss / (run.accumulation * run.anchor_draws)).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), recipe.optimiser.max_gradient_norm)
+        scale = warm_up_cosine((step + 0.5) / num_steps, recipe.optimiser.warm_up)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.optimiser.learning_rate * scale
+        optimizer.step()
+    return dict(network.named_parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_twenty_steps_are_those_of_a_plain_loop(kind, target, tmp_path):
+    recipe = make_recipe(tmp_path, *KINDS[kind], "run.steps=20", "run.accumulation=2", "run.anchor_draws=2")
+    trainer = make_trainer(recipe, target, tmp_path / "run")
+    first = weights_of(trainer)
+    trainer.train(Silent())
+    wanted = plain_loop(recipe, target, 20)
+    for name, weight in trainer.weights().items():
+        torch.testing.assert_close(weight, wanted[name], rtol=1e-5, atol=1e-6)
+    assert not trainer.weights()["fc.weight"].equal(first["fc.weight"])
+
+
+def test_a_steps_gradient_is_the_mean_over_its_passes_and_draws(target, tmp_path, monkeypatch):
+    """Adam forgives a factor, so the gradient itself is looked at."""
+    recipe = make_recipe(tmp_path, "run.accumulation=2", "run.anchor_draws=3")
+    monkeypatch.setattr(Trainer, "_descend", lambda self, scale: None)
+    trainer = make_trainer(recipe, target, tmp_path / "run")
+    shown = trainer.step().total
+    network, _ = first_drafter(recipe, target, TARGET)
+    losses = []
+    for pass_ in range(2):
+        rows = shard_batches(recipe.data, recipe.run).batch(pass_).rows
+        states = target_states(target, rows, network.config.target_layer_ids)
+        for draw in range(3):
+            generator = torch.Generator().manual_seed(recipe.run.seed * SEEDS_PER_STEP + 3 * pass_ + draw)
+            drawn = Draw(rows, states, *sample_anchors(rows.weights, recipe.run.num_anchors, generator))
+            losses.append(objective_of(recipe).losses(network, target, drawn).total)
+    mean = torch.stack(losses).mean()
+    mean.backward()
+    torch.testing.assert_close(shown, mean)
+    for own, wanted in zip(trainer.network.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, wanted.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_a_resumed_run_ends_with_the_same_bits(optimiser, target, tmp_path):
+    recipe = make_recipe(tmp_path, f"optimiser.kind={optimiser}")
+    whole = make_trainer(recipe, target, tmp_path / "whole")
+    whole.train(Silent())
+    for _ in range(3):
+        # Two steps each, as after a kill: nothing of the process is left but its file.
+        part = make_trainer(recipe, target, tmp_path / "parts")
+        part.step()
+        part.step()
+        part.save()
+    assert part.counters.steps == 6
+    for name, weight in whole.weights().items():
+        assert weight.equal(part.weights()[name]), name
+
+
+def test_a_changed_recipe_does_not_go_on_with_another_runs_state(target, tmp_path):
+    recipe = make_recipe(tmp_path)
+    make_trainer(recipe, target, tmp_path / "run").save()
+    changed = make_recipe(tmp_path, "optimiser.learning_rate=0.5")
+    with pytest.raises(ConfigError, match=r"optimiser\.learning_rate = 0\.002, the recipe has 0\.5"):
+        make_trainer(changed, target, tmp_path / "run")
+    make_trainer(make_recipe(tmp_path, "run.save_s=7"), target, tmp_path / "run")
+
+
+def test_a_full_disk_keeps_the_state_before_and_the_run_goes_on(target, tmp_path, monkeypatch):
+    recipe = make_recipe(tmp_path, "run.save_s=1e-9")
+    trainer = make_trainer(recipe, target, tmp_path / "run")
+    trainer.step()
+    trainer.save()
+    before = (tmp_path / "run" / "state.safetensors").read_bytes()
+    warned = []
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    class Warned(Silent):
+        def warn(self, message):
+            warned.append(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.run_state.save_file", full)
+        with pytest.raises(OSError, match="No space left"):
+            trainer.train(Warned())
+    assert trainer.counters.steps == 6
+    assert len(warned) == 5
+    assert (tmp_path / "run" / "state.safetensors").read_bytes() == before
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["state.safetensors"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trained_drafter_loads_beside_its_target_and_is_gone_on_from(kind, target, tmp_path):
+    recipe = make_recipe(tmp_path, *KINDS[kind], "run.steps=2")
+    folder = train(recipe)
+    loaded = load_drafter(folder, load_target(TARGET, torch.float32), kind)
+    assert loaded.config.num_drafts == (3 if kind == "dflash" else 4)
+    again = msgspec.structs.replace(
+        recipe, output=str(tmp_path / "tuned"), drafter=msgspec.structs.replace(recipe.drafter, start=str(folder))
+    )
+    tuned, _ = first_drafter(again, target, TARGET)
+    written = load_file(folder / "model.safetensors")["fc.weight"]
+    assert tuned.get_parameter("fc.weight").equal(written.float())
+    columns = (folder / "run" / "losses.csv").read_text(encoding="utf-8").splitlines()
+    assert columns[0].startswith("step,tokens,seconds,learning_rate,loss,")
+    assert len(columns) == 2
+
+
+def test_a_drafter_of_another_target_is_refused_by_key(target, tmp_path):
+    recipe = make_recipe(tmp_path, "drafter.target_layer_ids=[1, 7]")
+    with pytest.raises(CheckpointError, match=r"target_layer_ids must lie within -1\.\.6"):
+        first_drafter(recipe, target, TARGET)
+    demo = make_recipe(tmp_path, f"drafter.start={ROOT / 'models' / 'demo' / 'dspark'}")
+    with pytest.raises(CheckpointError, match="a target of hidden_size 256 and vocab_size 4096; this target has 64"):
+        first_drafter(demo, target, TARGET)
+    other = make_recipe(tmp_path, f"drafter.start={ROOT / 'tests' / 'fixtures' / 'eagle3'}")
+    with pytest.raises(CheckpointError, match=r'drafter\.kind = "eagle3"'):
+        first_drafter(other, target, TARGET)
+
+
+def test_tensorboard_is_asked_for_in_vain_where_it_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match=r"pip install 'specd\[tensorboard\]'"):
+        train(make_recipe(tmp_path, "run.tensorboard=true"))
+
+
+def child(recipe, *changes, **environ):
+    command = [sys.executable, "-m", "cli.main", "train", "drafter", recipe]
+    for change in changes:
+        command += ["--set", change]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **environ}
+    return subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def network_of(folder):
+    tensors = load_file(folder / "run" / "state.safetensors")
+    return {name: tensor for name, tensor in tensors.items() if name.startswith("network.")}
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_to_the_same_bits(tmp_path):
+    recipe = write_recipe(tmp_path)
+    steps, state = "run.steps=400", tmp_path / "killed" / "run" / "state.safetensors"
+    settings = (steps, "run.save_s=0.2", f"output={tmp_path / 'killed'}")
+    killed = child(recipe, *settings)
+    deadline = time.monotonic() + 300
+    while not state.exists() and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    output, _ = killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, output.decode()
+    assert not (tmp_path / "killed" / "run" / "losses.png").exists()
+    runs = [child(recipe, *settings), child(recipe, steps, f"output={tmp_path / 'whole'}")]
+    for run in runs:
+        output, _ = run.communicate(timeout=300)
+        assert run.returncode == 0, output.decode()
+    whole, resumed = network_of(tmp_path / "whole"), network_of(tmp_path / "killed")
+    assert whole.keys() == resumed.keys()
+    assert all(tensor.equal(resumed[name]) for name, tensor in whole.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "tolerance"),
+    [
+        ("optimiser.kind=adamw", 1e-5),
+        ("drafter.kind=eagle3", 1e-5),
+        # Muon iterates in bfloat16, where gradients that differ in their last bits come apart.
+        ("optimiser.kind=muon", 1e-3),
+    ],
+)
+def test_two_processes_are_one_within_rounding(change, tolerance, tmp_path):
+    recipe = write_recipe(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    settings = (change, "run.anchor_draws=2", "run.save_s=1e-6")
+    runs = [
+        child(recipe, *settings, f"output={tmp_path / 'two'}", RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+        for rank in range(2)
+    ]
+    runs.append(child(recipe, *settings, f"output={tmp_path / 'one'}"))
+    for run in runs:
+        output, _ = run.communicate(timeout=300)
+        assert run.returncode == 0, output.decode()
+    one, two = network_of(tmp_path / "one"), network_of(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=tolerance, atol=tolerance)
+    written = [load_file(tmp_path / each / "model.safetensors") for each in ("one", "two")]
+    assert written[0].keys() == written[1].keys()

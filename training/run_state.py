@@ -1,0 +1,132 @@
+"""Where a run stands, on disk: weights, optimiser state and counters in one safetensors file, replaced whole.
+
+A run that goes on from it is bit for bit the run that was not stopped, on the same machine: batches and anchors depend
+on the step's number alone (training/packed_rows.py).
+"""
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from core.errors import CheckpointError, ConfigError
+from training.processes import Place, split_like, whole
+from training.recipe import Recipe
+
+# What may differ between a run and its continuation.
+FREE = frozenset({"output", "run.save_s", "run.log_steps", "run.tensorboard", "run.device", "run.threads"})
+VERSION = 1
+
+
+class Counters(msgspec.Struct):
+    """Steps done, text tokens seen and seconds spent; mutable, the trainer's."""
+
+    steps: int = 0
+    tokens: int = 0
+    elapsed_s: float = 0.0
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What the file says beside its tensors."""
+
+    version: int
+    counters: Counters
+    recipe: Recipe
+
+
+def save_run(
+    path: Path,
+    network: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    counters: Counters,
+    recipe: Recipe,
+    place: Place,
+) -> None:
+    """Write everything a run needs to go on; all processes must call it, the first writes. Raises OSError.
+
+    The file before stays until the new one is whole and on the disk.
+    """
+    named = dict(network.named_parameters())
+    tensors = {f"network.{name}": _on_cpu(parameter) for name, parameter in named.items()}
+    for name, parameter in named.items():
+        for optimizer in optimizers:
+            state = optimizer.state.get(parameter, {})
+            tensors |= {f"optimiser.{name}:{key}": _on_cpu(value) for key, value in state.items()}
+    if not place.is_first:
+        return
+    header = msgspec.json.encode(Header(VERSION, counters, recipe)).decode()
+    partial = path.with_suffix(".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        save_file(tensors, partial, metadata={"header": header})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written: {error}") from error
+
+
+def load_run(path: Path, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], recipe: Recipe) -> Counters:
+    """Restore what `save_run` wrote of this very recipe; returns the counters.
+
+    Raises ConfigError naming a key of the recipe that has changed, CheckpointError naming a tensor that does not fit.
+    """
+    named = dict(network.named_parameters())
+    owner = {parameter: optimizer for optimizer in optimizers for parameter in _parameters(optimizer)}
+    with _opened(path) as file, torch.no_grad():
+        header = msgspec.json.decode(file.metadata()["header"], type=Header)
+        check_same(recipe, header.recipe, path)
+        for key in file.keys():  # noqa: SIM118, safe_open is no mapping
+            kind, _, rest = key.partition(".")
+            name, _, part = rest.partition(":")
+            value = file.get_tensor(key)
+            if name not in named or (value.ndim and value.shape != named[name].shape):
+                raise CheckpointError(f"{path}: tensor {key!r} {list(value.shape)} does not fit the recipe's drafter")
+            parameter = named[name]
+            if kind == "network":
+                parameter.copy_(split_like(value, parameter))
+            elif parameter in owner:
+                owner[parameter].state[parameter][part] = value if not value.ndim else split_like(value, parameter)
+    return header.counters
+
+
+def check_same(recipe: Recipe, saved: Recipe, path: Path) -> None:
+    """Raise ConfigError naming the first key by which two recipes are different runs."""
+    ours, theirs = (_flat(msgspec.to_builtins(one)) for one in (recipe, saved))
+    for key in sorted(ours.keys() - FREE):
+        if ours[key] != theirs.get(key):
+            raise ConfigError(
+                f"{path} is of a run with {key} = {theirs.get(key)!r}, the recipe has {ours[key]!r}; "
+                "set it back to go on, or give another output to begin anew"
+            )
+
+
+def _opened(path: Path) -> safe_open:
+    try:
+        return safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is no state of a run: {error}") from error
+
+
+def _on_cpu(tensor: Tensor) -> Tensor:
+    # Copied: weights that share memory may not be written twice.
+    return whole(tensor.detach()).cpu().contiguous().clone()
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _flat(tree: Mapping[str, object], where: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
+    return flat

@@ -1,0 +1,108 @@
+"""Where batches come from: prepared shards, features on disk, or the demo's own text."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from tokenizers import Tokenizer
+
+from core.errors import CheckpointError
+from models.qwen3 import Qwen3
+from models.target import Target
+from training.corpus import read_corpus
+from training.features import States
+from training.generate import frozen_copy
+from training.onpolicy import SOURCES, Texts, load_texts, save_texts, write_texts
+from training.packed_rows import MaskedText, PackedRows
+from training.packing import Rows, encode_library
+from training.recipe import Data, Run
+from training.shards import read_shards
+
+# Chat and library text vary most, so they need most examples.
+TEXT_SHARES = {"math": 0.2, "code": 0.2, "chat": 0.2, "library": 0.4}
+# Tokens of real library text beside each that the target wrote.
+LIBRARY_SHARE = 0.3
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Rows, and what the target makes of them where that is on disk."""
+
+    rows: Rows
+    states: States | None = None
+
+
+class Batches(Protocol):
+    """Training batches by number, without end; the same number is the same batch."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """How many there are before documents come again."""
+        ...
+
+    def batch(self, number: int) -> Batch:
+        """Return one."""
+        ...
+
+
+class TextBatches:
+    """Packed documents, whose features are made in the training step."""
+
+    def __init__(self, rows: PackedRows) -> None:
+        self._rows = rows
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """As of the rows."""
+        return self._rows.batches_per_epoch
+
+    def batch(self, number: int) -> Batch:
+        """Return rows alone."""
+        return Batch(self._rows.batch(number))
+
+
+def shard_batches(data: Data, run: Run) -> TextBatches:
+    """Open prepared shards; raises DataError."""
+    return TextBatches(PackedRows(read_shards(Path(data.folder)), data.row_len, run.num_rows, run.seed))
+
+
+def demo_batches(data: Data, run: Run, target: Target, target_folder: Path, work: Path) -> TextBatches:
+    """Let the demo target write texts, kept in `work`, and mix library text in."""
+    if not isinstance(target, Qwen3):
+        raise CheckpointError(f"{target_folder}: the demo's text is written by a Qwen3ForCausalLM")
+    tokenizer = Tokenizer.from_file(str(target_folder / "tokenizer.json"))
+    library = encode_library(tokenizer, list(read_corpus().train.values()))
+    texts = [own_text(data, target, tokenizer, library, source, work) for source in SOURCES]
+    own = [masked(document.ids, document.answer_start) for text in texts for document in text.documents]
+    num_library = int(LIBRARY_SHARE * sum(len(text.tokens) for text in own))
+    real = (masked(piece.tolist(), 0) for piece in cut(library, data.row_len // 2, num_library, run.seed))
+    return TextBatches(PackedRows([*own, *real], data.row_len, run.num_rows, run.seed))
+
+
+def own_text(
+    data: Data, target: Qwen3, tokenizer: Tokenizer, library: list[np.ndarray], source: str, work: Path
+) -> Texts:
+    """Read or write the target's texts of one source."""
+    path = work / f"{source}.safetensors"
+    if not path.exists():
+        count = int(data.text_tokens * TEXT_SHARES[source])
+        print(f"{source}: the target writes {count} tokens", flush=True)
+        seed = 1000 * (1 + SOURCES.index(source))
+        save_texts(path, write_texts(frozen_copy(target), tokenizer, source, library, "train", seed, count))
+    return load_texts(path, source)
+
+
+def masked(ids: list[int], answer_start: int) -> MaskedText:
+    """Return a text of which all from answer_start on is to be learnt."""
+    return MaskedText(np.array(ids, np.int32), np.arange(len(ids)) >= answer_start)
+
+
+def cut(files: list[np.ndarray], length: int, count: int, seed: int) -> Iterable[np.ndarray]:
+    """Yield pieces of files in a random order, about `count` tokens in all."""
+    pieces = [file[start : start + length] for file in files for start in range(0, len(file), length)]
+    for index in np.random.default_rng(seed).permutation(len(pieces)):
+        if count <= 0:
+            return
+        count -= len(pieces[index])
+        yield pieces[index]
