@@ -36,7 +36,7 @@ TEXT_SHARES = {"math": 0.2, "code": 0.2, "chat": 0.2, "library": 0.4}
 class Scale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How large a pair is, and what a step of its training reads; the defaults are the demo's, for two CPU cores.
 
-    library          a folder of Python files to read in place of the standard library
+    python_files     a folder of Python files to read in place of the standard library
     device           where networks are trained and write their texts, "cpu" or "cuda"
     compile          whether steps are compiled by torch first, which needs a C++ compiler
     rows_at_once     texts that the target writes side by side
@@ -54,7 +54,7 @@ class Scale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compile: bool = True
     rows_at_once: int = ROWS_PER_BATCH
     save_s: float = 180.0
-    library: Path | None = None
+    python_files: Path | None = None
     tokenizer_tasks: int = TASKS_PER_DOMAIN
     held_out_tokens: int = 8_000
 
@@ -74,7 +74,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def build(plan: Plan) -> None:
     """Train what is not there yet and write the checkpoints under `plan.output`."""
-    corpus = read_corpus(plan.scale.library)
+    corpus = read_corpus(plan.scale.python_files)
     print(f"library text: {corpus.num_bytes} bytes, sha256 {corpus.sha256}", flush=True)
     folder = plan.target_folder or build_target(plan, corpus)
     target, tokenizer = load_trained(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))

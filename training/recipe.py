@@ -6,13 +6,14 @@ Every key has a type and a bound; an unknown key is an error that names the near
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from core.config import CheckpointKind, nearest
 from core.errors import ConfigError
+from core.known_keys import find_unknown_key
 from core.toml_file import read_toml
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -137,7 +138,8 @@ def read_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
     tree = read_toml(path, "the recipe")
     for change in changes:
         _change(tree, change)
-    _check_keys(tree, Recipe, "")
+    if unknown := find_unknown_key(tree, Recipe):
+        raise ConfigError(f"unknown key {unknown.path}; {unknown.hint}")
     try:
         recipe = msgspec.convert(tree, Recipe)
     except msgspec.ValidationError as error:
@@ -166,15 +168,6 @@ def _change(tree: dict[str, Any], change: str) -> None:
         if not isinstance(tree, dict):
             raise ConfigError(f"--set {change}: {section!r} is no section")
     tree[field] = value
-
-
-def _check_keys(tree: dict[str, Any], kind: type[Struct], where: str) -> None:
-    types = get_type_hints(kind)
-    for key, value in tree.items():
-        if key not in types:
-            raise ConfigError(f"unknown key {where}{key}; {nearest(key, list(types))}")
-        if isinstance(value, dict) and isinstance(types[key], type) and issubclass(types[key], Struct):
-            _check_keys(value, types[key], f"{where}{key}.")
 
 
 def _check_values(recipe: Recipe) -> None:

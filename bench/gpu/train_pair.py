@@ -114,7 +114,7 @@ def write_plan(folder: Path, *, is_dry_run: bool) -> Path:
         for name in DRY_LIBRARY:
             shutil.copy(source / name, library / name)
         plan |= {"target_minutes": 0.01, "drafter_minutes": 0.01, "text_tokens": 40}
-        plan["scale"] = DRY_SCALE | {"library": str(library)}
+        plan["scale"] = DRY_SCALE | {"python_files": str(library)}
     path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
     return path
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
 
 from core.config import SECTIONS, PolicySettings, nearest
 from core.errors import ConfigError
+from core.known_keys import find_unknown_key
 from core.toml_file import read_toml
 
 Positive = Annotated[float, Meta(gt=0.0, le=1e9)]
@@ -172,7 +173,8 @@ def read_simulation(path: Path | None, flags: Mapping[str, Any]) -> Simulation:
             if not isinstance(place, dict):
                 raise ConfigError(f"{table} must be a table")
         place[last] = value
-    check_names(said, Simulation, "")
+    if unknown := find_unknown_key(said, Simulation, narrow=_entry):
+        raise ConfigError(f"unknown setting {unknown.path} of a simulation; {unknown.hint}")
     try:
         wanted = msgspec.convert(said, Simulation)
     except msgspec.ValidationError as error:
@@ -193,21 +195,6 @@ def check_simulation(wanted: Simulation) -> None:
         raise ConfigError("acceptance.domains must all have as many positions in `accept`: one drafter drafts for all")
     if len(set(wanted.policies)) != len(wanted.policies):
         raise ConfigError(f"each policy may be given once, got {' '.join(wanted.policies)}")
-
-
-def check_names(said: Mapping[str, Any], shape: Any, where: str) -> None:
-    """Raise ConfigError for a name that nothing of `shape` has, with the nearest one that it has."""
-    types = get_type_hints(shape)
-    for name, value in said.items():
-        if name not in types:
-            raise ConfigError(f"unknown setting {where}{name} of a simulation; {nearest(name, list(types))}")
-        inner = types[name]
-        if isinstance(value, Mapping) and isinstance(inner, type) and issubclass(inner, Struct):
-            check_names(value, inner, f"{where}{name}.")
-        elif isinstance(value, Mapping) and get_args(inner)[1:]:
-            for key, each in value.items():
-                if isinstance(each, Mapping):
-                    check_names(*_entry(each, get_args(inner)[1]), f"{where}{name}.{key}.")
 
 
 def _entry(said: Mapping[str, Any], shape: Any) -> tuple[Mapping[str, Any], Any]:

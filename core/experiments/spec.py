@@ -6,7 +6,7 @@ What is written here is all there is to know: whoever holds the file can tell wh
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, get_type_hints
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -15,6 +15,7 @@ from core.config import PolicySettings, Settings, all_drafters, all_policies, ne
 from core.config_file import NAME, read_entry
 from core.errors import ConfigError
 from core.experiments.metrics import COVARIATES, METRICS, PREVIOUS
+from core.known_keys import find_unknown_key
 from core.setting_types import Count, Name, Seconds
 from core.toml_file import read_toml
 from core.types import Sampling, Speculation
@@ -177,7 +178,8 @@ def parse_experiment(text: str, where: str) -> Experiment:
 
 def make_experiment(values: dict[str, Any], where: str) -> Experiment:
     """Return the experiment that plain data describe; raises ConfigError that names what is wrong and what is near."""
-    _check_keys(values, Experiment, "", where)
+    if unknown := find_unknown_key(values, Experiment):
+        raise ConfigError(f"{where}: unknown setting {unknown.path}; {unknown.hint}")
     try:
         experiment = msgspec.convert(values, Experiment)
     except msgspec.ValidationError as error:
@@ -217,21 +219,6 @@ def arm_policies(experiment: Experiment, settings: Settings) -> dict[str, Policy
             )
         made[name] = read_entry("policies", name, {"kind": arm.policy, **arm.parameters}, f"arms.{name}")  # type: ignore[assignment]
     return made
-
-
-def _check_keys(values: object, shape: Any, path: str, where: str) -> None:
-    """Raise ConfigError for a key that no field has, at any depth."""
-    if not isinstance(values, dict):
-        return
-    fields = get_type_hints(shape)
-    for key, value in values.items():
-        if key not in fields:
-            raise ConfigError(f"{where}: unknown setting {path}{key}; {nearest(key, list(fields))}")
-        if key == "arms" and isinstance(value, dict):
-            for name, arm in value.items():
-                _check_keys(arm, ArmSpec, f"arms.{name}.", where)
-        elif isinstance(fields[key], type) and issubclass(fields[key], Struct):
-            _check_keys(value, fields[key], f"{path}{key}.", where)
 
 
 def _check(experiment: Experiment, where: str) -> None:
