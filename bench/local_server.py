@@ -1,21 +1,20 @@
 """specd servers of a benchmark's own: a private Redis, a free port, gone with all they started when the block ends."""
 
-import os
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import msgspec
 
-from core.config import ENV_PREFIX, Settings
+from bench.child_process import child_process
+from core.config import Settings
 from core.config_file import to_toml
 from core.errors import SpecdError
 from core.observing import LogSettings
@@ -51,27 +50,9 @@ def _serving(settings: Settings, port: int, log: Path) -> Iterator[subprocess.Po
     )
     config = log.with_suffix(".toml")
     config.write_text(to_toml(own), encoding="utf-8")
-    # Settings of the shell must not reach it, least of all a Redis that others use.
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", "serve", "--config", str(config)],
-            env=environ | {"OMP_WAIT_POLICY": "PASSIVE"},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            # A session of its own: what it starts can be ended with it.
-            start_new_session=True,
-        )
-    try:
+    command = [sys.executable, "-m", "cli.main", "serve", "--config", str(config)]
+    with child_process(command, log, STOP_TIMEOUT_S) as process:
         yield process
-    finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_TIMEOUT_S)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

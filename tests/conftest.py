@@ -12,7 +12,7 @@ import torch
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from service.redis_server import redis_executable
+from client.redis_executable import redis_executable
 
 # Triton decides when a kernel is defined whether it is interpreted, and kernels are defined on import.
 os.environ["TRITON_INTERPRET"] = "1"

@@ -7,13 +7,13 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
+from client.redis_executable import redis_executable
 from client.wire import WORKERS_KEY, worker_key
 from core.config import Settings, model_name
 from core.errors import ConfigError, QueueError
 from core.masking import shown
 from service.doctor.check import Check, failed, ok, unsure
 from service.queue import connect, redis_url
-from service.redis_server import redis_executable
 
 FLOOR = (6, 2)
 # Deadlines and leases go by Redis's clock alone; waits in metrics compare it with ours.

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from bench.report import describe_run, write_json
-from service.redis_server import redis_executable
+from client.redis_executable import redis_executable
 from tests.faults.demo_pair import (
     DOMAINS,
     ENGINE,

@@ -9,9 +9,9 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from client.redis_address import redis_address
+from client.redis_executable import redis_executable
 from service.processes import die_with_parent
 from service.redis_acl import acl_lines, read_passwords
-from service.redis_server import redis_executable
 from tests.conftest import until_it_answers
 
 

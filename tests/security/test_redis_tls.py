@@ -8,10 +8,10 @@ import pytest
 from redis import Redis
 
 from client.redis_address import redis_address
+from client.redis_executable import redis_executable
 from core.errors import ConfigError, QueueError
 from service.main import check_redis, free_port
 from service.processes import die_with_parent
-from service.redis_server import redis_executable
 from tests.conftest import until_it_answers
 from tests.service.fakes import FakeEngine, fake_settings, running
 
