@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from bench.machine import describe_machine
 from core.config import DSparkSettings, NgramSettings
-from core.types import Policy, Request, Sampling
+from core.planning import Policy
+from core.types import Request, Sampling
 from drafters.base import Drafter
 from engine.build import make_drafter, pick_dtype
 from engine.engine import Engine

@@ -22,8 +22,8 @@ from bench.machine import describe_machine
 from core.batch_lengths import BatchLengths
 from core.config import BatchTableSettings, GreedySettings, PolicySettings, Settings, all_policies
 from core.cost import CostTable
+from core.planning import F32, I32, Plan, Policy, StepOutcome, StepView
 from core.tensors import Favour
-from core.types import F32, I32, Plan, Policy, StepOutcome, StepView
 from engine.build import make_policy
 from kernels.admit import admit
 

@@ -5,8 +5,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from core.planning import Calibration
 from core.tensors import Commit, Draft, DraftAsk
-from core.types import Calibration
 
 
 class DrafterSpec(Struct, frozen=True, kw_only=True):

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from core.planning import Calibration
 from core.tensors import Commit, Draft, DraftAsk
-from core.types import Calibration
 from drafters.base import DrafterSpec
 from drafters.draws import SlotDraws
 from drafters.margin import margin_evidence

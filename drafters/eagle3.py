@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from core.planning import Calibration
 from core.tensors import Commit, Draft, DraftAsk, PagedKV
-from core.types import Calibration
 from drafters.base import DrafterSpec
 from drafters.draws import SlotDraws
 from drafters.margin import margin_evidence

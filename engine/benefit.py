@@ -8,7 +8,7 @@ second now over the tokens per second without speculation, at this load: above 1
 from dataclasses import dataclass
 
 from core.cost import CostTable
-from core.types import StepOutcome, StepView
+from core.planning import StepOutcome, StepView
 
 # One step of so many is looked at, as reading the table takes some 20 microseconds. Five, because policies think longer
 # in every fourth step: a multiple of that would see nothing else.

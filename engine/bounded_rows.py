@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from core.planning import FixedLength, TopK
 from core.tensors import Draft, VerifyRows
-from core.types import FixedLength, TopK
 from engine.catch_up import CatchUp
 from engine.device import upload_all
 from engine.plan import StepPlan

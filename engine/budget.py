@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from core.types import EarlyStop, FixedLength, Plan, StepOutcome, TopK
+from core.planning import EarlyStop, FixedLength, Plan, StepOutcome, TopK
 
 
 def allowed_drafts(plan: Plan) -> int:

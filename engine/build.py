@@ -29,9 +29,10 @@ from core.config import (
     policy_drafters,
 )
 from core.errors import ConfigError, EngineError
+from core.planning import Policy
 from core.plugins import make_plugin
 from core.registry import DRAFTERS, POLICIES
-from core.types import Numerics, Policy
+from core.types import Numerics
 from drafters.base import Drafter
 from drafters.draft_model import DraftModel
 from drafters.ngram import NGram

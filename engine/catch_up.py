@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.types import BoolArray
+from core.planning import BoolArray
 from engine.group import Places, PolicyGroup
 from engine.scheduler import Batch
 from engine.sequence import Sequence

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from core.cost import CostTable
-from core.types import Plan, StepOutcome, StepView
+from core.planning import Plan, StepOutcome, StepView
 
 F64 = NDArray[np.float64]
 

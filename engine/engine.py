@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from core.errors import RequestError
+from core.planning import Policy
 from core.tensors import Draft, Favour
-from core.types import Backlog, Emission, Policy, Request, Sampling
+from core.types import Backlog, Emission, Request, Sampling
 from drafters.base import Drafter
 from engine.accept import Round, accept
 from engine.ask import make_ask

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from core.planning import EarlyStop, FixedLength, Rule, StepOutcome, Threshold, TopK
 from core.step_record import StepRecord
-from core.types import EarlyStop, FixedLength, Rule, StepOutcome, Threshold, TopK
 from engine.plan import GroupPlan
 
 # Steps that are kept: some seconds of a busy engine. Keeping one costs nothing, telling it some microseconds.

@@ -11,8 +11,8 @@ import structlog
 import torch
 from torch import Tensor
 
+from core.planning import I32
 from core.tensors import Allowed, Draft
-from core.types import I32
 from engine.accept import Round
 from engine.sequence import Sequence
 from engine.stats import EngineStats

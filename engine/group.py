@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.cost import CostTable
 from core.errors import EngineError
-from core.types import F32, Plan, Policy, Rule, StepOutcome, StepView
+from core.planning import F32, Plan, Policy, Rule, StepOutcome, StepView
 from engine.scheduler import Batch
 from engine.sequence import GroupKey, Sequence
 from engine.speculator import Speculator
@@ -201,7 +201,7 @@ def check_weight(weight: F32) -> F32:
 def check_plan(plan: Plan, width: int) -> None:
     """Raise EngineError if a policy says what no rule or calibration of ours means."""
     if not isinstance(plan.rule, Rule):
-        raise EngineError(f"a plan's rule must be one of core.types.Rule, got {plan.rule!r}")
+        raise EngineError(f"a plan's rule must be one of core.planning.Rule, got {plan.rule!r}")
     for name in ("predicted_step_s", "predicted_tokens"):
         if not isinstance(getattr(plan, name), float | None):
             raise EngineError(f"a plan's {name} must be a float or None, got {getattr(plan, name)!r}")

@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from core.config import nearest
 from core.errors import RequestError
-from core.types import Policy, Request, Speculation
+from core.planning import Policy
+from core.types import Request, Speculation
 from engine.drafter_set import DrafterSet
 from engine.group import PolicyGroup
 from engine.sequence import GroupKey, Sequence

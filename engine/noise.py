@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.planning import I32, BoolArray
 from core.random import round_uniforms
-from core.types import I32, BoolArray, Request
+from core.types import Request
 from engine.device import CPU, upload
 from engine.sequence import Sequence
 from engine.target_draws import TargetDraws

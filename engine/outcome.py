@@ -7,8 +7,8 @@ import numpy as np
 from msgspec.structs import replace
 from torch import Tensor
 
+from core.planning import StepOutcome
 from core.tensors import Draft
-from core.types import StepOutcome
 from engine.accept import Round
 from engine.plan import GroupPlan, StepPlan
 

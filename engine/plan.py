@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.cost import CostTable
+from core.planning import I32, BoolArray, Plan, Rule, StepView
 from core.tensors import Draft, Favour
-from core.types import I32, Backlog, BoolArray, Plan, Rule, StepView
+from core.types import Backlog
 from engine.blocks import BlockPool
 from engine.catch_up import CatchUp, CatchUpBudget
 from engine.device import upload

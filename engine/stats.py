@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from core.histogram import STEP_TOKENS, Histogram
-from core.types import I32, Plan, StepOutcome
+from core.planning import I32, Plan, StepOutcome
 from engine.benefit import Benefit
 from engine.budget import allowed_drafts, expected_accepts
 

@@ -9,7 +9,8 @@ import numpy as np
 from msgspec import Struct
 
 from core.errors import EngineError
-from core.types import FixedLength, Plan, Request, Sampling, StepOutcome, StepView
+from core.planning import FixedLength, Plan, StepOutcome, StepView
+from core.types import Request, Sampling
 from engine.engine import Engine
 from policies.base import draft_all, draft_nothing
 

@@ -1,6 +1,6 @@
 """Admission: how many drafts of each sequence go to verification. The one function that sees live survival.
 
-The specification, and the rules, are `reference.admit` and core/types.py; the CPU's body is in kernels/admit_host.py.
+The specification and the rules are `reference.admit` and core/planning.py; the body of the CPU is kernels/admit_host.py.
 """
 
 # Kernel arguments bear no annotations: Triton reads them as code.
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from core.errors import EngineError
+from core.planning import EarlyStop, FixedLength, Rule, Threshold, TopK
 from core.tensors import Favour
-from core.types import EarlyStop, FixedLength, Rule, Threshold, TopK
 from kernels import reference
 from kernels.admit_host import admit_host
 from kernels.dispatch import takes_triton
@@ -58,7 +58,7 @@ def admit_triton(
                 _admit_ranked(order, drafted, group == index, rule, lengths)
                 continue
             case _:
-                raise EngineError(f"admission rule must be one of core.types.Rule, got {rule!r}")
+                raise EngineError(f"admission rule must be one of core.planning.Rule, got {rule!r}")
         _admit_prefix(survival, drafted, group == index, bounds, lengths)
     if favour is None:
         return lengths

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.errors import EngineError
+from core.planning import F32, BoolArray, EarlyStop, FixedLength, Rule, Threshold, TopK
 from core.tensors import Favour
-from core.types import F32, BoolArray, EarlyStop, FixedLength, Rule, Threshold, TopK
 from kernels.shapes import check_admit
 
 Places = NDArray[np.int32]
@@ -65,7 +65,7 @@ def _kept(rule: Rule, frontier: F32, places: Places, num_members: int) -> BoolAr
             order = np.sort(turns, axis=None)
             num_admitted = _num_rising(frontier.ravel()[order & PLACE_BITS], num_members, rule)
             return _first(turns, order[num_admitted - 1] if num_admitted else NO_TURN, frontier)
-    raise EngineError(f"admission rule must be one of core.types.Rule, got {rule!r}")
+    raise EngineError(f"admission rule must be one of core.planning.Rule, got {rule!r}")
 
 
 def _turns(frontier: F32) -> Turns:

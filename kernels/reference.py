@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from core.errors import EngineError, ShapeError
+from core.planning import Calibration, EarlyStop, FixedLength, Rule, Seconds, Threshold, TopK
 from core.tensors import Draft, Favour, LawRows, Processing, Verdict
-from core.types import Calibration, EarlyStop, FixedLength, Rule, Seconds, Threshold, TopK
 from kernels.allowed import disallow
 from kernels.edits import edit
 from kernels.shapes import check_admit, check_lengths, check_reject
@@ -222,7 +222,7 @@ def admit(
     survival  f32 [B, G]; not increasing along a row, entry j a function of the tokens before j only
     drafted   i32 [B], 0..G
     group     i64 [B]; index into rules, a sequence of no group verifies nothing
-    rules     one per group (core/types.py says what each means)
+    rules     one per group (core/planning.py says what each means)
     favour    whose drafts go first; None for nobody's
     The one function that sees live survival. Whether draft j is admitted depends on survivals up to its own, taken in
     the order in which drafts are admitted, and never on token j or later ones (docs/exactness.md). A draft of unknown
@@ -276,7 +276,7 @@ def _kept(rule: Rule, frontier: Tensor, member: Tensor) -> Tensor:
         case EarlyStop(step_s=step_s, tops=tops):
             ordered, order = _by_survival(frontier)
             return _first(order[: int(_num_rising(ordered, member.sum(), step_s, tops))], frontier)
-    raise EngineError(f"admission rule must be one of core.types.Rule, got {rule!r}")
+    raise EngineError(f"admission rule must be one of core.planning.Rule, got {rule!r}")
 
 
 def _by_survival(frontier: Tensor) -> tuple[Tensor, Tensor]:

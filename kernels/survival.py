@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.errors import ShapeError
-from core.types import Calibration
+from core.planning import Calibration
 from kernels import reference
 from kernels.dispatch import takes_triton
 from kernels.jit import jit, tl

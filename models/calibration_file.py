@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from core.errors import CheckpointError
-from core.types import Calibration
+from core.planning import Calibration
 from core.whole_file import write_whole
 
 CALIBRATION_FILE = "calibration.json"

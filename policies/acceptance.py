@@ -6,7 +6,7 @@ Everything here comes from finished steps and fades, so that what was learnt lon
 import numpy as np
 from numpy.typing import NDArray
 
-from core.types import F32, I32, StepOutcome
+from core.planning import F32, I32, StepOutcome
 
 F64 = NDArray[np.float64]
 

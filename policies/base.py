@@ -1,11 +1,11 @@
-"""What every policy is made of: plans for whole groups. The protocol itself is core.types.Policy.
+"""What every policy is made of: plans for whole groups. The protocol itself is core.planning.Policy.
 
 A policy sees neither drafters nor models, only a StepView of facts fixed before this step's drafts exist.
 """
 
 import numpy as np
 
-from core.types import FixedLength, Plan, Rule, StepView
+from core.planning import FixedLength, Plan, Rule, StepView
 
 NOTHING = FixedLength(0)
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from core.batch_lengths import BatchLengths, check_batch_lengths
-from core.types import FixedLength, Plan, StepOutcome, StepView
+from core.planning import FixedLength, Plan, StepOutcome, StepView
 from policies.base import draft_all, draft_nothing
 
 

@@ -1,6 +1,6 @@
 """Fits of draft confidence: from a drafter's evidence to the chance that a draft is accepted. Pure numpy.
 
-Two maps, both `core.types.Calibration`, per position sigmoid(slope * evidence + intercept):
+Two maps, both `core.planning.Calibration`, per position sigmoid(slope * evidence + intercept):
 
 - `fit_temperatures` (sequential temperature scaling, DSpark, arXiv 2607.05147): one number per position, chosen so
   that the *survivals* are calibrated. Needs rounds in which every draft was verified: an offline fit.
@@ -17,8 +17,8 @@ before the cut are seen as zeros while survivors past it are not seen at all.
 import numpy as np
 from numpy.typing import NDArray
 
+from core.planning import F32, I32, Calibration
 from core.reliability import calibration_error, equal_mass_bins
-from core.types import F32, I32, Calibration
 
 F64 = NDArray[np.float64]
 Risk = NDArray[np.bool_]

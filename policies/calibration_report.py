@@ -9,8 +9,8 @@ import math
 import numpy as np
 from msgspec import Struct
 
+from core.planning import BoolArray, StepOutcome
 from core.reliability import equal_width_bins, measure
-from core.types import BoolArray, StepOutcome
 
 # Rounds that are remembered, and without which nothing is said.
 MOST_ROUNDS, FEWEST_ROUNDS = 4096, 64

@@ -1,6 +1,6 @@
 """Static confidence threshold: verify a draft while it is likely enough to survive (paper section 5.1, figure 5)."""
 
-from core.types import Plan, StepOutcome, StepView, Threshold
+from core.planning import Plan, StepOutcome, StepView, Threshold
 from policies.base import draft_all
 from policies.probes import Probes
 

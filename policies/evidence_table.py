@@ -8,7 +8,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from core.types import Calibration
+from core.planning import Calibration
 from policies.calibration_fit import newton, shift, sigmoid
 
 F64 = NDArray[np.float64]

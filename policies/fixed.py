@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from core.types import FixedLength, Plan, StepOutcome, StepView
+from core.planning import FixedLength, Plan, StepOutcome, StepView
 from policies.base import draft_all, draft_nothing
 
 

@@ -7,7 +7,7 @@ does, arXiv 2406.14066). A draft's chance is known before it is made, so only wh
 import numpy as np
 from msgspec.structs import replace
 
-from core.types import F32, Plan, StepOutcome, StepView, TopK
+from core.planning import F32, Plan, StepOutcome, StepView, TopK
 from policies.base import draft_nothing
 from policies.history import AcceptanceHistory
 from policies.load_adaptive import LoadAdaptive

@@ -9,7 +9,7 @@ are free. Both look at drafts in the order in which they are admitted and never 
 import numpy as np
 from msgspec.structs import replace
 
-from core.types import EarlyStop, FixedLength, Plan, StepOutcome, StepView
+from core.planning import EarlyStop, FixedLength, Plan, StepOutcome, StepView
 from policies.base import draft_all, draft_nothing
 from policies.load_adaptive import LoadAdaptive
 from policies.prices import PriceList, price

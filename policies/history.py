@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from core.types import F32, I32, StepOutcome, StepView
+from core.planning import F32, I32, StepOutcome, StepView
 from policies.acceptance import AcceptanceRecord
 
 # Rounds of its own after which a sequence's record weighs as much as that of all others.

@@ -14,7 +14,7 @@ import structlog
 from msgspec.structs import replace
 
 from core.cost import StepPrices
-from core.types import F32, I32, BoolArray, FixedLength, Plan, StepOutcome, StepView, TopK
+from core.planning import F32, I32, BoolArray, FixedLength, Plan, StepOutcome, StepView, TopK
 from policies.acceptance import AcceptanceRecord
 from policies.base import NOTHING, draft_all, draft_nothing
 from policies.pressure import MemoryPressure

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from core.types import F32, I32, Calibration, StepOutcome
+from core.planning import F32, I32, Calibration, StepOutcome
 from policies.calibration_fit import hazards, identity, risk_set
 from policies.calibration_report import CalibrationReport, FullRounds
 from policies.drift import Fallback, Ladder

@@ -1,6 +1,6 @@
 """When memory is what requests wait for: draft rows then take the blocks that running sequences need."""
 
-from core.types import StepView
+from core.planning import StepView
 
 # Shares of free KV blocks: below the first nothing is drafted, from the second on it is again; between the two the
 # memory binds, and a queue that grows is a queue for blocks.

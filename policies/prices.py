@@ -5,7 +5,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from core.cost import CostTable, StepPrices
-from core.types import BoolArray, StepView
+from core.planning import BoolArray, StepView
 
 F64 = NDArray[np.float64]
 

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from msgspec.structs import replace
 
-from core.types import Plan
+from core.planning import Plan
 
 # Share of drafting sequences that are probed: rows are free where few sequences decode, and dear where many do.
 MOST, LEAST = 0.02, 0.005

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.cost import StepPrices
-from core.types import BoolArray
+from core.planning import BoolArray
 from policies.prices import Step
 
 F64 = NDArray[np.float64]

@@ -7,7 +7,7 @@ expected to keep that pace is its floor. What is left of the budget goes to the 
 import numpy as np
 from msgspec.structs import replace
 
-from core.types import I32, Plan, StepOutcome, StepView, TopK
+from core.planning import I32, Plan, StepOutcome, StepView, TopK
 from policies.load_adaptive import LoadAdaptive
 from policies.prices import PriceList, Step, price
 from policies.search import F64

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.types import I32, BoolArray, StepView
+from core.planning import I32, BoolArray, StepView
 
 F64 = NDArray[np.float64]
 Records = NDArray[np.void]

@@ -3,7 +3,7 @@
 import numpy as np
 from msgspec import Struct
 
-from core.types import I32, BoolArray, StepView
+from core.planning import I32, BoolArray, StepView
 
 # A batch that has changed by more than a share of one in so many is thought over.
 CHANGE = 8

@@ -87,8 +87,9 @@ def test_importing_it_loads_no_torch(module):
     assert "torch" not in loaded_by(module)
 
 
-def test_importing_the_gateway_loads_no_torch():
-    assert "torch" not in loaded_by("service.gateway")
+@pytest.mark.parametrize("module", ["service.gateway", "service.main"])
+def test_importing_the_gateway_loads_no_torch_and_no_numpy(module):
+    assert not {"torch", "numpy"} & loaded_by(module)
 
 
 def test_importing_transformers_beside_our_kernels_does_not_mix_them_up():

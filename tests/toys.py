@@ -1,7 +1,8 @@
 """Engines and requests on tiny random models (bench/prove/tiny.py)."""
 
 from bench.prove.tiny import tiny_config, tiny_dflash, tiny_dspark, tiny_eagle3, tiny_target
-from core.types import Policy, Request, Sampling, Speculation
+from core.planning import Policy
+from core.types import Request, Sampling, Speculation
 from drafters.base import Drafter
 from engine.engine import Engine
 from engine.shape import EngineShape

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from core.config import CheckpointSettings, Settings, checkpoint_kind, kind_of
+from core.planning import Calibration
 from core.reliability import Reliability, measure
 from core.statistics import Interval, bootstrap_interval
-from core.types import Calibration
 from engine.build import build_engine
 from models.calibration_file import CALIBRATION_FILE, CalibrationFile, write_calibration
 from models.folders import drafter_folder

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from core.errors import ConfigError
-from core.types import F32, I32, Request, Sampling, StepOutcome
+from core.planning import F32, I32, StepOutcome
+from core.types import Request, Sampling
 from engine.engine import Engine
 from policies.fixed import Fixed
 from training.evaluation.conversation import Conversation

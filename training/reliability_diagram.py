@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from msgspec import Struct
 
+from core.planning import F32, I32, Calibration
 from core.reliability import area_under_curve, calibration_error, equal_mass_bins
-from core.types import F32, I32, Calibration
 from policies.calibration_fit import survivals
 
 mpl.use("Agg")

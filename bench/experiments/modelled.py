@@ -18,7 +18,8 @@ from core.config import Settings
 from core.experiments.assignment import arm_of_slot, block_of
 from core.experiments.spec import Experiment
 from core.experiments.unit_sums import UnitRecord, UnitSums
-from core.types import Policy, Request
+from core.planning import Policy
+from core.types import Request
 from engine.arms import make_arms, serve_arms
 from engine.groups import Arm
 from policies.fixed import Off

@@ -9,7 +9,8 @@ from bench.prove.listeners import Eavesdropper, Favouring, RisingRate
 from bench.prove.tiny import tiny_dspark, tiny_eagle3
 from bench.prove.uneven import Uneven
 from core.cost import CostTable
-from core.types import Policy, Sampling
+from core.planning import Policy
+from core.types import Sampling
 from drafters.base import Drafter
 from drafters.ngram import NGram
 from models.qwen3 import Qwen3

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from core.planning import Rule
 from core.tensors import Favour
-from core.types import Rule
 from kernels.admit import admit
 
 Law = tuple[Fraction, ...]

@@ -27,7 +27,7 @@ from bench.prove.enumeration import (
     point_mass,
     target_law,
 )
-from core.types import EarlyStop, FixedLength, Rule, Threshold, TopK
+from core.planning import EarlyStop, FixedLength, Rule, Threshold, TopK
 from kernels.admit import admit
 
 RULES: dict[str, Rule] = {

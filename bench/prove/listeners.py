@@ -6,7 +6,7 @@ Shipped policies stand beside them in the cells (bench/prove/cells.py).
 import numpy as np
 from msgspec.structs import replace
 
-from core.types import EarlyStop, FixedLength, Plan, StepOutcome, StepView, TopK
+from core.planning import EarlyStop, FixedLength, Plan, StepOutcome, StepView, TopK
 from policies.base import draft_all
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from bench.prove.enumeration import Model, Word
 from bench.prove.round_law import WIDTH, draw_as_drafters_do
 from bench.prove.uneven import Uneven
+from core.planning import F32, EarlyStop, Rule, TopK
 from core.random import derive_nonce, round_uniforms
 from core.tensors import Draft, DraftAsk, Favour, Verdict
-from core.types import F32, EarlyStop, Rule, TopK
 from kernels.admit import admit
 from kernels.noise import gumbel_noise
 from kernels.reference import draw

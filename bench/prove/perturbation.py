@@ -15,10 +15,11 @@ from torch import Tensor
 
 from bench.prove.loop import ALPHA, PROMPT, Bed, job_nonce, run
 from bench.prove.outcome import Outcome
+from core.planning import EarlyStop, FixedLength, Rule, Threshold, TopK
 from core.random import derive_coupled_key, derive_nonce
 from core.statistics import chi_square_p_value
 from core.tensors import Commit, Draft, DraftAsk
-from core.types import EarlyStop, FixedLength, Request, Rule, Sampling, Threshold, TopK
+from core.types import Request, Sampling
 from drafters.base import Drafter
 from kernels.admit import admit
 from kernels.survival import survival

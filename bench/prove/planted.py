@@ -28,8 +28,8 @@ from bench.prove.round_law import (
     round_variation,
 )
 from bench.prove.uneven import Uneven
+from core.planning import Threshold, TopK
 from core.random import derive_nonce
-from core.types import Threshold, TopK
 from engine import accept as accept_module
 from engine import noise as noise_module
 from kernels.admit import admit

@@ -26,7 +26,7 @@ from bench.replay.findings import ADAPTIVE, OFF, Curve, Findings, find, settling
 from bench.replay.recording import DOMAINS, read_recording
 from bench.replay.run import ReplayRun, Tally
 from bench.report import describe_run, write_json
-from core.types import Policy, TopK
+from core.planning import Policy, TopK
 from policies.confidence import Confidence
 from policies.fixed import Fixed, Off
 from policies.goodput import Goodput

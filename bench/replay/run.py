@@ -9,7 +9,8 @@ from bench.replay.clock import ModelledMachine, ReplayClock
 from bench.replay.pair import MOST_REQUESTS, PROMPT_LEN, ReplayDrafter, ReplayTarget, prompt_of, token_at
 from bench.replay.recording import Recording
 from core.errors import ConfigError
-from core.types import Policy, Request, Sampling
+from core.planning import Policy
+from core.types import Request, Sampling
 from engine.engine import Engine
 from engine.shape import EngineShape
 

@@ -16,7 +16,7 @@ from bench.simulate.settings import Simulation
 from bench.simulate.traffic import Arrivals
 from bench.simulate.virtual_time import VirtualTime
 from core.config import EngineSettings
-from core.types import Policy
+from core.planning import Policy
 from engine.build import make_policy
 
 # A drafter that every policy goes with; it is not loaded.

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from bench.replay.recording import DOMAINS, read_recording
 from bench.simulate.settings import Acceptance, Drafting
 from core.errors import ConfigError
-from core.types import F32, I32, Calibration
+from core.planning import F32, I32, Calibration
 
 MODELLED = "modelled"
 # Texts of a domain that are drawn from a table, and anchors of each.

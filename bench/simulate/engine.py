@@ -16,8 +16,9 @@ from bench.simulate.job import TOKEN, Job
 from bench.simulate.machine import Machine, StepWork
 from bench.simulate.settings import Shape
 from bench.simulate.virtual_time import VirtualTime
+from core.planning import I32, Policy
 from core.tensors import Commit, Draft, DraftAsk, Verdict
-from core.types import I32, Backlog, Policy
+from core.types import Backlog
 from drafters.base import DrafterSpec
 from engine.accept import Round
 from engine.blocks import BlockPool

@@ -24,8 +24,9 @@ from bench.prompt_pool import PromptPool, Question
 from bench.simulate.drafts import Texts
 from core.config import EngineSettings, Settings
 from core.errors import SpecdError
+from core.planning import Calibration, FixedLength, Plan, StepOutcome, StepView
 from core.tensors import Commit, Draft, DraftAsk
-from core.types import Calibration, FixedLength, Plan, Request, Sampling, StepOutcome, StepView
+from core.types import Request, Sampling
 from drafters.base import Drafter
 from engine.build import build_engine
 from engine.engine import Engine

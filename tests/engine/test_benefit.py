@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from core.types import EarlyStop, FixedLength, StepOutcome, Threshold, TopK
+from core.planning import EarlyStop, FixedLength, StepOutcome, Threshold, TopK
 from engine.benefit import EVERY, Benefit, plain_seconds
 from engine.budget import allowed_drafts, expected_accepts
 from policies.base import draft_all

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from core.planning import EarlyStop, FixedLength, Plan, Threshold, TopK
 from core.tensors import Draft
-from core.types import EarlyStop, FixedLength, Plan, Request, Sampling, Threshold, TopK
+from core.types import Request, Sampling
 from engine.bounded_rows import make_bounded_rows, most_admitted
 from engine.catch_up import CatchUp
 from engine.plan import GroupPlan, StepPlan

@@ -6,7 +6,7 @@ import torch
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from core.types import Calibration
+from core.planning import Calibration
 from kernels.survival import survival
 from policies.fixed import Fixed
 from policies.online_calibration import OnlineCalibration

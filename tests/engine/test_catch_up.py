@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from core.types import FixedLength, Plan
+from core.planning import FixedLength, Plan
 from drafters.ngram import NGram
 from policies.base import draft_nothing
 from policies.fixed import Fixed, Off

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from core.types import Plan, StepOutcome, TopK
+from core.planning import Plan, StepOutcome, TopK
 from engine.cost_refine import EVERY, PUBLISH_EVERY, CostRefinement
 from tests.policies.cases import G, linear_table, view
 

@@ -6,7 +6,7 @@ No device is needed: see tests/engine/pretend_device.py for what is pretended, a
 import pytest
 import torch
 
-from core.types import FixedLength, Threshold, TopK
+from core.planning import FixedLength, Threshold, TopK
 from drafters import draws
 from engine import device_round, noise, plan
 from engine import engine as engine_module

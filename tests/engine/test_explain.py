@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.types import EarlyStop, FixedLength, Threshold, TopK
+from core.planning import EarlyStop, FixedLength, Threshold, TopK
 from engine.explain import KEPT_STEPS, name_rule
 from policies.fixed import Fixed, Off
 from toys import make_engine, request, run, tiny_dspark, tiny_target

@@ -7,8 +7,9 @@ import math
 
 import pytest
 
+from core.planning import EarlyStop, FixedLength, Threshold, TopK
 from core.tensors import Draft
-from core.types import EarlyStop, FixedLength, Sampling, Threshold, TopK
+from core.types import Sampling
 
 # float32 laws lie this close to float64 ones; a uniform nearer than this to a boundary may fall on either side.
 TOLERANCE = 2e-5

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from core.errors import EngineError, ShapeError
+from core.planning import EarlyStop, FixedLength, Threshold, TopK
 from core.tensors import Favour
-from core.types import EarlyStop, FixedLength, Threshold, TopK
 from kernels.admit import admit, admit_triton
 from kernels.admit_host import admit_host
 from kernels.reference import admit as admit_twin

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.errors import ShapeError
-from core.types import Calibration
+from core.planning import Calibration
 from kernels.survival import survival, survival_triton
 
 

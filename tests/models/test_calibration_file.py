@@ -5,7 +5,7 @@ import json
 import pytest
 
 from core.errors import CheckpointError
-from core.types import Calibration
+from core.planning import Calibration
 from models.calibration_file import CalibrationFile, read_calibration, write_calibration
 from models.folders import DEMO_FOLDER
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from core.cost import CostTable
-from core.types import StepOutcome, StepView
+from core.planning import StepOutcome, StepView
 from tests.policies.admission import admitted
 
 G = 7

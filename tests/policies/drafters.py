@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from core.types import StepOutcome
+from core.planning import StepOutcome
 from policies.calibration_fit import hazards, survivals
 
 G = 4

@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.replay.clock import ModelledMachine
 from bench.replay.recording import read_recording
-from core.types import StepOutcome, StepView
+from core.planning import StepOutcome, StepView
 from tests.policies.admission import admitted
 
 CONTEXT = 1024

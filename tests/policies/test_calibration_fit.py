@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from core.planning import Calibration
 from core.reliability import measure
-from core.types import Calibration
 from policies.calibration_fit import (
     TEMPERATURES,
     fit_logistic,

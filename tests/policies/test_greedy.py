@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from core.types import EarlyStop, FixedLength
+from core.planning import EarlyStop, FixedLength
 from policies.greedy import Greedy
 from tests.policies.cases import G, Rounds, chances, linear_table, view
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from core.types import FixedLength, StepOutcome, TopK
+from core.planning import FixedLength, StepOutcome, TopK
 from policies.load_adaptive import LoadAdaptive
 from tests.policies.cases import G, Rounds, chances, linear_table, view
 

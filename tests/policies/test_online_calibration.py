@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import policies.online_calibration
-from core.types import Calibration
+from core.planning import Calibration
 from policies.calibration_fit import identity
 from policies.drift import Fallback
 from policies.evidence_table import EvidenceTable, Judged

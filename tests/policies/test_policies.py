@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from core.planning import FixedLength, Threshold
 from core.registry import POLICIES
-from core.types import FixedLength, Threshold
 from engine.group import check_plan, check_weight
 from policies.batch_table import BatchTable
 from policies.confidence import Confidence

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from core.types import FixedLength, Plan
+from core.planning import FixedLength, Plan
 from policies.confidence import Confidence
 from policies.load_adaptive import LoadAdaptive
 from policies.probes import LEAST, MOST, Probes, probed_share

@@ -10,8 +10,9 @@ from rich.console import Console
 from cli.main import main
 from core.config import DSparkSettings, EngineSettings, Settings
 from core.errors import ConfigError
+from core.planning import Calibration
 from core.reliability import area_under_curve
-from core.types import Calibration, Sampling
+from core.types import Sampling
 from engine.build import build_engine
 from layers import ROOT
 from models.calibration_file import read_calibration

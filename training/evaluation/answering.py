@@ -14,7 +14,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from core.errors import ConfigError, EngineError
-from core.types import F32, I32, Emission, FinishReason, Plan, Policy, Request, Sampling, StepOutcome, StepView
+from core.planning import F32, I32, Plan, Policy, StepOutcome, StepView
+from core.types import Emission, FinishReason, Request, Sampling
 from engine.engine import Engine
 from training.evaluation.conversation import Conversation
 from training.evaluation.prompts import Prompt, Prompts

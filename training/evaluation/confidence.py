@@ -9,8 +9,8 @@ import math
 import numpy as np
 from msgspec import Struct
 
+from core.planning import Calibration
 from core.reliability import measure, plain_error
-from core.types import Calibration
 from policies.calibration_fit import hazards, survivals
 from training.evaluation.counted_rounds import CountedRounds
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct
 
+from core.planning import F32, I32
 from core.repetition import loop_start
-from core.types import F32, I32
 from training.evaluation.answering import Answer
 
 

@@ -9,7 +9,8 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from core.errors import ConfigError
-from core.types import Calibration, Policy, Sampling
+from core.planning import Calibration, Policy
+from core.types import Sampling
 from engine.engine import Engine
 from policies.calibration_fit import identity
 from policies.fixed import Fixed

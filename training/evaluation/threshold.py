@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from core.types import Calibration, Plan, StepOutcome, StepView, Threshold
+from core.planning import Calibration, Plan, StepOutcome, StepView, Threshold
 from policies.base import draft_all
 
 

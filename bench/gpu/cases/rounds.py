@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from bench.gpu.contract import Call, Case, close_to, equal_to, generator, num_bytes
-from core.types import Calibration, EarlyStop, FixedLength, Rule, Threshold, TopK
+from core.planning import Calibration, EarlyStop, FixedLength, Rule, Threshold, TopK
 from kernels import reference
 from kernels.admit import admit
 from kernels.survival import survival

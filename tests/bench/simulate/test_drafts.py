@@ -7,7 +7,7 @@ from bench.simulate.drafts import Texts, draw_texts, modelled_texts, read_record
 from bench.simulate.record import write_recording
 from bench.simulate.settings import Acceptance, Drafting
 from core.errors import ConfigError
-from core.types import Calibration
+from core.planning import Calibration
 
 
 def hazards(texts):

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from core.planning import Calibration
 from core.reliability import plain_error
-from core.types import Calibration
 from policies.calibration_fit import identity
 from tests.training.evaluation.traces import G, counted
 from training.evaluation.acceptance import length_difference, measure_acceptance
