@@ -1,6 +1,6 @@
 """Admission: how many drafts of each sequence go to verification. The one function that sees live survival.
 
-The specification and the rules are `reference.admit` and core/planning.py; the body of the CPU is kernels/admit_host.py.
+`reference.admit` is the specification, core/planning.py has the rules, kernels/admit_host.py the body for the CPU.
 """
 
 # Kernel arguments bear no annotations: Triton reads them as code.

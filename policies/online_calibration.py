@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from core.planning import F32, I32, Calibration, StepOutcome
 from policies.calibration_fit import hazards, identity, risk_set
-from policies.calibration_report import CalibrationReport, FullRounds
+from policies.calibration_report import CalibrationReport
 from policies.drift import Fallback, Ladder
 from policies.evidence_table import EvidenceTable, Judged
+from policies.full_rounds import FullRounds
 
 F64 = NDArray[np.float64]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 POLITE = """
 import numpy as np
 
-from core.types import FixedLength, Plan
+from core.planning import FixedLength, Plan
 
 
 class Polite:
