@@ -40,6 +40,9 @@ def test_langchain(url, text):
 
 
 class Turn(pydantic.BaseModel):
+    # instructor sends schemas as they are, and one that is open lets a model write any further fields.
+    model_config = pydantic.ConfigDict(extra="forbid")
+
     direction: Literal["left", "right"]
     degrees: int = pydantic.Field(ge=0, le=359)
 
