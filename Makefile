@@ -20,8 +20,10 @@ PYTHONS := python3.11 python3.12 python3.13 python3 python
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 # torch's OpenMP threads spin while they wait, which starves every other process on a small machine.
 export OMP_WAIT_POLICY := PASSIVE
+# One process more than there are cores, five at most: tests that wait for something leave theirs idle.
+PROCESSES := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -lt 4 ] || n=4; echo $$((n + 1)))
 # Tests of one file share what it sets up, so a file stays with one process.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
 ARGS ?=
 CLIENTS := openai-3 frameworks
 
