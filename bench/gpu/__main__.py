@@ -85,13 +85,18 @@ def run_stage(name: str, arguments: argparse.Namespace, site: Path | None) -> in
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     print(f"stage {name}", flush=True)
     child = subprocess.Popen(command, env=environ)
+    signals: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - what signal handlers are given
+        signals.append(number)
         child.send_signal(signal.SIGTERM)
 
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         status = child.wait()
+        if signals and status == DONE:
+            # It came when the child had nothing left to do: the next stage has.
+            return STOPPED
         # A child that a signal killed says so by a negative number; shells say 128 more.
         return status if status >= 0 else 128 - status
     finally:

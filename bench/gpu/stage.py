@@ -50,6 +50,8 @@ class Bench:
         self.watch = Stopwatch(self.device)
         self.results = open_results(output, stage, describe(self.device, is_dry_run=is_dry_run))
         self._ends = time.monotonic() + seconds
+        # Set by a signal: what it raises is lost where Python can only print it, in a callback or a finaliser.
+        self.is_stopped = False
         self.results.left.clear()
         self.results.commands.append(f"{datetime.now(UTC).isoformat(timespec='seconds')} {' '.join(sys.argv)}")
 
@@ -66,6 +68,11 @@ class Bench:
             return False
         return bool(open_keys)
 
+    def stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - what signal handlers are given
+        """End the measurement that runs, and take no other."""
+        self.is_stopped = True
+        raise Stopped
+
     def take(self, key: str, measure: Callable[[], dict[str, Any]]) -> None:
         """Take a measurement, unless there is one or no time is left, and write it down at once.
 
@@ -73,6 +80,8 @@ class Bench:
         """
         if not self.wants(key):
             return
+        if self.is_stopped:
+            raise Stopped
         started = time.monotonic()
         status, values, reason = self._attempt(measure)
         seconds = round(time.monotonic() - started, 2)
@@ -123,10 +132,10 @@ def run_stage(stage: str, measure: Callable[[Bench], None]) -> int:
     parser.add_argument("--seconds", type=float, default=420.0)
     parser.add_argument("--dry-run", action="store_true")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, _stop)
     show_warnings_only()
     try:
         bench = Bench(stage, arguments.output, arguments.seconds, is_dry_run=arguments.dry_run)
+        signal.signal(signal.SIGTERM, bench.stop)
         return work(bench, measure)
     except SpecdError as error:
         print(f"bench.gpu: {error}", file=sys.stderr)
@@ -138,7 +147,8 @@ def work(bench: Bench, measure: Callable[[Bench], None]) -> int:
     status = UNFINISHED
     try:
         measure(bench)
-        status = DONE if bench.results.is_complete else UNFINISHED
+        finished = DONE if bench.results.is_complete else UNFINISHED
+        status = STOPPED if bench.is_stopped else finished
     except (Stopped, KeyboardInterrupt):
         status = STOPPED
     except DeviceLost as error:
@@ -146,7 +156,3 @@ def work(bench: Bench, measure: Callable[[Bench], None]) -> int:
     finally:
         write_results(bench.output, bench.results)
     return status
-
-
-def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - what signal handlers are given
-    raise Stopped

@@ -1,6 +1,7 @@
 """bench.gpu, tried on the CPU with the smallest shapes: stages run, go on where they were, and say what they lack."""
 
 import ast
+import contextlib
 import json
 import os
 import signal
@@ -166,6 +167,19 @@ def test_a_stage_without_a_pair_says_which_stage_makes_one(tmp_path):
     reasons = {entry.reason for entry in read_results(tmp_path, "curve").entries.values()}
     assert len(reasons) == 1
     assert "the stage 'train' makes it" in reasons.pop()
+
+
+def test_a_signal_whose_exception_was_lost_still_ends_the_stage(tmp_path):
+    """In a callback of the interpreter, Python prints what a signal's handler raises and goes on."""
+
+    def measure(bench):
+        bench.take("before", dict)
+        with contextlib.suppress(Stopped):
+            bench.stop(signal.SIGTERM, None)
+        bench.take("after", dict)
+
+    assert work(Bench("step", tmp_path, 60.0, is_dry_run=True), measure) == STOPPED
+    assert list(read_results(tmp_path, "step").entries) == ["before"]
 
 
 def test_the_command_stops_its_stage_on_a_signal_and_keeps_what_there_is(tmp_path):

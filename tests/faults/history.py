@@ -33,6 +33,8 @@ Seen = tuple[str, Chunk | Final]
 LASTING = (
     *("specd:q:", "specd:workers", "specd:intake", "specd:dead:", "specd:deadlines:", "specd:live:", "specd:gateways:"),
 )
+# What Redis calls the time to live of a key that is not there: it expired after it was listed.
+GONE = -2
 # Returns what is wrong with the contents of a whole log of a job.
 Reading = Callable[[Job, Sequence[Seen]], list[str]]
 
@@ -183,6 +185,8 @@ async def leaked_keys(client: Redis, jobs: Sequence[Job]) -> list[str]:
     found = []
     async for raw in client.scan_iter():
         key, ttl_s = raw.decode(), await client.ttl(raw)
+        if ttl_s == GONE:
+            continue
         if ttl_s < 0 if key not in known else not 0 < ttl_s <= 3600:
             found += [] if key.startswith(LASTING) else [f"{key} lives for {ttl_s} s"]
     return found

@@ -138,7 +138,7 @@ async def test_a_gateway_that_is_alive_is_not_taken_for_dead_with_redis_away(own
     gateways = [own_world.gateway(constants=HASTE) for _ in range(2)]
     await until_healthy(http, *gateways)
     plain = [asyncio.create_task(complete(http, gateway, max_tokens=150)) for gateway in gateways]
-    await until_job(own_world)
+    await until_job(own_world, num_jobs=len(plain))
     own_redis.kill()
     await asyncio.sleep(2 * GRACE_S)
     await asyncio.to_thread(own_redis.start)

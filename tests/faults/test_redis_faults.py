@@ -47,14 +47,15 @@ async def test_open_streams_end_in_an_error_event_when_redis_is_emptied_and_new_
     assert await complete(http, gateway) == (200, "[DONE]")
 
 
-async def until_job(world, least=3):
-    """Wait until some job has tokens."""
+async def until_job(world, least=3, num_jobs=1):
+    """Wait until so many jobs have tokens."""
 
-    async def has_tokens():
+    async def have_tokens():
         keys = [key async for key in world.client.scan_iter("specd:{*}:job")]
-        return bool(keys) and int(await world.client.hget(keys[0], "n") or 0) >= least
+        counts = [int(await world.client.hget(key, "n") or 0) for key in keys]
+        return sum(count >= least for count in counts) >= num_jobs
 
-    await until(has_tokens, True)
+    await until(have_tokens, True)
 
 
 async def test_a_full_redis_refuses_new_work_and_what_ran_goes_on_when_there_is_room(own_world, http):
