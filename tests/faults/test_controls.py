@@ -119,5 +119,5 @@ async def test_a_planted_mistake_is_found_twenty_times_of_twenty(world, proxy, m
         await world.client.flushall()
         found = await play(world, proxy, mistake, mistake)
         caught += any(SYMPTOMS[mistake] in one for one in found)
-        world.end()
+        await world.end()
     assert caught == 20

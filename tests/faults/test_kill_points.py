@@ -65,7 +65,7 @@ async def die_submitting(world, point, heir_constants):
         assert doomed.hits[-1] == point
         world.gateway(constants=heir_constants)
         found = await world.judge(jobs, clients)
-    world.end()
+    await world.end()
     return found
 
 
@@ -96,7 +96,7 @@ async def test_a_gateway_may_die_while_it_restores_a_place_in_the_queue(world, p
             world.gateway(constants=SWEEPING)
             await world.steady_worker()
             assert await world.judge(jobs, clients) == []
-        world.end()
+        await world.end()
 
 
 async def test_a_worker_that_was_told_to_end_may_die_before_it_gives_its_jobs_back(world):

@@ -106,9 +106,12 @@ class World:
             await asyncio.sleep(0.05)
         return await violations(self.client, jobs, clients, read)
 
-    def end(self) -> None:
+    async def end(self) -> None:
+        """Kill all that live, and wait until they are gone: whoever is still there takes what others queue next."""
         for member in self.members:
             member.kill()
+        for member in self.members:
+            await member.ended()
 
     def hits(self, member: Member, point: str) -> int:
         return member.hits.count(point)
@@ -122,7 +125,7 @@ async def world_on(url: str, nursery: Nursery, folder: Path, tokenizer: Path):
     try:
         yield world
     finally:
-        world.end()
+        await world.end()
         await client.aclose()
 
 
