@@ -193,6 +193,7 @@ class Engine:
         pool, scheduler = self.memory.pool, self.scheduler
         return self.stats.snapshot() | {
             "running": len(scheduler.running),
+            "slots": scheduler.limits.max_num_seqs,
             "waiting": len(scheduler.waiting),
             "kv_usage": 1 - pool.num_free / pool.num_usable,
             "kv_bytes": self.memory.kv_bytes,

@@ -92,6 +92,8 @@ class Admission:
         self._speed = Speed()
         self._load: Load | None = None
         self._scanned_at_s = self._sampled_at_s = -math.inf
+        # Sequences that all workers together can run at once.
+        self._num_slots = 0
         # Jobs that were let in, and when, while they may not stand in the queue yet.
         self._entering: deque[tuple[float, Job]] = deque()
 
@@ -120,9 +122,14 @@ class Admission:
     async def check_wait(self, priority: int, longest_s: float, deadline_ms: int | None) -> None:
         """Raise RequestError if a job would wait for longer than `longest_s`, or until its deadline has passed."""
         load = await self._look()
-        if not (num_ahead := load.num_ahead(priority)):
+        num_running = load.num_jobs - load.num_waiting
+        num_ahead = load.num_ahead(priority)
+        if self._num_slots:
+            # It and those before it take what slots are free; for the rest, as many answers have to end.
+            num_ahead += 1 - max(0, self._num_slots - num_running)
+        if num_ahead <= 0:
             return
-        wait_s = self._speed.wait_s(num_ahead, load.mean_answer_tokens, load.num_jobs - load.num_waiting)
+        wait_s = self._speed.wait_s(num_ahead, load.mean_answer_tokens, num_running)
         deadline_s = math.inf if deadline_ms is None else deadline_ms / 1000
         if wait_s > deadline_s:
             message = f"the queue would take about {wait_s:.1f} s, and the deadline is in {deadline_s:.1f} s"
@@ -156,6 +163,7 @@ class Admission:
     def _sample(self, now_s: float, workers: Workers) -> None:
         counts = {name: stats.engine.emitted for name, stats in workers.stats.items()}
         running = sum(stats.engine.running for stats in workers.stats.values())
+        self._num_slots = sum(stats.engine.slots for stats in workers.stats.values())
         has_waiting = any(backlog.num_waiting for backlog in workers.backlogs)
         self._speed.saw(now_s, counts, running, has_waiting=has_waiting)
         num_begun = sum(sum(stats.queue_times.counts) for stats in workers.stats.values())

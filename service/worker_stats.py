@@ -70,8 +70,8 @@ class EngineCounts(Struct, frozen=True):
     """An engine's snapshot: what it has counted since it started, and what it holds now.
 
     seconds are by part of the step, fallbacks by what failed; the cost table predicted cost_predicted_s for steps that
-    took cost_actual_s; kv_usage is the share of KV blocks in use; kv_bytes what KV reserves, for the target and by
-    drafter; recent_steps are the newest, oldest first.
+    took cost_actual_s; slots is how many sequences can run at once; kv_usage is the share of KV blocks in use; kv_bytes
+    what KV reserves, for the target and by drafter; recent_steps are the newest, oldest first.
     """
 
     steps: int = 0
@@ -84,6 +84,7 @@ class EngineCounts(Struct, frozen=True):
     prefix_queries: int = 0
     prefix_hits: int = 0
     running: int = 0
+    slots: int = 0
     waiting: int = 0
     kv_usage: float = 0.0
     kv_bytes: dict[str, int] = field(default_factory=dict)

@@ -140,6 +140,7 @@ class FakeEngine:
             "steps": self.num_steps,
             "emitted": self.num_emitted,
             "running": len(self.running),
+            "slots": self.num_slots,
             "kv_usage": len(self.running) / self.num_slots,
             "kv_bytes": {"target": 4096, "recital": 0},
             "kv_blocks": {"count": 256, "size": 16},

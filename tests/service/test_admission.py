@@ -158,6 +158,15 @@ async def test_who_would_wait_too_long_is_refused_at_once_and_told_when_it_will_
     assert door._shed.__self__ == ["wait"]
 
 
+async def test_those_for_whom_there_are_slots_make_nobody_wait(queue):
+    door = await waiting_door(queue, *[job_of(max_tokens=100) for _ in range(4)])
+    door._num_slots = 4
+    assert await refusal(door.check_wait(1, 0.9, None)) == (503, "wait_too_long")
+    await door.check_wait(1, 1.0, None)
+    door._num_slots = 5
+    await door.check_wait(1, 0.0, None)
+
+
 async def test_a_deadline_that_passes_in_the_queue_is_refused_at_the_door(queue):
     door = await waiting_door(queue, *[job_of(max_tokens=100) for _ in range(4)])
     await door.check_wait(1, float("inf"), 4000)
