@@ -19,9 +19,10 @@ from typing import Any
 from msgspec import Struct
 
 from client.wire import Job
-from core.config import QueueSettings
 from core.errors import RequestError
+from core.queue_settings import QueueSettings
 from service.queue import JobQueue
+from service.redis_cluster import ClusterClient
 from service.speed import Speed
 from service.worker_metrics import Workers, read_workers
 
@@ -188,6 +189,6 @@ class Admission:
 
 
 async def memory_share(client: Any) -> float:
-    """Return how much of its memory Redis uses, 1 is all; 0 where it has no bound."""
-    told = await client.info("memory")
-    return told["used_memory"] / told["maxmemory"] if told.get("maxmemory") else 0.0
+    """Return how much of its memory Redis uses, 1 is all; 0 where it has no bound; of a Cluster the fullest node."""
+    told = await client.infos("memory") if isinstance(client, ClusterClient) else [await client.info("memory")]
+    return max(one["used_memory"] / one["maxmemory"] if one.get("maxmemory") else 0.0 for one in told)
