@@ -87,7 +87,7 @@ def status(arguments: argparse.Namespace, settings: Settings, console: Console) 
     if standing.stopped is None:
         console.print(_turn(experiment, standing, slot_at(now_s, experiment.slot.seconds)))
     workers = {record.worker for record in records}
-    console.print(f"{len(records)} units from {len(workers)} workers")
+    console.print(f"{len(records)} units from {len(workers)} worker{'' if len(workers) == 1 else 's'}")
     return 0
 
 
