@@ -144,7 +144,9 @@ def build_drafter(plan: Plan, corpus: Corpus, folder: Path, target: Qwen3, token
         batches = TextBatches(PackedRows(texts, recipe.data.row_len, recipe.run.num_rows, recipe.run.seed))
         trainer = Trainer(recipe, drafter, target, objective, batches, run, place)
         held_out = held_out_texts(plan, target, tokenizer, held_out_library)
-        record = LossRecord(run / "accepted_length.csv", ("step", "seconds", *(f"tau_{name}" for name in held_out)))
+        record = LossRecord(
+            run / "accepted_length.csv", ("step", "tokens", "seconds", *(f"tau_{name}" for name in held_out))
+        )
 
         def save() -> None:
             # Both at once: a drafter beside another target than its own drafts in vain.
@@ -156,7 +158,8 @@ def build_drafter(plan: Plan, corpus: Corpus, folder: Path, target: Qwen3, token
             }
             write_json(run / "survival.json", {name: value.tolist() for name, value in survivals.items()})
             taus = {f"tau_{name}": 1.0 + value.sum().item() for name, value in survivals.items()}
-            record.add({"step": trainer.counters.steps, "seconds": trainer.counters.elapsed_s, **taus})
+            done = trainer.counters
+            record.add({"step": done.steps, "tokens": done.tokens, "seconds": done.elapsed_s, **taus})
 
         with Progress(run, objective.terms(drafter), tensorboard=False) as show:
             trainer.train(show, save)
