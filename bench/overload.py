@@ -34,8 +34,9 @@ from bench.local_server import local_servers
 from bench.logs import show_warnings_only
 from bench.prompt_pool import PromptPool, Question
 from bench.report import describe_run, write_json
-from core.config import EngineSettings, QueueSettings, Settings
+from core.config import EngineSettings, Settings
 from core.errors import SpecdError
+from core.queue_settings import QueueSettings
 
 RESULTS = Path(__file__).parent / "results" / "overload" / "overload.json"
 TIMES = 10
