@@ -21,6 +21,9 @@ from training.packed_rows import MaskedText
 from training.tasks.sessions import NUM_TASKS, sessions
 from training.tasks.task import Task
 
+# Tokens of all answers of a session, about.
+SESSION_TOKENS = 200
+
 
 class Session:
     """One session as it grows; mutable."""
@@ -65,14 +68,16 @@ def write_sessions(
 ) -> list[MaskedText]:
     """Let a frozen target write at least so many tokens of answers, in sessions of at most `max_len` tokens.
 
-    at_once   sessions that go on side by side
+    at_once   most sessions that go on side by side
     """
     rng, source = random.Random(seed), sessions(seed, part)  # noqa: S311, a seed must give the same text
     end_id, texts, made = token_id(tokenizer, END), list[MaskedText](), 0
     for batch in itertools.count():
         if made >= num_new_tokens:
             break
-        opened = [Session(tokenizer, next(source), rng.choice(TEMPERATURES)) for _ in range(at_once)]
+        # A turn takes as many steps as its longest answer, for few sessions or many: no more batches than need be.
+        num_sessions = min(at_once, 1 + (num_new_tokens - made) // SESSION_TOKENS)
+        opened = [Session(tokenizer, next(source), rng.choice(TEMPERATURES)) for _ in range(num_sessions)]
         answer_all(network, opened, end_id, seed + NUM_TASKS[1] * batch, max_len)
         texts += [session.text() for session in opened]
         made = sum(int(text.mask.sum()) for text in texts)
