@@ -30,7 +30,7 @@ from engine.emit import emissions
 from engine.explain import RecentSteps
 from engine.grammar_pool import GrammarPool
 from engine.grammars import Grammars
-from engine.graphs import Forward, graphed
+from engine.graphed_forward import Forward, graphed
 from engine.groups import Groups, MakePolicy
 from engine.host_rows import host_rows
 from engine.memory import EngineMemory
@@ -87,7 +87,7 @@ class Engine:
         self._forward: Forward = LedForward(target, leader) if leader else TargetForward(target)
         if leader:
             leader.open(memory.num_blocks, shape.block_size)
-        elif shape.graph_sizes:
+        elif shape.graph_sizes and target.is_capturable:
             self._forward = graphed(self._forward, memory, shape.graph_sizes)
         self.memory, self.scheduler, self.slots = memory, memory.scheduler, memory.slots
         vocab_size = target.shape.vocab_size
