@@ -30,7 +30,7 @@ from engine.emit import emissions
 from engine.explain import RecentSteps
 from engine.grammar_pool import GrammarPool
 from engine.grammars import Grammars
-from engine.graphed_forward import Forward, graphed
+from engine.graphed_forward import Forward, GraphedForward, graphed
 from engine.groups import Groups, MakePolicy
 from engine.host_rows import host_rows
 from engine.memory import EngineMemory
@@ -85,10 +85,11 @@ class Engine:
         self._leader, self._device = leader, target.device
         memory = EngineMemory(target, drafters, shape, self.stats, untrusted)
         self._forward: Forward = LedForward(target, leader) if leader else TargetForward(target)
+        self.graphed: GraphedForward | None = None
         if leader:
             leader.open(memory.num_blocks, shape.block_size)
         elif shape.graph_sizes and target.is_capturable:
-            self._forward = graphed(self._forward, memory, shape.graph_sizes)
+            self._forward = self.graphed = graphed(self._forward, memory, shape.graph_sizes)
         self.memory, self.scheduler, self.slots = memory, memory.scheduler, memory.slots
         vocab_size = target.shape.vocab_size
         compiler = GrammarCompiler(tokenizer, eos_ids, vocab_size) if tokenizer and eos_ids else None
