@@ -113,9 +113,10 @@ class MarkedEngine:
 
 def graph_counts(engine: Engine) -> tuple[int, int]:
     """Return how many forwards and proposals were replayed from graphs, and how many that have graphs were not."""
-    sets = [engine.graphed.graphs] if engine.graphed else []
-    sets += [each.graphed.graphs for each in engine.memory.speculators.values() if each.graphed]
-    return sum(each.num_replayed for each in sets), sum(each.num_eager for each in sets)
+    counts = [(one.graphs.num_replayed, one.graphs.num_eager) for one in (engine.graphed,) if one]
+    graphed = [each.graphed for each in engine.memory.speculators.values() if each.graphed]
+    counts += [(one.graphs.num_replayed, one.graphs.num_eager) for one in graphed]
+    return sum(replayed for replayed, _ in counts), sum(eager for _, eager in counts)
 
 
 def round_values(round_us: float, parts_s: dict[str, float]) -> dict[str, Any]:
