@@ -34,10 +34,11 @@ from bench.prompt_pool import PromptPool, Question
 from bench.report import describe_run, write_json
 from client.jobs import Jobs
 from client.redis_executable import redis_executable
-from core.config import EngineSettings, FixedSettings, QueueSettings, Settings
+from core.config import EngineSettings, FixedSettings, Settings
 from core.config_file import to_toml
 from core.errors import SpecdError
 from core.observing import LogSettings
+from core.queue_settings import QueueSettings
 from core.server_settings import ServerSettings
 
 RESULTS = Path(__file__).parent / "results" / "drain.json"

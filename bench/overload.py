@@ -1,7 +1,7 @@
 """What overload does to those who are let in: a server under its usual load, then under ten times as much.
 
     python -m bench.overload
-    python -m bench.overload --seconds 300 --slots 8 --max-wait 0.2
+    python -m bench.overload --seconds 300 --slots 8 --max-wait 0.1
     python -m bench.overload --url http://127.0.0.1:8000 --clients 8
 
 The usual load is a closed loop of some clients. Under overload ten times as many ask: first clients that wait for as
@@ -34,8 +34,9 @@ from bench.local_server import local_servers
 from bench.logs import show_warnings_only
 from bench.prompt_pool import PromptPool, Question
 from bench.report import describe_run, write_json
-from core.config import EngineSettings, QueueSettings, Settings
+from core.config import EngineSettings, Settings
 from core.errors import SpecdError
+from core.queue_settings import QueueSettings
 
 RESULTS = Path(__file__).parent / "results" / "overload" / "overload.json"
 TIMES = 10
@@ -130,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what overload does to requests that are let in.")
     parser.add_argument("--url", help="a server that runs (default: one of its own)")
     parser.add_argument("--slots", type=int, default=8, help="max_num_seqs of its own server (default %(default)s)")
-    parser.add_argument("--max-wait", type=float, default=0.2, help="its queue.max_wait_s (default %(default)s)")
+    parser.add_argument("--max-wait", type=float, default=0.05, help="its queue.max_wait_s (default %(default)s)")
     parser.add_argument("--clients", type=int, help="of the usual load (default: one more than slots)")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each phase (default %(default)s)")
     parser.add_argument("--output", type=Path, default=RESULTS)

@@ -8,6 +8,10 @@ waiting, the same with 16 clients in all, and how much later the first token com
 clients than slots a slot stands empty while its client reads the end of one answer and sends the next, which takes the
 engine's own clients no time; so the second number counts the clients' part as well. The server's clients run beside it
 as real ones do; so all that the server does besides stepping counts as its cost.
+
+Each speed is compared with that of the engine alone on the machine, and with that of the engine beside a process that
+keeps a second core as busy as gateway, Redis, clients and the worker's other threads do, and does nothing for it: what
+is between the two is what this machine takes for using its second core at all (bench/neighbour.py).
 """
 
 import argparse
@@ -27,8 +31,9 @@ from bench.load import Load
 from bench.local_server import local_servers
 from bench.logs import show_warnings_only
 from bench.modes import Mode, make_modes
+from bench.neighbour import BesideNeighbour, MeteredServer, neighbour
 from bench.openai_stream import Connection
-from bench.over_http import RAMP_SHARE, ServerTarget
+from bench.over_http import RAMP_SHARE
 from bench.prompt_pool import PromptPool
 from bench.report import describe_run, shown_interval, write_json
 from bench.summary import Row, paired_ratio, summarise
@@ -39,7 +44,7 @@ from core.statistics import Interval, bootstrap_interval
 from engine.build import build_engine
 
 RESULTS = Path(__file__).parent / "results" / "service_overhead.json"
-ENGINE, SERVER = "engine", "server"
+ENGINE, BESIDE, SERVER = "engine", "engine beside a neighbour", "server"
 SLOTS = 16
 SATURATED, BUSY, IDLE = 2 * SLOTS, SLOTS, 1
 
@@ -49,12 +54,17 @@ class Overhead(Struct, frozen=True):
 
     saturated_speed the server's tokens per second over the engine's, `SLOTS` requests running, as many waiting
     speed           the same with `BUSY` clients in all
+    saturated_beside, beside    these two over the engine's beside a neighbour
+    neighbour       the share of a core that all but the engine's thread has with `BUSY` clients
     first_token_ms  how much later its first token comes, with one request at a time
     """
 
     mode: str
     saturated_speed: Interval | None
     speed: Interval | None
+    saturated_beside: Interval | None
+    beside: Interval | None
+    neighbour: float
     first_token_ms: Interval
     rows: list[Row]
 
@@ -84,22 +94,33 @@ def main() -> None:
 def measure_overhead(mode: Mode, arguments: argparse.Namespace, console: Console) -> Overhead:
     """Run the server and the engine of one mode by turns."""
     console.print(f"mode {mode.name}")
-    loads = [Load(SATURATED, 1.0), Load(BUSY, 1.0), Load(IDLE, 1.0)]
+    # The busy one last: what the neighbour had then is told.
+    loads = [Load(SATURATED, 1.0), Load(IDLE, 1.0), Load(BUSY, 1.0)]
     minutes = arguments.minutes / len(arguments.modes)
-    schedule = fit_schedule(minutes, arguments.window, 2, len(loads), 1 + RAMP_SHARE / 2)
+    schedule = fit_schedule(minutes, arguments.window, 3, len(loads), 1 + RAMP_SHARE / 2)
     pool = PromptPool(["math", "code", "chat"], arguments.seed)
-    with local_servers([mode.settings]) as urls:
+    with local_servers([mode.settings]) as urls, neighbour() as busy_one:
         engine = EngineTarget(ENGINE, build_engine(mode.settings))
-        server = ServerTarget(SERVER, partial(Connection, urls[0], {}))
-        measured = measure([engine, server], loads, pool, schedule, arguments.seed, console.print)
-    saturated, busy, idle = (measured[load] for load in loads)
-    first_token = later_by_ms(idle[SERVER], idle[ENGINE])
-    return Overhead(mode.name, speed(saturated), speed(busy), first_token, summarise(measured, ENGINE))
+        server = MeteredServer(SERVER, partial(Connection, urls[0], {}))
+        beside = BesideNeighbour(BESIDE, build_engine(mode.settings), server, busy_one)
+        # The server first: its warm-up says how busy the neighbour has to be.
+        measured = measure([server, engine, beside], loads, pool, schedule, arguments.seed, console.print)
+    saturated, idle, busy = (measured[load] for load in loads)
+    return Overhead(
+        mode.name,
+        speed(saturated, ENGINE),
+        speed(busy, ENGINE),
+        speed(saturated, BESIDE),
+        speed(busy, BESIDE),
+        server.beside,
+        later_by_ms(idle[SERVER], idle[ENGINE]),
+        summarise(measured, ENGINE),
+    )
 
 
-def speed(windows: Mapping[str, Sequence[Window]]) -> Interval | None:
-    """Return the server's tokens per second over the engine's, rounds paired."""
-    rates = [[window.tokens_per_s for window in windows[name]] for name in (SERVER, ENGINE)]
+def speed(windows: Mapping[str, Sequence[Window]], name: str) -> Interval | None:
+    """Return the server's tokens per second over those of the target `name`, rounds paired."""
+    rates = [[window.tokens_per_s for window in windows[one]] for one in (SERVER, name)]
     return paired_ratio(rates[0], rates[1])
 
 
@@ -120,12 +141,13 @@ def later_by_ms(ours: Sequence[Window], theirs: Sequence[Window]) -> Interval:
 
 def overhead_table(overheads: Sequence[Overhead]) -> Table:
     """Return the result as a table."""
-    ratio = "tokens/s, server / engine,"
-    columns = (f"{ratio} {SLOTS} at once and {SATURATED - SLOTS} waiting", f"{ratio} {BUSY} clients")
+    ratio = "tokens/s, server / engine"
+    loads = (f"{SLOTS} at once and {SATURATED - SLOTS} waiting", f"{BUSY} clients")
+    columns = [f"{ratio}{how}, {load}" for how in ("", " with a neighbour") for load in loads]
     table = Table("mode", *columns, "first token later by, ms", box=None)
     for each in overheads:
-        shown = (shown_interval(interval) for interval in (each.saturated_speed, each.speed, each.first_token_ms))
-        table.add_row(each.mode, *shown)
+        speeds = (each.saturated_speed, each.speed, each.saturated_beside, each.beside)
+        table.add_row(each.mode, *map(shown_interval, (*speeds, each.first_token_ms)))
     return table
 
 

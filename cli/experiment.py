@@ -87,7 +87,7 @@ def status(arguments: argparse.Namespace, settings: Settings, console: Console) 
     if standing.stopped is None:
         console.print(_turn(experiment, standing, slot_at(now_s, experiment.slot.seconds)))
     workers = {record.worker for record in records}
-    console.print(f"{len(records)} units from {len(workers)} workers")
+    console.print(f"{len(records)} units from {len(workers)} worker{'' if len(workers) == 1 else 's'}")
     return 0
 
 
@@ -165,6 +165,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         "queue.redis_url": arguments.redis_url,
         "queue.redis_password_file": arguments.redis_password_file,
         "queue.redis_ca_file": arguments.redis_ca_file,
+        "queue.redis_cluster": arguments.redis_cluster,
         "server.model_name": arguments.model,
         # Nothing listens here: an address that is open to others is the server's business.
         "server.allow_no_keys": True,

@@ -13,6 +13,7 @@ def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--redis-url", help="the server's Redis (default: queue.redis_url)")
     parser.add_argument("--redis-password-file", metavar="FILE", help="of the user that the URL of Redis names")
     parser.add_argument("--redis-ca-file", metavar="FILE", help="authorities that may sign a rediss:// certificate")
+    parser.add_argument("--redis-cluster", action="store_true", default=None, help="the URL names a node of a Cluster")
     parser.add_argument("--output", type=Path, metavar="DIR", help="report: write Markdown, JSON and a picture there")
     parser.add_argument("--why", default="stopped by hand", help="stop: what `status` will say (default %(default)r)")
     parser.add_argument(

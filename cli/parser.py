@@ -35,6 +35,7 @@ SETTING_FLAGS = {
     "allow_no_keys": "server.allow_no_keys",
     "redis_password_file": "queue.redis_password_file",
     "redis_ca_file": "queue.redis_ca_file",
+    "redis_cluster": "queue.redis_cluster",
 }
 # policy kind -> the field that "kind:value" sets, and how to read the value.
 POLICY_VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
@@ -227,6 +228,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def _add_redis_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--redis-password-file", metavar="FILE", help="of the user that the URL of Redis names")
     parser.add_argument("--redis-ca-file", metavar="FILE", help="authorities that may sign a rediss:// certificate")
+    parser.add_argument(
+        "--redis-cluster", action="store_true", default=None, help="the URL names a node of a Redis Cluster"
+    )
 
 
 def _add_keys(parser: argparse.ArgumentParser) -> None:

@@ -24,6 +24,6 @@ def run(arguments: argparse.Namespace) -> int:
     Console(stderr=True).print(f"job {request.id}", style="dim", highlight=False)
     console = Console()
     url = redis_address(arguments.redis_url, arguments.redis_password_file, arguments.redis_ca_file)
-    _, tally = show_answer(console, submit(url, request))
+    _, tally = show_answer(console, submit(url, request, is_cluster=bool(arguments.redis_cluster)))
     show_summary(console, tally)
     return 0

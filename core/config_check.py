@@ -1,6 +1,7 @@
 """What settings must not be together, though each is fine by itself."""
 
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from core.batch_lengths import check_batch_lengths
 from core.config import (
@@ -70,11 +71,22 @@ def _check_queue(settings: Settings) -> None:
         raise ConfigError(
             "queue.redis_password_file is set, but the private Redis, which has no queue.redis_url, has none"
         )
+    if settings.queue.redis_cluster:
+        _check_cluster(url)
     if settings.server.role in ROLES_THAT_MEET_IN_REDIS and url is None:
         raise ConfigError(
             f"server.role {settings.server.role!r} needs queue.redis_url: the gateway and its workers meet "
             "in Redis; give --redis-url, or take role 'all'"
         )
+
+
+def _check_cluster(url: str | None) -> None:
+    if url is None or url.startswith("unix://"):
+        raise ConfigError(
+            "queue.redis_cluster needs a queue.redis_url of one of the Cluster's nodes, redis:// or rediss://"
+        )
+    if urlsplit(url).path not in ("", "/", "/0"):
+        raise ConfigError(f"a Redis Cluster has database 0 only, and queue.redis_url names another: {shown(url)!r}")
 
 
 def _check_engine(settings: Settings) -> None:

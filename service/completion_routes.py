@@ -23,7 +23,7 @@ from service.openai import ChatRequest, CompletionRequest
 from service.prompts import Prompts
 from service.respond import stream_answer, whole_answer
 from service.sse import event, open_events, send
-from service.tool_calls import ToolCallReader
+from service.tool_calls import call_reader
 
 
 class CompletionRoutes:
@@ -65,8 +65,9 @@ class CompletionRoutes:
         tenant, user_id = tenant_of(request), request.headers.get(USER_HEADER)
         jobs = await self._jobs.make(asked, uuid.uuid4().hex, tenant, user_id, self._longest_wait_s)
         answer = Answer.new(style, jobs[0], asked, fingerprint=self._fingerprint, echoed=echoed)
+        names = asked.callable_names
         choices = [
-            ChoiceWriter(answer, job.n_index, self._logprobs(job, style), tool_calls(asked, job.id)) for job in jobs
+            ChoiceWriter(answer, job.n_index, self._logprobs(job, style), call_reader(job.id, names)) for job in jobs
         ]
         async with self._answering.run(jobs, started_s) as events:
             if asked.stream:
@@ -91,10 +92,3 @@ class CompletionRoutes:
 
     def _logprobs(self, job: Job, style: Style) -> LogprobsWriter | None:
         return None if job.sampling.logprobs is None else LogprobsWriter(self._tokenizer, is_chat=style.is_chat)
-
-
-def tool_calls(asked: CompletionRequest | ChatRequest, job_id: str) -> ToolCallReader | None:
-    """Return what reads the calls out of a choice's text; None where no tools are offered."""
-    if not isinstance(asked, ChatRequest) or not asked.offered_tools:
-        return None
-    return ToolCallReader(job_id, asked.forced_functions)

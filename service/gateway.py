@@ -22,6 +22,7 @@ from service.answer_log import AnswerRecord, log_answer
 from service.answering import Answering
 from service.arm_sums import ArmSums
 from service.bodies import Bodies
+from service.cluster_reader import reader_of
 from service.completion_routes import CompletionRoutes
 from service.doorkeeper import Doorkeeper
 from service.drafter_routes import DrafterRoutes
@@ -41,8 +42,8 @@ from service.page_routes import PageRoutes
 from service.probe_routes import ProbeRoutes
 from service.process import cancel_all, run_process
 from service.prompts import Prompts
-from service.queue import JobQueue, connect, redis_url
-from service.reader import BLOCK_MS, StreamReader
+from service.queue import JobQueue, client_of
+from service.reader import BLOCK_MS
 from service.request_ids import add_headers, with_request_id
 from service.response_routes import ResponseRoutes
 from service.speculation import known_names
@@ -66,13 +67,12 @@ class Gateway:
     """Everything that the endpoints share, and the endpoints."""
 
     def __init__(self, settings: Settings, tokenizer: Tokenizer, tracing: Tracing | None = None) -> None:
-        timeout_s, url = settings.queue.command_timeout_s, redis_url(settings.queue)
         self._settings, self._tracing = settings, tracing or Tracing()
-        self._writing: Redis = connect(url, timeout_s)
+        self._writing: Redis = client_of(settings.queue)
         # Blocking reads have a connection of their own, and wait longer than they block.
-        self._reading: Redis = connect(url, timeout_s + BLOCK_MS / 1000)
+        self._reading: Redis = client_of(settings.queue, BLOCK_MS / 1000)
         self._queue = JobQueue(self._writing, settings.queue, model_name(settings))
-        self._reader = StreamReader(self._reading, self._writing)
+        self._reader = reader_of(self._reading, self._writing)
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         prompts = Prompts(tokenizer, self._threads)
         self._doorkeeper = Doorkeeper(settings.server, TenantLimits(self._queue))

@@ -12,11 +12,12 @@ from typing import Any
 import structlog
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.cluster import RedisCluster
+from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 
 from client.wire import PRIORITIES, WORKER_GROUP, queue_stream
-from core.config import QueueSettings
+from core.queue_settings import QueueSettings
 from service.claims import Entry
 from service.priority_streams import ids_by_priority
 
@@ -31,9 +32,10 @@ class Heartbeat:
 
     def __init__(self, url: str, settings: QueueSettings, model: str, worker: str) -> None:
         timeout_s = settings.lease_ms / 3000
+        kind: Any = RedisCluster if settings.redis_cluster else Redis
         # A client that tries again by itself would fail too late for a lease.
         retry = Retry(NoBackoff(), 0)
-        self._client = Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry)
+        self._client = kind.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry)
         self.worker = worker
         self._streams = [queue_stream(model, priority) for priority in PRIORITIES]
         self._lease_ms = settings.lease_ms
@@ -94,12 +96,13 @@ class Heartbeat:
         try:
             held = ids_by_priority(self._entries)
             if not held:
-                self._client.ping()
+                # Of a Cluster the node matters that has the entries.
+                self._client.xlen(self._streams[0])
             for priority, ids in held.items():
-                stream: Any = self._streams[priority]
+                stream = self._streams[priority]
                 # JUSTID renews the idle time and does not raise the delivery count.
-                self._client.xclaim(stream, WORKER_GROUP, self.worker, 0, ids, justid=True)  # type: ignore[arg-type]
-        except (RedisError, OSError) as error:
+                self._client.xclaim(stream, WORKER_GROUP, self.worker, 0, ids, justid=True)
+        except (RedisError, RedisClusterException, OSError) as error:
             self._has_failed = True
             log.warning("heartbeat_failed", worker=self.worker, error=str(error))
         else:

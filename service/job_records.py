@@ -29,13 +29,13 @@ class JobState(StrEnum):
 ENDS = (JobState.FAILED, JobState.EXPIRED, JobState.CANCELLED, JobState.DONE)
 
 
-class JobRecord(Struct, frozen=True, tag="http/1", forbid_unknown_fields=True):
+class JobRecord(Struct, frozen=True, tag="http/1", forbid_unknown_fields=True, omit_defaults=True):
     """What cannot be told from the jobs of the choices; idempotency is the Redis key that stands for the job, if any.
 
     digest is that of the request, by which another one under the same key is told apart. fingerprint is that of the
     service that took the job on. response is what was asked, without the input, where the job is one of OpenAI's
-    responses. tenant is the name of whom the job
-    belongs to, for everybody else there is no such job.
+    responses. tenant is the name of whom the job belongs to, for everybody else there is no such job. calls are the
+    functions of which one must be called, () where the model may choose, None where there are no tools.
     """
 
     is_chat: bool
@@ -48,6 +48,7 @@ class JobRecord(Struct, frozen=True, tag="http/1", forbid_unknown_fields=True):
     is_detailed: bool = False
     response: ResponseRequest | None = None
     tenant: str = ""
+    calls: tuple[str, ...] | None = None
 
     @property
     def style(self) -> Style:

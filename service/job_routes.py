@@ -32,6 +32,7 @@ from service.reader import StreamReader
 from service.sse import event, open_events, send
 from service.tenant_limits import TenantLimits
 from service.tenants import Tenant
+from service.tool_calls import call_reader
 
 log = structlog.get_logger()
 
@@ -188,6 +189,7 @@ class JobRoutes:
             self._fingerprint,
             asked.spec_decode_metrics == "detailed",
             tenant=asker.tenant.name,
+            calls=asked.callable_names,
         )
         try:
             await self._records.write(job_id, record)
@@ -233,8 +235,13 @@ class JobRoutes:
     def _writers(self, job: KnownJob, answer: Answer) -> list[ChoiceWriter]:
         has_logprobs, is_chat = job.first.sampling.logprobs is not None, answer.style.is_chat
         return [
-            ChoiceWriter(answer, index, LogprobsWriter(self._tokenizer, is_chat=is_chat) if has_logprobs else None)
-            for index in range(job.record.num_choices)
+            ChoiceWriter(
+                answer,
+                index,
+                LogprobsWriter(self._tokenizer, is_chat=is_chat) if has_logprobs else None,
+                call_reader(job_id, job.record.calls),
+            )
+            for index, job_id in enumerate(job.ids)
         ]
 
 

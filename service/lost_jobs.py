@@ -48,8 +48,8 @@ class LostJobs:
         """Watch until cancelled; a fault of Redis is waited out, but not for ever by those who follow."""
         while not is_cancelled():
             await asyncio.sleep(CHECK_S)
-            if time.monotonic() - self._reader.answered_s > CUT_OFF_S:
-                for events in self._reader.open:
+            if cut_off := self._reader.cut_off(CUT_OFF_S):
+                for events in cut_off:
                     events.fail(_out_of_reach())
                 continue
             try:

@@ -24,9 +24,10 @@ from core.config import ENV_PREFIX, Settings, kind_of, model_name
 from core.config_file import to_toml
 from core.errors import ConfigError, QueueError, SpecdError
 from core.masking import shown
+from core.queue_settings import QueueSettings
 from service.process import run_process
 from service.processes import die_with_parent
-from service.queue import connect, redis_url
+from service.queue import client_of
 from service.redis_server import private_redis
 
 log = structlog.get_logger()
@@ -51,7 +52,7 @@ async def supervise(settings: Settings, stop: asyncio.Event) -> None:
         if url is None:
             url = await stack.enter_async_context(private_redis(settings.queue.state_dir, settings.queue.redis_server))
         else:
-            await check_redis(redis_url(settings.queue), settings.queue.command_timeout_s)
+            await check_redis(settings.queue)
         check_port(settings.server.host, settings.server.port)
         server = msgspec.structs.replace(settings.server, port=settings.server.port or free_port(settings.server.host))
         queue = msgspec.structs.replace(settings.queue, redis_url=url)
@@ -164,13 +165,13 @@ def base_url(settings: Settings) -> str:
     return f"http://[{host}]:{settings.server.port}" if ":" in host else f"http://{host}:{settings.server.port}"
 
 
-async def check_redis(url: str, timeout_s: float) -> None:
-    """Raise QueueError if no Redis answers at `url`: said once, before two children would say it."""
-    client = connect(url, timeout_s)
+async def check_redis(settings: QueueSettings) -> None:
+    """Raise QueueError if the configured Redis does not answer: said once, before two children would say it."""
+    client = client_of(settings)
     try:
         await client.ping()
     except (RedisError, OSError) as error:
-        raise QueueError(f"Redis is out of reach at {shown(url)}: {error}") from error
+        raise QueueError(f"Redis is out of reach at {shown(settings.redis_url or '')}: {error}") from error
     finally:
         await client.aclose()
 

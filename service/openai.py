@@ -192,6 +192,11 @@ class SharedFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.stream_options is not None and self.stream_options.continuous_usage_stats
 
     @property
+    def callable_names(self) -> tuple[str, ...] | None:
+        """Names of the functions of which one must be called, () where the model may choose; None without tools."""
+        return None
+
+    @property
     def grammar(self) -> Grammar | None:
         """The grammar of the answer; None where any text will do. RequestError if it cannot be taken, or two are."""
         asked = format_grammar(self.response_format)
@@ -277,6 +282,11 @@ class ChatRequest(SharedFields, frozen=True, kw_only=True):
     def forced_functions(self) -> list[Function]:
         """The functions of which one must be called; RequestError for a tool_choice that names none of the tools."""
         return forced_functions(self.tools or [], self.tool_choice)
+
+    @property
+    def callable_names(self) -> tuple[str, ...] | None:
+        """Names of the functions of which one must be called, () where the model may choose; None without tools."""
+        return tuple(function.name for function in self.forced_functions) if self.offered_tools else None
 
     @property
     def grammar(self) -> Grammar | None:

@@ -74,12 +74,7 @@ def parse_either(body: bytes, unknown: Unknown = refuse) -> CompletionRequest | 
         raise RequestError("exactly one of prompt and messages must be given", param="prompt")
     if "prompt" in fields:
         return parse(body, CompletionRequest, unknown)
-    request = parse(body, ChatRequest, unknown)
-    if request.tools:
-        raise RequestError(
-            "a job takes no tools; use /v1/chat/completions", param="tools", code="unsupported_parameter"
-        )
-    return request
+    return parse(body, ChatRequest, unknown)
 
 
 def convert(fields: dict[str, Any], wanted: type[Wanted]) -> Wanted:

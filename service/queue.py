@@ -7,13 +7,14 @@ over, and the answer goes on from the tokens that were streamed.
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, cast
 
 import msgspec
 import structlog
 from redis.asyncio import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
 from client.redis_address import redis_address
@@ -33,11 +34,12 @@ from client.wire import (
     live_key,
     out_stream,
 )
-from core.config import QueueSettings
 from core.errors import QueueError
+from core.queue_settings import QueueSettings
 from core.types import Backlog, FinishReason
 from service.claims import Append, AppendResult, Claim, DeadLetter, Ending, Entry, Standing
 from service.priority_streams import PriorityStreams
+from service.redis_cluster import ClusterClient, connect_cluster
 from service.redis_connections import packed
 from service.scripts import Call, Scripts, raise_if_transient
 
@@ -70,6 +72,15 @@ def connect(url: str, timeout_s: float) -> Redis:
     )
 
 
+def client_of(settings: QueueSettings, wait_s: float = 0.0) -> Redis:
+    """Return a client of the configured Redis whose commands may take wait_s beyond their time; raises ConfigError.
+
+    A Cluster's client takes the commands of a plain one.
+    """
+    url, timeout_s = redis_url(settings), settings.command_timeout_s + wait_s
+    return cast("Redis", connect_cluster(url, timeout_s)) if settings.redis_cluster else connect(url, timeout_s)
+
+
 def redis_url(settings: QueueSettings) -> str:
     """Return the URL of the configured Redis with its secrets; raises ConfigError if one cannot be read."""
     assert settings.redis_url is not None
@@ -88,12 +99,25 @@ class JobQueue:
         self._streams = PriorityStreams(client, self.scripts, model)
 
     async def open(self) -> None:
-        """Check that Redis answers, load the scripts, make the group; raises QueueError if Redis is out of reach."""
+        """Check that Redis answers, load the scripts, make the group.
+
+        Raises QueueError if Redis is out of reach, or part of a Cluster that the settings do not speak of.
+        """
         try:
+            if not self.settings.redis_cluster:
+                await self._refuse_cluster()
             await self.scripts.load()
             await self.make_group()
         except (RedisError, OSError) as error:
             raise QueueError(f"Redis is out of reach: {error}") from error
+
+    async def _refuse_cluster(self) -> None:
+        """Raise QueueError for a node of a Cluster: most of its commands it would send elsewhere, or refuse."""
+        # Who may not ask has a Redis whose rights were given by hand.
+        with contextlib.suppress(NoPermissionError):
+            told = await self.client.info("cluster")
+            if told.get("cluster_enabled"):
+                raise QueueError("this Redis is a node of a Redis Cluster: set queue.redis_cluster = true")
 
     async def make_group(self) -> None:
         """Create the workers' groups unless they exist; a Redis that was emptied has lost them."""
@@ -169,6 +193,17 @@ class JobQueue:
     async def entries(self) -> list[tuple[dict[bytes, bytes], int, bool]]:
         """Return every entry's fields and priority, and whether no worker has taken it: a look at the whole queue."""
         return await self._streams.counted()
+
+    async def look(self) -> tuple[list[tuple[dict[bytes, bytes], int, bool]], float]:
+        """Return all entries, and how much of its memory Redis uses; 1 is all, 0 stands for no bound.
+
+        Of a Cluster it is the fullest node's.
+        """
+        if self.settings.redis_cluster:
+            nodes = await cast("ClusterClient", self.client).infos("memory")
+            return await self.entries(), max(map(_memory_share, nodes))
+        entries, told = await self._streams.look(with_memory=True)
+        return entries, _memory_share(told)
 
     async def backlogs(self) -> list[Backlog]:
         """Return what waits by priority, most urgent first."""
@@ -288,17 +323,19 @@ class JobQueue:
         await self.finish([Ending(entry.job_id, epoch, Final(FinishReason.ERROR, Usage(0, 0), error=error), entry)])
 
     async def append(self, appends: Sequence[Append]) -> list[AppendResult]:
-        """Append the rounds of one step, in one call of one script: a command per job would cost more than the work."""
+        """Append the rounds of one step, in one call of one script: a command per job would cost more than the work.
+
+        In a Cluster, where no script may touch two jobs, it is a call for each, and a round trip for each node.
+        """
         if not appends:
             return []
-        keys: list[str] = []
-        values: list[str | bytes | int] = [LIVE_TTL_S]
-        for one in appends:
-            keys += (job_key(one.job_id), out_stream(one.job_id))
-            values += (one.epoch, one.count, len(one.chunk.token_ids), encode(one.chunk))
-        answers = await self.scripts.run("emit", Call((*keys,), (*values,)))
+        batches = [[one] for one in appends] if self.settings.redis_cluster else [appends]
+        answers = await self.scripts.run_all("emit", [_emit_call(batch) for batch in batches])
+        for answer in answers:
+            if isinstance(answer, ResponseError):
+                raise answer
         results = []
-        for one, answer in zip(appends, answers, strict=True):
+        for one, answer in zip(appends, chain.from_iterable(answers), strict=True):
             if isinstance(answer, ResponseError):
                 raise_if_transient(answer)
                 log.error("append_refused", job_id=one.job_id, error=str(answer))
@@ -342,3 +379,16 @@ class JobQueue:
         ttl_s = max(self.settings.result_ttl_s, LIVE_TTL_S) if one.letter else self.settings.result_ttl_s
         values = (epoch, STATES[one.final.reason], encode(one.final), ttl_s)
         return Call((job_key(one.job_id), out_stream(one.job_id)), values)
+
+
+def _memory_share(told: dict[str, Any]) -> float:
+    return told["used_memory"] / told["maxmemory"] if told.get("maxmemory") else 0.0
+
+
+def _emit_call(appends: Sequence[Append]) -> Call:
+    keys: list[str] = []
+    values: list[str | bytes | int] = [LIVE_TTL_S]
+    for one in appends:
+        keys += (job_key(one.job_id), out_stream(one.job_id))
+        values += (one.epoch, one.count, len(one.chunk.token_ids), encode(one.chunk))
+    return Call((*keys,), (*values,))

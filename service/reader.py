@@ -46,6 +46,10 @@ class StreamReader:
         """All that is followed."""
         return list(self._open)
 
+    def cut_off(self, longest_s: float) -> list[Events]:
+        """Return what waits for a Redis that has not answered for longer than this."""
+        return self.open if time.monotonic() - self.answered_s > longest_s else []
+
     @asynccontextmanager
     async def follow(
         self, jobs: Sequence[Job], saw: Saw, keep: Callable[[], Awaitable[None]] | None = None

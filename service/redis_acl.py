@@ -14,6 +14,8 @@ from msgspec import Struct
 
 from core.errors import ConfigError
 
+# What a client has to ask before it knows which node of a Cluster to ask, and says where a slot is on its way.
+IN_A_CLUSTER = ("cluster|slots", "command", "asking")
 JOB_KEYS = ("specd:{*}:job", "specd:{*}:out")
 
 
@@ -38,6 +40,7 @@ ROLES = {
             *("hget", "hset", "hmget", "hdel", "hgetall", "hexists", "hincrby"),
             *("zadd", "zrem", "zcard", "zrange", "zrangebyscore", "sadd", "srem", "smembers"),
             *("get", "set", "del", "exists", "expire", "pexpire", "pttl"),
+            *IN_A_CLUSTER,
         ),
         ("specd:*",),
     ),
@@ -47,10 +50,13 @@ ROLES = {
             *("xadd", "xrange", "xlen", "xdel", "xack", "xreadgroup", "xautoclaim", "xclaim", "xgroup|create"),
             *("xinfo|groups", "hget", "hset", "hmget", "hgetall", "hexists", "hincrby"),
             *("sadd", "del", "expire", "pexpire"),
+            *IN_A_CLUSTER,
         ),
         (*JOB_KEYS, "specd:q:*", "specd:dead:*", "specd:d:*", "specd:w:*", "specd:workers", "specd:x:*", "specd:xu:*"),
     ),
-    "client": Role(("ping", "select", "xadd", "xread"), written=("specd:intake",), read=("specd:{*}:out",)),
+    "client": Role(
+        ("ping", "select", "xadd", "xread", *IN_A_CLUSTER), written=("specd:intake",), read=("specd:{*}:out",)
+    ),
 }
 ADMIN = "admin"
 # Whoever has not said who he is may see that Redis lives, as health checks do.

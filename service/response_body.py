@@ -1,5 +1,6 @@
-"""The body of one of OpenAI's responses: what was asked, how it stands, and the one message that answers it."""
+"""The body of one of OpenAI's responses: what was asked, how it stands, and the items that answer it."""
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,9 @@ from core.errors import RequestError
 from core.types import FinishReason
 from service.acceptance import Acceptance
 from service.job_events import failure
+from service.response_items import ResponseItems
 from service.response_request import ResponseRequest
+from service.tool_calls import call_reader
 
 ID_PREFIX = "resp_"
 STATUSES = {
@@ -31,14 +34,14 @@ class ResponseBody(Struct, frozen=True):
     created: int
     asked: ResponseRequest
 
-    @property
-    def item_id(self) -> str:
-        """The id of the message that answers."""
-        return f"msg_{self.job_id}"
+    def items(self) -> ResponseItems:
+        """Return the items of a response of which nothing has come yet."""
+        return ResponseItems(self.job_id, call_reader(self.job_id, self.asked.chat.callable_names))
 
     def standing(self, status: str) -> dict[str, Any]:
         """Return the body of a response that has no end yet."""
         asked = self.asked
+        choice = asked.tool_choice or ("auto" if asked.tools else "none")
         return {
             "id": ID_PREFIX + self.job_id,
             "object": "response",
@@ -52,14 +55,14 @@ class ResponseBody(Struct, frozen=True):
             "metadata": asked.metadata or {},
             "model": self.model,
             "output": [],
-            "parallel_tool_calls": False,
+            "parallel_tool_calls": bool(asked.parallel_tool_calls),
             "previous_response_id": None,
             "reasoning": {"effort": None, "summary": None},
             "store": asked.is_stored,
             "temperature": 1.0 if asked.temperature is None else asked.temperature,
             "text": {"format": _format(asked)},
-            "tool_choice": "none",
-            "tools": [],
+            "tool_choice": msgspec.to_builtins(choice),
+            "tools": msgspec.to_builtins(asked.tools or []),
             "top_p": 1.0 if asked.top_p is None else asked.top_p,
             "truncation": "disabled",
             "usage": None,
@@ -70,14 +73,16 @@ class ResponseBody(Struct, frozen=True):
         """Return the body of a response that has ended, however it did."""
         if error := failure([final]):
             return self.failed(error)
-        acceptance = Acceptance()
+        acceptance, items = Acceptance(), self.items()
         for chunk in chunks:
             acceptance.saw(chunk)
+            deque(items.push(chunk.text), maxlen=0)
+        deque(items.end(final.tail), maxlen=0)
         is_cut, is_detailed = final.reason is FinishReason.LENGTH, self.asked.spec_decode_metrics == "detailed"
-        text = "".join(chunk.text for chunk in chunks) + final.tail
+        status = "incomplete" if is_cut else "completed"
         return self.standing(STATUSES[final.reason]) | {
             "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
-            "output": [self.message(text, "incomplete" if is_cut else "completed")],
+            "output": [item.body(status) for item in items.items],
             "usage": _usage(final.usage),
             "metrics": {"speculative_decoding": acceptance.fields(is_detailed=is_detailed)},
         }
@@ -85,21 +90,6 @@ class ResponseBody(Struct, frozen=True):
     def failed(self, error: RequestError) -> dict[str, Any]:
         """Return the body of a response that came to nothing."""
         return self.standing("failed") | {"error": {"code": error.code, "message": error.message}}
-
-    def message(self, text: str, status: str) -> dict[str, Any]:
-        """Return the message that answers."""
-        return {
-            "id": self.item_id,
-            "type": "message",
-            "role": "assistant",
-            "status": status,
-            "content": [text_part(text)],
-        }
-
-
-def text_part(text: str) -> dict[str, Any]:
-    """Return the only part of a message."""
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
 def _format(asked: ResponseRequest) -> Any:

@@ -1,12 +1,14 @@
 """What POST /v1/responses may say, and the chat that it stands for."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 from core.types import Speculation
-from service.openai import MAX_DEADLINE_MS, ChatRequest, MaxTokens, Message, Stop
+from service.openai import MAX_DEADLINE_MS, Called, CalledFunction, ChatRequest, MaxTokens, Message, Stop
 from service.response_format import JsonObjectFormat, JsonSchemaFormat, NamedSchema, ResponseFormat, TextFormat
+from service.tool_calls import Function, FunctionName, NamedFunction, NamedTool, Tool
 
 # Known fields of OpenAI's that are not built, with the values that ask for nothing (service/parse.py).
 NOT_BUILT_RESPONSES: dict[str, tuple[object, ...]] = {
@@ -14,12 +16,9 @@ NOT_BUILT_RESPONSES: dict[str, tuple[object, ...]] = {
     "context_management": (None, []),
     "include": (None, []),
     "max_tool_calls": (None,),
-    "parallel_tool_calls": (None, True, False),
     "previous_response_id": (None,),
     "prompt": (None,),
     "reasoning": (None, {}),
-    "tool_choice": (None, "none", "auto"),
-    "tools": (None, []),
     "top_logprobs": (None, 0),
     "truncation": (None, "disabled"),
     # Known and without effect here, whatever they say.
@@ -38,18 +37,64 @@ class InputPart(Struct, frozen=True):
     text: str
 
 
-class InputItem(Struct, frozen=True):
-    """One message of the input."""
+NEEDED: dict[str, tuple[str, ...]] = {
+    "message": ("role", "content"),
+    "function_call": ("call_id", "name", "arguments"),
+    "function_call_output": ("call_id", "output"),
+}
 
-    role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[InputPart]
-    type: Literal["message"] = "message"
+
+class InputItem(Struct, frozen=True):
+    """One item of the input: a message, a call that an earlier answer made, or what came of it.
+
+    A message has role and content, a function_call has call_id, name and arguments, a function_call_output has call_id
+    and output.
+    """
+
+    type: Literal["message", "function_call", "function_call_output"] = "message"
+    role: Literal["user", "assistant", "system", "developer"] | None = None
+    content: str | list[InputPart] | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | list[InputPart] | None = None
+
+    def __post_init__(self) -> None:
+        missing = [name for name in NEEDED[self.type] if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"a {self.type} needs {' and '.join(missing)}")
 
     @property
     def message(self) -> Message:
         """The message of a chat that it stands for; chat templates know no developers."""
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return Message("system" if self.role == "developer" else self.role, content)
+        if self.type == "function_call":
+            call = Called(CalledFunction(self.name or "", self.arguments or ""), self.call_id or "")
+            return Message("assistant", tool_calls=[call])
+        if self.type == "function_call_output":
+            return Message("tool", _text(self.output), tool_call_id=self.call_id)
+        return Message("system" if self.role == "developer" else self.role or "", _text(self.content))
+
+
+class FunctionTool(Struct, frozen=True, forbid_unknown_fields=True):
+    """A function the model may call, spelt flat where chats nest it."""
+
+    name: FunctionName
+    type: Literal["function"]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    @property
+    def chat_tool(self) -> Tool:
+        """The same as chats spell it."""
+        return Tool(Function(self.name, self.description, self.parameters, self.strict))
+
+
+class ChosenFunction(Struct, frozen=True, forbid_unknown_fields=True):
+    """The function that must be called."""
+
+    name: str
+    type: Literal["function"]
 
 
 class SchemaFormat(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="json_schema"):
@@ -87,6 +132,9 @@ class ResponseRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     instructions: str | None = None
     max_output_tokens: MaxTokens | None = None
     text: ResponseText | None = None
+    tools: Annotated[list[FunctionTool], Meta(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ChosenFunction | None = None
+    parallel_tool_calls: bool | None = None
     temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
@@ -111,7 +159,8 @@ class ResponseRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def chat(self) -> ChatRequest:
         """The chat that is answered: the instructions, then the input."""
-        said = [Message("user", self.input)] if isinstance(self.input, str) else [one.message for one in self.input]
+        said = [Message("user", self.input)] if isinstance(self.input, str) else _turns(self.input)
+        choice = self.tool_choice
         return ChatRequest(
             messages=[Message("system", self.instructions), *said] if self.instructions else said,
             model=self.model,
@@ -127,4 +176,23 @@ class ResponseRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             deadline_ms=self.deadline_ms,
             cache_salt=self.cache_salt,
             response_format=self.text.chat_format if self.text else None,
+            tools=[tool.chat_tool for tool in self.tools] if self.tools else None,
+            tool_choice=NamedTool(NamedFunction(choice.name)) if isinstance(choice, ChosenFunction) else choice,
         )
+
+
+def _turns(items: Sequence[InputItem]) -> list[Message]:
+    """Return the messages of items: calls are part of the assistant's message that they follow."""
+    turns: list[Message] = []
+    for item in items:
+        message = item.message
+        if item.type == "function_call" and turns and turns[-1].role == "assistant":
+            before = turns.pop()
+            calls = [*(before.tool_calls or ()), *(message.tool_calls or ())]
+            message = Message("assistant", before.content, tool_calls=calls)
+        turns.append(message)
+    return turns
+
+
+def _text(content: str | list[InputPart] | None) -> str:
+    return content if isinstance(content, str) else "".join(part.text for part in content or ())

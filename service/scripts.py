@@ -7,13 +7,16 @@ from typing import Any
 from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import (
+    AskError,
     BusyLoadingError,
+    ClusterDownError,
     MasterDownError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 
 from core.errors import QueueError
@@ -23,7 +26,11 @@ SCRIPTS = {path.stem: path.read_text(encoding="utf-8") for path in sorted(LUA_FO
 # What Redis says while it cannot write for now; anything else is wrong with this one call and stays wrong. The client
 # library turns some of these words into types of their own, but not where Redis 6.2 answers from inside a script.
 TRANSIENT = ("OOM", "READONLY", "LOADING", "MISCONF", "MASTERDOWN", "NOREPLICAS")
-TRANSIENT_TYPES = (OutOfMemoryError, ReadOnlyError, BusyLoadingError, MasterDownError)
+TRANSIENT_TYPES = (
+    *(OutOfMemoryError, ReadOnlyError, BusyLoadingError, MasterDownError),
+    # Of a Cluster in which a slot is nobody's, or on its way to another node.
+    *(ClusterDownError, AskError, TryAgainError),
+)
 
 
 class Call(Struct, frozen=True):
@@ -78,7 +85,8 @@ class Scripts:
             return []
         async with self._client.pipeline(transaction=False) as pipe:
             for call in calls:
-                pipe.evalsha(self._sha[script], len(call.keys), *call.keys, *call.values)
+                # By its name: a Cluster's pipeline has no method for it.
+                pipe.execute_command("EVALSHA", self._sha[script], len(call.keys), *call.keys, *call.values)
             answers: list[Any] = await pipe.execute(raise_on_error=False)
         return answers
 

@@ -92,25 +92,26 @@ def call_grammar(functions: Sequence[Function]) -> Grammar:
 class ToolCallReader:
     """Turns an answer's text, as it comes, into OpenAI's deltas.
 
-    call_id begins the ids of its calls; functions are those of which one is forced, [] where the model may choose.
+    call_id begins the ids of its calls; names are those of the functions of which one is forced, () where the model may
+    choose.
     """
 
-    def __init__(self, call_id: str, functions: Sequence[Function]) -> None:
-        self._call_id, self._functions = call_id, functions
+    def __init__(self, call_id: str, names: Sequence[str]) -> None:
+        self._call_id, self._names = call_id, names
         self._held = ""
         self._is_inside = False
         self.num_calls = 0
 
     def push(self, text: str) -> dict[str, Any]:
         """Return the delta of some more text; {} while nothing can be shown."""
-        if len(self._functions) == 1:
-            return self._arguments(self._functions[0].name, text)
+        if len(self._names) == 1:
+            return self._arguments(self._names[0], text)
         self._held += text
-        return self._push_choice() if self._functions else self._push_free(is_end=False)
+        return self._push_choice() if self._names else self._push_free(is_end=False)
 
     def end(self, text: str) -> dict[str, Any]:
         """Return the delta of the last text."""
-        if self._functions:
+        if self._names:
             return self.push(text)
         self._held += text
         return self._push_free(is_end=True)
@@ -119,10 +120,10 @@ class ToolCallReader:
         """Read {"name":"...","arguments":...}: compact, for its grammar allows nothing else."""
         name = ""
         if not self._is_inside:
-            for function in self._functions:
-                opening = f'{{"name":{json.dumps(function.name)},"arguments":'
+            for one in self._names:
+                opening = f'{{"name":{json.dumps(one)},"arguments":'
                 if self._held.startswith(opening):
-                    self._is_inside, self._held, name = True, self._held[len(opening) :], function.name
+                    self._is_inside, self._held, name = True, self._held[len(opening) :], one
         if not self._is_inside:
             return {}
         # The last brace closes the call, not its arguments.
@@ -171,6 +172,11 @@ class ToolCallReader:
         index, self.num_calls = self.num_calls, self.num_calls + 1
         called = {"name": name, "arguments": arguments}
         return {"index": index, "id": f"call_{self._call_id}_{index}", "type": "function", "function": called}
+
+
+def call_reader(job_id: str, names: Sequence[str] | None) -> ToolCallReader | None:
+    """Return what reads the calls out of the text of a job's choice; None where no tools were offered."""
+    return None if names is None else ToolCallReader(job_id, names)
 
 
 def whole_message(reader: ToolCallReader, text: str) -> dict[str, Any]:

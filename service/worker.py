@@ -33,7 +33,7 @@ from service.presence import Presence
 from service.priority_streams import WAKE
 from service.process import cancel_all, run_process
 from service.processes import die_with_parent
-from service.queue import JobQueue, connect, redis_url
+from service.queue import JobQueue, client_of, redis_url
 from service.recording import Recorder, open_recorder
 from service.stream import End, StreamWriter
 from service.takeover import end_without_work, to_request
@@ -372,7 +372,7 @@ async def work(
     url = redis_url(settings.queue)
     async with (
         open_tracing(settings.tracing, "worker", tracing) as tracing,
-        connect(url, settings.queue.command_timeout_s) as client,
+        client_of(settings.queue) as client,
     ):
         queue = JobQueue(client, settings.queue, model_name(settings))
         await queue.open()

@@ -50,17 +50,19 @@ class DrafterShape(Struct, frozen=True, forbid_unknown_fields=True):
 class Data(Struct, frozen=True, forbid_unknown_fields=True):
     """What it learns from.
 
-    source       "shards": what `specd data prepare` wrote; "cache": features on disk, DeepSpec's; "demo": tasks, the
-                 standard library and what the target writes on both
-    folder       of shards or cache
-    row_len      tokens of a packed row; longer documents are cut
-    text_tokens  of source "demo": what the target is to write
+    source         "shards": what `specd data prepare` wrote; "cache": features on disk, DeepSpec's; "demo": tasks, the
+                   standard library and what the target writes on both
+    folder         of shards or cache
+    row_len        tokens of a packed row; longer documents are cut
+    text_tokens    of source "demo": what the target is to write
+    session_share  of source "demo": how much of that in sessions of several tasks
     """
 
     source: Literal["shards", "cache", "demo"] = "shards"
     folder: str = ""
     row_len: Annotated[int, Meta(ge=16)] = 4096
     text_tokens: Positive = 300_000
+    session_share: Share = 0.1
 
 
 class Loss(Struct, frozen=True, forbid_unknown_fields=True):

@@ -13,7 +13,7 @@ from core.config import Settings, model_name
 from core.errors import ConfigError, QueueError
 from core.masking import shown
 from service.doctor.check import Check, failed, ok, unsure
-from service.queue import connect, redis_url
+from service.queue import client_of
 
 FLOOR = (6, 2)
 # Deadlines and leases go by Redis's clock alone; waits in metrics compare it with ours.
@@ -26,7 +26,7 @@ async def check_store(settings: Settings) -> AsyncIterator[Check]:
         yield _private()
         return
     try:
-        client = connect(redis_url(settings.queue), settings.queue.command_timeout_s)
+        client = client_of(settings.queue)
     except (ConfigError, ValueError) as error:
         yield failed("Redis", str(error), "mend queue.redis_url and the files beside it")
         return
@@ -41,7 +41,7 @@ async def check_store(settings: Settings) -> AsyncIterator[Check]:
             yield failed("Redis", f"out of reach at {where}: {error}", "start it, or mend queue.redis_url")
             return
         yield ok("Redis", f"answers at {shown(settings.queue.redis_url)}")
-        for check in (_version(told), _memory(told), _persistence(told)):
+        for check in (_version(told), _memory(told), _persistence(told), *_cluster(settings, told)):
             yield check
         yield await _rights(client)
         yield await _clock(client)
@@ -83,6 +83,12 @@ def _persistence(told: dict[str, Any]) -> Check:
         "no append-only file: a restart of Redis loses every job",
         "set appendonly yes, with appendfsync everysec or always",
     )
+
+
+def _cluster(settings: Settings, told: dict[str, Any]) -> list[Check]:
+    if told.get("cluster_enabled") and not settings.queue.redis_cluster:
+        return [failed("Redis Cluster", "Redis is a node of one", "set queue.redis_cluster = true")]
+    return []
 
 
 async def _rights(client: Redis) -> Check:

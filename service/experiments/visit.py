@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 from core.config import Settings, model_name
 from core.errors import ConfigError, QueueError
 from service.experiments.store import ExperimentStore
-from service.queue import JobQueue, connect, redis_url
+from service.queue import JobQueue, client_of
 
 Result = TypeVar("Result")
 
@@ -20,7 +20,7 @@ def visit_store(settings: Settings, act: Callable[[ExperimentStore, JobQueue], A
         raise ConfigError("experiments are kept in Redis: name the server's with --redis-url or queue.redis_url")
 
     async def connected() -> Result:
-        async with connect(redis_url(settings.queue), settings.queue.command_timeout_s) as client:
+        async with client_of(settings.queue) as client:
             queue = JobQueue(client, settings.queue, model_name(settings))
             return await act(ExperimentStore(client, queue.model), queue)
 

@@ -53,7 +53,7 @@ def test_an_experiment_is_started_watched_judged_and_stopped(call, redis_url, tm
     assert json.loads((tmp_path / "out" / "report.json").read_text())["advice"] == "ship"
     assert (tmp_path / "out" / "report.png").read_bytes().startswith(b"\x89PNG")
     assert call("stop", "--why", "seen enough") == (0, "experiment x is stopped\n")
-    assert "experiment x: stopped, seen enough\n120 units from 1 workers" in call("status")[1]
+    assert "experiment x: stopped, seen enough\n121 units from 1 worker\n" in call("status")[1]
     assert call("stop") == (2, "specd: no experiment runs\n")
 
 

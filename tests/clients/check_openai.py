@@ -99,6 +99,19 @@ def test_a_forced_call_is_the_same_whole_and_streamed(client):
     assert isinstance(streamed.function.parsed_arguments, Turn)
 
 
+def test_a_response_calls_a_function_whole_and_streamed(client):
+    tool = {"type": "function", "name": "turn", "parameters": Turn.model_json_schema(), "strict": True}
+    asked = {"model": "demo", "input": "Hello", "max_output_tokens": 200, "tools": [tool], "tool_choice": "required"}
+    asked |= {"extra_body": {"seed": 1}}
+    [called] = client.responses.create(**asked).output
+    with client.responses.stream(**asked) as stream:
+        for _ in stream:
+            pass
+        [streamed] = stream.get_final_response().output
+    assert (streamed.type, streamed.name, streamed.arguments) == ("function_call", "turn", called.arguments)
+    assert Turn.model_validate_json(called.arguments)
+
+
 def test_errors_are_the_client_s_own(client):
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(**CHAT | {"model": "other"})

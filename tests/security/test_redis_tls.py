@@ -10,6 +10,7 @@ from redis import Redis
 from client.redis_address import redis_address
 from client.redis_executable import redis_executable
 from core.errors import ConfigError, QueueError
+from core.queue_settings import QueueSettings
 from service.main import check_redis, free_port
 from service.processes import die_with_parent
 from tests.conftest import until_it_answers
@@ -75,8 +76,8 @@ async def test_a_certificate_of_another_authority_is_refused(tmp_path):
     with tls_redis(tmp_path, trustme.CA()) as url:
         for ca_file in (str(tmp_path / "other.pem"), None):
             with pytest.raises(QueueError, match=r"out of reach at rediss://\*\*\*@.*certificate"):
-                await check_redis(redis_address(url, str(tmp_path / "password"), ca_file), 5.0)
-        await check_redis(redis_address(url, str(tmp_path / "password"), str(tmp_path / "ca.pem")), 5.0)
+                await check_redis(QueueSettings(url, str(tmp_path / "password"), ca_file))
+        await check_redis(QueueSettings(url, str(tmp_path / "password"), str(tmp_path / "ca.pem")))
 
 
 def test_files_that_are_not_there_are_told(tmp_path):

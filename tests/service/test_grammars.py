@@ -1,6 +1,7 @@
 """Structured answers and forced calls over real HTTP, from a real engine with tiny random weights on bytes."""
 
 import json
+import re
 import uuid
 from pathlib import Path
 
@@ -48,6 +49,14 @@ async def service(settings):
 
 def settings_folder(settings):
     return Path(settings.engine.target)
+
+
+def show_tools(settings):
+    """Give the model a template that shows tools, calls and their results."""
+    config = settings_folder(settings) / "tokenizer_config.json"
+    each = "<{{ m.role }}>{{ m.content }}{{ m.tool_calls | default([]) | tojson }}"
+    template = f"{{{{ tools | tojson }}}}{{% for m in messages %}}{each}{{% endfor %}}"
+    config.write_text(json.dumps({"chat_template": template, "eos_token": "<eos>"}), encoding="utf-8")
 
 
 def is_turn(text):
@@ -155,12 +164,69 @@ async def test_a_forced_call_arrives_in_openais_shape_streamed_or_not(service, c
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
+FLAT_TOOLS = [{"type": "function", **tool["function"]} for tool in TOOLS]
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "turn"}])
+async def test_a_forced_call_is_an_item_of_a_response_streamed_or_not(service, choice):
+    asked = {"model": "fake", "input": "hi", "tools": FLAT_TOOLS, "tool_choice": choice, "max_output_tokens": 200}
+    async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key="none") as client:
+        whole = await client.responses.create(**asked, extra_body={"seed": 4})
+        found = [one async for one in await client.responses.create(**asked, extra_body={"seed": 4}, stream=True)]
+        again = await client.responses.retrieve(found[-1].response.id)
+    [call] = whole.output
+    assert (call.type, call.status, whole.status) == ("function_call", "completed", "completed")
+    assert call.name == "turn" if choice != "required" else call.name in ("turn", "stop")
+    assert call.arguments == "{}" if call.name == "stop" else is_turn(call.arguments)
+    assert (whole.tool_choice if choice == "required" else whole.tool_choice.name) in ("required", "turn")
+    assert [tool.name for tool in whole.tools] == ["turn", "stop"]
+    by_kind = {event.type.removeprefix("response."): event for event in found}
+    deltas = [event.delta for event in found if event.type == "response.function_call_arguments.delta"]
+    assert "".join(deltas) == call.arguments == by_kind["function_call_arguments.done"].arguments
+    assert by_kind["output_item.added"].item.name == by_kind["output_item.done"].item.name == call.name
+    assert "output_text.delta" not in by_kind
+    assert by_kind["completed"].response.output == again.output
+    assert again.output[0].call_id == f"call_{again.id.removeprefix('resp_')}_0"
+
+
+async def test_a_forced_call_is_the_answer_of_a_job_and_of_its_events(service):
+    forced = {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "turn"}}}
+    _, made = await service.post("/v1/jobs", messages=CHAT, max_tokens=200, **forced)
+    async with service.http.get(f"{service.url}{made['links']['events']}") as response:
+        lines = (await response.text()).splitlines()
+    found = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+    deltas = [choice["delta"] for event in found for choice in event["choices"]]
+    said = "".join(call["function"]["arguments"] for delta in deltas for call in delta.get("tool_calls", ()))
+    async with service.http.get(f"{service.url}{made['links']['self']}") as response:
+        [choice] = (await response.json())["answer"]["choices"]
+    [call] = choice["message"]["tool_calls"]
+    assert is_turn(said)
+    assert (choice["finish_reason"], call["function"]) == ("tool_calls", {"name": "turn", "arguments": said})
+
+
+async def test_calls_and_their_results_are_given_back_to_a_response(redis_url, tmp_path):
+    settings, engine = fake_settings(redis_url, tmp_path / "model"), FakeEngine()
+    show_tools(settings)
+    called = [{"type": "function_call", "call_id": str(one), "name": "stop", "arguments": "{}"} for one in (1, 2)]
+    results = [{"type": "function_call_output", "call_id": str(one), "output": f"done {one}"} for one in (1, 2)]
+    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "so"}, *called, *results]
+    body = {"input": said, "tools": FLAT_TOOLS[1:], "max_output_tokens": 3}
+    async with running(settings, engine) as service:
+        status, answer = await service.post("/v1/responses", **body)
+    assert (status, answer["output"][0]["type"], answer["tool_choice"]) == (200, "message", "auto")
+    shown = bytes(engine.seen[0].prompt_ids).decode()
+    assert '"description": "Stop."' in shown
+    # Both calls belong to the turn in which they were made.
+    [turn] = re.findall(r"<assistant>(.*?)<", shown)
+    assert turn.startswith("so")
+    assert turn.count('"name": "stop"') == 2
+    assert "<tool>done 1" in shown
+    assert "<tool>done 2" in shown
+
+
 async def test_a_template_that_knows_tools_is_shown_them_and_results_of_calls(redis_url, tmp_path):
     settings, engine = fake_settings(redis_url, tmp_path / "model"), FakeEngine()
-    config = settings_folder(settings) / "tokenizer_config.json"
-    each = "<{{ m.role }}>{{ m.content }}{{ m.tool_calls | default([]) | tojson }}"
-    template = f"{{{{ tools | tojson }}}}{{% for m in messages %}}{each}{{% endfor %}}"
-    config.write_text(json.dumps({"chat_template": template, "eos_token": "<eos>"}), encoding="utf-8")
+    show_tools(settings)
     called = {"id": "1", "type": "function", "function": {"name": "stop", "arguments": '{"a": "<"}'}}
     messages = [*CHAT, {"role": "assistant", "content": None, "tool_calls": [called]}]
     messages.append({"role": "tool", "content": "done", "tool_call_id": "1"})

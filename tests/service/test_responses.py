@@ -9,6 +9,7 @@ import pytest
 from tests.service.fakes import FakeEngine, fake_settings, running, spoken, until, until_true
 
 SLOW_S = 0.02
+FUNCTION = {"type": "function", "name": "f"}
 
 
 @pytest.fixture
@@ -104,6 +105,9 @@ async def test_what_is_wrong_is_refused_by_its_field(settings):
             ({"input": "a", "model": "other"}, 404, "model"),
             ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, 400, "input"),
             ({"input": [{"type": "function_call_output", "output": "x"}]}, 400, "input"),
+            ({"input": "a", "tools": [FUNCTION], "tool_choice": "required", "stream": 3}, 400, "stream"),
+            ({"input": "a", "tools": [FUNCTION]}, 400, "tools"),
+            ({"input": "a", "tools": [FUNCTION], "tool_choice": {"type": "function", "name": "g"}}, 400, "tool_choice"),
         ]:
             came, body = await call(service, "POST", **fields)
             assert (came, body["error"]["param"]) == (status, param), (fields, body)

@@ -18,7 +18,7 @@ NOW = Function("now")
 
 def streamed(functions, text, size):
     """The deltas of a text that comes in pieces of `size`, put together as a client does it."""
-    reader, content, calls = ToolCallReader("x", functions), "", {}
+    reader, content, calls = ToolCallReader("x", [one.name for one in functions]), "", {}
     pieces = [text[i : i + size] for i in range(0, len(text), size)]
     for delta in [*map(reader.push, pieces), reader.end("")]:
         content += delta.get("content", "")
