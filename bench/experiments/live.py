@@ -33,9 +33,10 @@ from bench.over_http import ServerTarget
 from bench.prompt_pool import PromptPool
 from bench.report import describe_run, write_json
 from bench.summary import paired_ratio
-from core.config import EngineSettings, QueueSettings, Settings
+from core.config import EngineSettings, Settings
 from core.errors import SpecdError
 from core.observing import LogSettings
+from core.queue_settings import QueueSettings
 from core.server_settings import ServerSettings
 
 RESULTS = Path(__file__).parents[1] / "results" / "experiments"
