@@ -43,7 +43,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "experiments"
 PARTS = ("a_b", "a_a")
 PORT = 18_474
 SLOTS, CLIENTS = 16, 20
-SLOT_S, BURN_IN_S, PRE_BLOCKS = 2, 0.5, 12
+SLOT_S, BURN_IN_S, PRE_BLOCKS = 6, 2, 8
 FIXED, ADAPTIVE = 'policy = "fixed"\nparameters = {length = 7}', 'policy = "load_adaptive"'
 EXPERIMENT = """
 id = "{id}"
@@ -69,7 +69,7 @@ def main() -> None:
     """Read the command line, run what is asked, print and write."""
     parser = argparse.ArgumentParser(description="Run experiments on a live server at saturation.")
     parser.add_argument("parts", nargs="*", choices=PARTS, metavar="PART", help="a_b or a_a (default: both)")
-    parser.add_argument("--blocks", type=int, default=50, help="of comparison (default %(default)s)")
+    parser.add_argument("--blocks", type=int, default=24, help="of comparison (default %(default)s)")
     parser.add_argument("--windows", type=int, default=20, help="of each long run (default %(default)s)")
     parser.add_argument("--window", type=float, default=3.0, help="seconds of one (default %(default)s)")
     parser.add_argument("--domains", nargs="+", default=["library"], help="of the prompts (default %(default)s)")
