@@ -38,6 +38,7 @@ class DFlash:
             max_drafts=config.num_drafts,
             feature_layers=config.target_layer_ids,
             kv_layers=tuple(layer.kv_shape for layer in config.attention),
+            is_capturable=network.is_capturable,
             calibration=calibration,
         )
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
+from core.errors import DataError
 from models.qwen3 import Qwen3
 from training.chatml import END, render_prompt, token_id
 from training.generate import Prompt, generate
@@ -20,6 +21,9 @@ from training.onpolicy import MAX_NEW_TOKENS, TEMPERATURES
 from training.packed_rows import MaskedText
 from training.tasks.sessions import NUM_TASKS, sessions
 from training.tasks.task import Task
+
+# Tokens of all answers of a session, about.
+SESSION_TOKENS = 200
 
 
 class Session:
@@ -51,6 +55,11 @@ class Session:
         if answer[-1] != end_id:
             self._tasks.clear()
 
+    @property
+    def is_answered(self) -> bool:
+        """Tell whether there is an answer yet."""
+        return bool(self._answers)
+
     def text(self) -> MaskedText:
         """Return the session with its answers marked, up to the end of the last."""
         end = self._answers[-1][1]
@@ -65,16 +74,23 @@ def write_sessions(
 ) -> list[MaskedText]:
     """Let a frozen target write at least so many tokens of answers, in sessions of at most `max_len` tokens.
 
-    at_once   sessions that go on side by side
+    at_once   most sessions that go on side by side
+
+    Raises DataError where `max_len` is too short for any.
     """
     rng, source = random.Random(seed), sessions(seed, part)  # noqa: S311, a seed must give the same text
     end_id, texts, made = token_id(tokenizer, END), list[MaskedText](), 0
     for batch in itertools.count():
         if made >= num_new_tokens:
             break
-        opened = [Session(tokenizer, next(source), rng.choice(TEMPERATURES)) for _ in range(at_once)]
+        # A turn takes as many steps as its longest answer, for few sessions or many: no more batches than need be.
+        num_sessions = min(at_once, 1 + (num_new_tokens - made) // SESSION_TOKENS)
+        opened = [Session(tokenizer, next(source), rng.choice(TEMPERATURES)) for _ in range(num_sessions)]
         answer_all(network, opened, end_id, seed + NUM_TASKS[1] * batch, max_len)
-        texts += [session.text() for session in opened]
+        answered = [session.text() for session in opened if session.is_answered]
+        if not answered:
+            raise DataError(f"no session fits into {max_len} tokens; raise data.row_len, or set data.session_share = 0")
+        texts += answered
         made = sum(int(text.mask.sum()) for text in texts)
     return texts
 

@@ -127,7 +127,7 @@ class Writer(msgspec.Struct, frozen=True):
         if not path.exists():
             count = self._told(SESSIONS, self.data.session_share)
             seed = 1000 * (1 + len(SOURCES))
-            network, longest, at_once = frozen_copy(self.target), self.data.row_len, (self.rows_at_once + 1) // 2
+            network, longest, at_once = frozen_copy(self.target), self.data.row_len, self.rows_at_once
             save_sessions(path, write_sessions(network, self.tokenizer, "train", seed, count, longest, at_once))
         return load_sessions(path)
 

@@ -105,7 +105,7 @@ def test_every_published_pair_has_a_recipe():
         for target in ("qwen3-4b", "qwen3-8b", "qwen3-14b", "gemma4-12b")
         for kind in ("dspark", "dflash", "eagle3")
     }
-    assert published | {"demo", "demo-dflash", "demo-eagle3", "fine-tune"} == set(shipped_recipes())
+    assert published | {"demo", "demo-dflash", "demo-eagle3", "demo-sessions", "fine-tune"} == set(shipped_recipes())
 
 
 def test_kinds_are_trained_by_their_losses():

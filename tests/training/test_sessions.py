@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from core.errors import DataError
 from toys import tiny_config
 from training.chatml import render_prompt
 from training.recipe import Data, Run
@@ -69,6 +70,12 @@ def test_written_sessions_come_back_as_they_were(demo_tokenizer, tmp_path):
     for one, other in zip(texts, load_sessions(tmp_path / "sessions.safetensors"), strict=True):
         assert np.array_equal(one.tokens, other.tokens)
         assert np.array_equal(one.mask, other.mask)
+
+
+def test_rows_too_short_for_a_session_are_told(demo_tokenizer):
+    target = new_target(tiny_config(4096, layers=2), seed=0)
+    with pytest.raises(DataError, match=r"no session fits into 64 tokens; raise data\.row_len"):
+        write_sessions(target, demo_tokenizer, "train", 0, 40, 64, 2)
 
 
 def test_the_demos_text_holds_sessions_in_the_share_that_the_recipe_asks_for(demo_tokenizer, tmp_path):
