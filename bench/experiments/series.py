@@ -50,6 +50,7 @@ class Series:
     """One machine under one load; requests are drawn from the recording with a seed, or taken as `draw` says."""
 
     def __init__(self, seed: int, recording: Recording | None = None, draw: Callable[[], int] | None = None) -> None:
+        self._seed = seed
         self._recording = recording or read_recording(DOMAINS)
         rng, size = np.random.default_rng((seed, 2)), len(self._recording.accepted)
         self._draw = draw or (lambda: int(rng.integers(size)))
@@ -97,3 +98,23 @@ class Series:
             self.step(length, sums)
         sums.busy_s, sums.accepted = sums.seconds, sums.tokens - sums.rounds
         return sums
+
+    def slots(self, traffic: Traffic, length: int, num_slots: int, slot_s: float) -> Iterator[UnitSums]:
+        """Yield slots of so many seconds, whose first quarter is burn-in; nothing but the load changes between them."""
+        loads = traffic.loads(self._seed, slot_s / 4)
+        for _ in range(num_slots):
+            whole = UnitSums()
+            for quarter in range(4):
+                self.load = next(loads)
+                sums = self.run_for(length, slot_s / 4)
+                whole = whole.plus(sums) if quarter else whole
+            yield whole
+
+
+def series_of(seed: int, traffic: Traffic, length: int, num_slots: int, slot_s: float) -> list[UnitSums]:
+    """Return slots of a series of its own, whose first requests are anywhere in their texts."""
+    series = Series(seed)
+    rng = np.random.default_rng((seed, 3))
+    for _ in range(traffic.load):
+        series.send(int(rng.integers(200)))
+    return list(series.slots(traffic, length, num_slots, slot_s))

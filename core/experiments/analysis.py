@@ -28,6 +28,7 @@ class Comparison(Struct, frozen=True):
     """One metric of one arm against the control, as a ratio; 1 is no difference.
 
     unadjusted is without covariates; shares of variance that they took out are `explained`
+    spread     standard deviation of the blocks' log ratios, covariates taken out; None for a single block
     """
 
     metric: str
@@ -35,6 +36,7 @@ class Comparison(Struct, frozen=True):
     ratio: Interval
     unadjusted: Interval
     explained: float | None = None
+    spread: float | None = None
 
 
 class Guardrail(Struct, frozen=True):
@@ -130,7 +132,8 @@ def compare(experiment: Experiment, blocks: Sequence[Block], arm: str, metric: s
     explained = 1 - float(found.values.var()) / spread if found.is_adjusted and spread > 0 else None
     ratio = _exp(confidence_sequence(found.values, found.scale, alpha))
     unadjusted = _exp(confidence_sequence(found.plain, found.plain_scale, alpha))
-    return Comparison(metric, len(found.values), ratio, unadjusted, explained)
+    known_spread = float(found.values.std(ddof=1)) if len(found.values) > 1 else None
+    return Comparison(metric, len(found.values), ratio, unadjusted, explained, known_spread)
 
 
 def _result(

@@ -37,7 +37,8 @@ class Block:
     def sums(self, arm: str) -> UnitSums | None:
         """Return an arm's sums, None if it had none here; to be asked once the block is whole."""
         if arm not in self.whole and (units := self.units.get(arm)):
-            self.whole[arm] = total(units.values())
+            first, *others = units.values()
+            self.whole[arm] = total((first, *others)) if others else first
         return self.whole.get(arm)
 
     def is_whole(self, arms: Iterable[str]) -> bool:
@@ -72,7 +73,8 @@ def make_blocks(experiment: Experiment, records: Iterable[UnitRecord]) -> list[B
         if block.is_pre is not record.is_pre:
             mixed.add(key)
         slots = block.units.setdefault(record.arm, {})
-        slots[record.slot] = slots.get(record.slot, UnitSums()).plus(record.sums)
+        before = slots.get(record.slot)
+        slots[record.slot] = before.plus(record.sums) if before else record.sums
     return [blocks[key] for key in sorted(blocks, key=lambda key: (key[1], key[0])) if key not in mixed]
 
 

@@ -192,6 +192,7 @@ def test_the_report_says_first_what_to_do_and_why():
     assert text.startswith("# Experiment x: ship\n\ntreatment: tokens_per_s of 'treatment' is 1.")
     assert "| treatment | first_s_p95 | 1.2 |" in text
     assert "no effect before the comparison (A/A): p = " in text
+    assert "four of five experiments find an effect of 1% in " in text
 
 
 def test_latency_quantiles_are_within_a_bound_of_the_truth():

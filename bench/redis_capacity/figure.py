@@ -1,0 +1,43 @@
+"""The figure of what Redis carries: its share of a core against tokens per second, and where the time goes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.figures import COLOURS, DPI, HEIGHT, MARKERS, WIDTH
+
+try:
+    from matplotlib import pyplot as plt
+except ImportError as error:
+    raise ImportError("figures need matplotlib; install specd with its extra: pip install 'specd[bench]'") from error
+
+
+def draw(cases: Sequence[Any], prices: Any, path: Path) -> None:
+    """Write the figure; cases and prices are those of the measurement, prices None where they were not fitted."""
+    figure, (load, parts) = plt.subplots(1, 2, figsize=(2 * WIDTH, HEIGHT), layout="constrained")
+    for index, workers in enumerate(dict.fromkeys(case.workers for case in cases)):
+        own = sorted((case for case in cases if case.workers == workers), key=lambda case: case.tokens)
+        x, y = [case.tokens for case in own], [100 * case.redis_share for case in own]
+        word = "worker" if workers == 1 else "workers"
+        load.plot(x, y, MARKERS[index], color=COLOURS[index], label=f"{workers} {word}", linestyle="-")
+    load.set(xlabel="tokens/s", ylabel="% of a core that Redis takes", xlim=(0, None), ylim=(0, None))
+    load.legend(frameon=False)
+    names = [f"{case.workers}x{case.sequences}\n{case.step_ms:g} ms" for case in cases]
+    if prices is not None:
+        bottom = [0.0] * len(cases)
+        shares = {
+            "a step's call": [prices.step_us * case.steps for case in cases],
+            "chunks": [prices.chunk_us * case.chunks for case in cases],
+            "jobs": [prices.job_us * case.jobs for case in cases],
+            "workers": [prices.worker_us * case.workers for case in cases],
+        }
+        for index, (name, times) in enumerate(shares.items()):
+            heights = [time / 1e4 for time in times]
+            parts.bar(names, heights, bottom=bottom, color=COLOURS[index + 1], label=name)
+            bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+        parts.plot(names, [100 * case.redis_share for case in cases], "k_", markersize=18, label="measured")
+        parts.legend(frameon=False)
+    parts.set(ylabel="% of a core that Redis takes", xlabel="workers x jobs each, step")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)

@@ -1,0 +1,67 @@
+"""What Redis carries is measured on loads that are what they say, and its prices are those that make the cases up."""
+
+import asyncio
+import os
+import time
+
+import msgspec
+import pytest
+
+from bench.redis_capacity.__main__ import Case, cpu_s, fit
+from bench.redis_capacity.load import READY_KEY, TOKENS_PER_STEP, WINDOW_KEY, Side, Window, play
+from bench.redis_capacity.memory import measure_memory
+from service.queue import connect
+from tests.service.fakes import until
+
+# Steps, chunks, jobs and workers.
+LOADS = (100, 800, 9, 1), (800, 800, 30, 8), (60, 3000, 40, 2), (900, 900, 1, 64)
+
+
+def case(steps, chunks, jobs, workers, prices):
+    share = sum(price * number for price, number in zip(prices, (steps, chunks, jobs, workers), strict=True)) / 1e6
+    return Case(workers, 8, 10.0, steps, steps, chunks, 3 * chunks, jobs, share, 1.0, 0.0, 0.0, (1.0, 2.0), {})
+
+
+def test_prices_are_found_that_make_up_every_case():
+    wanted = (30.0, 12.0, 250.0, 400.0)
+    cases = [
+        case(*counts, wanted) for counts in ((100, 800, 9, 1), (800, 800, 30, 8), (60, 3000, 40, 2), (9, 9, 1, 64))
+    ]
+    found = fit(cases)
+    assert (found.step_us, found.chunk_us, found.job_us, found.worker_us) == pytest.approx(wanted)
+    assert found.worst == pytest.approx(0.0, abs=1e-9)
+
+
+def test_no_price_is_below_nothing():
+    found = fit([case(*load, (30.0, 12.0, 250.0, -5.0)) for load in LOADS])
+    assert found.worker_us == 0.0
+    assert found.step_us > 0.0
+
+
+async def test_both_sides_count_the_same_chunks_and_jobs_of_a_window(redis_url, tmp_path):
+    sides = [Side(role, redis_url, 2, 3, 0.005, 30, str(tmp_path / role)) for role in ("workers", "gateway")]
+    async with connect(redis_url, 2.0) as client, asyncio.TaskGroup() as group:
+        plays = [group.create_task(play(side)) for side in sides]
+        await until(lambda: client.scard(READY_KEY), 2)
+        now_s = asyncio.get_running_loop().time()
+        await client.set(WINDOW_KEY, msgspec.json.encode(Window(now_s, now_s + 1.5)))
+    wrote, read = (task.result() for task in plays)
+    assert wrote.tokens == TOKENS_PER_STEP * wrote.chunks
+    assert read.chunks == pytest.approx(wrote.chunks, abs=12)
+    assert wrote.jobs > 6
+    assert len(read.lag_s) == read.chunks
+    assert min(read.lag_s) > 0.0
+
+
+async def test_memory_is_told_of_jobs_prompts_and_answers(redis_url):
+    memory = await measure_memory(redis_url, 5)
+    assert 500 < memory.waiting_job < memory.ended_job < 20_000
+    assert 1.0 < memory.prompt_token < 10.0
+    assert memory.answer_token[6] < memory.answer_token[3] < memory.answer_token[1] < 200.0
+
+
+def test_processor_time_is_that_of_all_that_a_process_did():
+    before, began_s = cpu_s(os.getpid()), time.process_time()
+    while time.process_time() < began_s + 0.1:
+        pass
+    assert cpu_s(os.getpid()) - before == pytest.approx(time.process_time() - began_s, abs=0.05)
