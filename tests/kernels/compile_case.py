@@ -48,6 +48,7 @@ class CompileCase:
     aligned   integers that are multiples of 16 wherever the kernel is launched, as row strides are; pointers all are
     is_quick  whether every run of the tests compiles it, and not only those of the long proofs
     targets   where it is used
+    multiplies  has products for the matrix units, whose instructions are other ones on each target
     """
 
     name: str
@@ -58,6 +59,12 @@ class CompileCase:
     aligned: tuple[str, ...] = ()
     is_quick: bool = True
     targets: tuple[str, ...] = EVERYWHERE
+    multiplies: bool = False
+
+    @property
+    def quick_targets(self) -> tuple[str, ...]:
+        """Where every run of the tests compiles it: without matrix products, sm_80's code is much like sm_90's."""
+        return self.targets if self.multiplies else tuple(name for name in self.targets if name != "sm_80")
 
     def compile(self, target):
         names = self.kernel.arg_names

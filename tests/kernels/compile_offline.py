@@ -40,7 +40,7 @@ def main() -> None:
         if not case.name.startswith(arguments.kernel) or (arguments.quick and not case.is_quick):
             continue
         counts = arguments.table or (arguments.count is not None and case.name.startswith(arguments.count))
-        for target in case.targets:
+        for target in case.quick_targets if arguments.quick and not arguments.table else case.targets:
             need = case.needs(target, counts=counts)
             print(row(need) if arguments.table else json.dumps(need), flush=True)
 

@@ -25,26 +25,26 @@ ATTENTION = {
 
 def attend(dtype, dim, rows, way):
     """Return a launch for tiles of `rows` rows: in even shares, in fixed splits or whole; with a window or without."""
-    has_first = "window" in way
-    sizes = tile_sizes(dim, dtype, min(rows, 999) * GROUP, has_first=has_first)
+    has_first, is_shared, is_whole = "window" in way, way in SHARED_WAYS, way.startswith(("whole", "one_share"))
+    sizes = tile_sizes(dim, dtype, min(rows, 999) * GROUP, has_first=has_first, is_shared=is_shared)
     constants = {
         "GROUP": GROUP,
         "DIM": dim,
         "DIM_PADDED": dim,
         "BLOCK_SIZE": BLOCK_SIZE,
         "HAS_FIRST": has_first,
-        "IS_WHOLE": "whole" in way,
+        "IS_WHOLE": is_whole,
         "SPLIT": SPLIT_ROWS if "split" in way else 0,
         "QUERIES": sizes.queries,
         "PLACES": sizes.places,
         "PRECISION": "ieee" if dtype == torch.float32 else "tf32",
     }
     arguments = ATTENTION | dict.fromkeys(("q", "keys", "values"), TYPES[dtype])
-    arguments |= {"out": TYPES[dtype] if "whole" in way else "*fp32"}
+    arguments |= {"out": TYPES[dtype] if is_whole else "*fp32"}
     options = {"num_warps": sizes.num_warps, "num_stages": sizes.num_stages}
     name = f"attend_{way}_{NAMES[dtype]}_{dim}_{sizes.queries}"
     is_quick = (dtype, dim) == QUICK and (rows, way) in QUICK_WAYS
-    return CompileCase(name, attend_kernel, constants, arguments, options, STRIDES, is_quick)
+    return CompileCase(name, attend_kernel, constants, arguments, options, STRIDES, is_quick, multiplies=True)
 
 
 def add_up(dtype, dim):
@@ -90,10 +90,11 @@ def rope(dtype, dim, has_norm):
 
 
 MANY = LARGEST_SHARED_TILE_ROWS
+# A single share is written like a whole.
+SHARED_WAYS = ("shared", "window", "one_share")
 WAYS = (
-    *((rows, way) for rows in (1, MANY) for way in ("shared", "window")),
+    *((rows, way) for rows in (1, MANY) for way in SHARED_WAYS),
     (MANY // 2, "shared"),
-    (1, "whole"),
     *((rows, f"{way}{window}") for rows, way in ((MANY, "split"), (ANY_NUMBER, "whole")) for window in ("", "_window")),
 )
 QUICK = (torch.bfloat16, 128)

@@ -27,9 +27,16 @@ ROWS = (16, 32, 64)
 WEIGHTS = {"": "*bf16", "_fp16": "*fp16", "_fp32": "*fp32"}
 
 
-def case(name, kernel, *, is_quick=True, options=None, types=None, targets=EVERYWHERE, **constants):
+def case(name, kernel, *, is_quick=True, options=None, types=None, targets=EVERYWHERE, multiplies=False, **constants):
     return CompileCase(
-        name, kernel, constants, ARGUMENTS | (types or {}), options or {}, is_quick=is_quick, targets=targets
+        name,
+        kernel,
+        constants,
+        ARGUMENTS | (types or {}),
+        options or {},
+        is_quick=is_quick,
+        targets=targets,
+        multiplies=multiplies,
     )
 
 
@@ -44,6 +51,7 @@ def head_tile(name, rows, *, rank=256, weights="*bf16", base=None, is_quick=True
         types={"logits": base or weights, "told": weights, "w2": weights},
         # Who has how many rows: `markov.tile_rows`.
         targets=EVERYWHERE if rows == 16 else ("sm_80", "sm_90"),
+        multiplies=True,
         **constants,
     )
 
