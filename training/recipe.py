@@ -27,7 +27,8 @@ class DrafterShape(Struct, frozen=True, forbid_unknown_fields=True):
 
     kind                dspark, dflash or eagle3
     target_layer_ids    target layers read, ascending from 0; the last is not among them
-    start               "target": at the target's last layers; "random"; or the folder of a drafter to go on from
+    start               "target": at the target's last layers; "random"; or the drafter to go on from: "demo", a folder
+                        or a Hub id
     num_layers          draft layers; eagle3 has one
     block_size          slots of a block; eagle3: drafts of a chain
     mask_token_id       what stands in the slots after the anchor

@@ -1,10 +1,10 @@
 """Experiments on a live server at saturation: does a switchback find what separate long runs find, and nothing in A/A.
 
     python -m bench.experiments.live               # A/B and long runs, then A/A: a quarter hour
-    python -m bench.experiments.live a_b --blocks 12 --windows 2
+    python -m bench.experiments.live a_b --blocks 24 --windows 4
 
 One server, one worker, more clients than slots. The experiment runs as an operator's does: stored in Redis, followed by
-the worker. The long runs are two servers of one policy each, by turns. Prompts are of a domain that the demo's
+the worker. The long runs are two engines of one policy each, by turns. Prompts are of a domain that the demo's
 drafter was not trained on, where it matters which policy plans.
 """
 
@@ -14,22 +14,21 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 from rich.console import Console
 
 from bench.drain import redis, role, wait_for
 from bench.experiments.busy import kept_busy
+from bench.in_process import EngineTarget
 from bench.interleave import Schedule, measure
 from bench.load import Load
-from bench.local_server import HOST, is_healthy, local_servers
+from bench.local_server import HOST, is_healthy
 from bench.logs import show_warnings_only
 from bench.modes import mode_settings
-from bench.openai_stream import Connection
-from bench.over_http import ServerTarget
 from bench.prompt_pool import PromptPool
 from bench.report import describe_run, write_json
 from bench.summary import paired_ratio
@@ -38,12 +37,13 @@ from core.errors import SpecdError
 from core.observing import LogSettings
 from core.queue_settings import QueueSettings
 from core.server_settings import ServerSettings
+from engine.build import build_engine
 
 RESULTS = Path(__file__).parents[1] / "results" / "experiments"
 PARTS = ("a_b", "a_a")
 PORT = 18_474
 SLOTS, CLIENTS = 16, 20
-SLOT_S, BURN_IN_S, PRE_BLOCKS = 4, 1, 8
+SLOT_S, BURN_IN_S, PRE_BLOCKS = 6, 2, 8
 FIXED, ADAPTIVE = 'policy = "fixed"\nparameters = {length = 7}', 'policy = "load_adaptive"'
 EXPERIMENT = """
 id = "{id}"
@@ -70,8 +70,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run experiments on a live server at saturation.")
     parser.add_argument("parts", nargs="*", choices=PARTS, metavar="PART", help="a_b or a_a (default: both)")
     parser.add_argument("--blocks", type=int, default=24, help="of comparison (default %(default)s)")
-    parser.add_argument("--windows", type=int, default=6, help="of each long run (default %(default)s)")
-    parser.add_argument("--window", type=float, default=15.0, help="seconds of one (default %(default)s)")
+    parser.add_argument("--windows", type=int, default=20, help="of each long run (default %(default)s)")
+    parser.add_argument("--window", type=float, default=3.0, help="seconds of one (default %(default)s)")
     parser.add_argument("--domains", nargs="+", default=["library"], help="of the prompts (default %(default)s)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder (default %(default)s)")
     arguments = parser.parse_args()
@@ -142,13 +142,15 @@ def settings_of(redis_url: str) -> Settings:
 
 
 def long_runs(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Return the ratio of two servers, one policy each, over long windows by turns."""
-    engine, names = EngineSettings(max_num_seqs=SLOTS, num_threads=1), ("load_adaptive", "fixed:7")
-    load = Load(CLIENTS, 1.0)
-    with local_servers([mode_settings(name, "dspark", engine) for name in names]) as urls:
-        targets = [ServerTarget(name, partial(Connection, url, {})) for name, url in zip(names, urls, strict=True)]
-        schedule = Schedule(arguments.windows, arguments.window, arguments.window / 2)
-        found = measure(targets, [load], PromptPool(arguments.domains, 1), schedule, 0, console.print)[load]
+    """Return the ratio of two engines, one policy each, that are never out of requests, in windows by turns.
+
+    In this process, and each paused as it is while the other one is measured: a window needs no ramp.
+    """
+    engine, names = EngineSettings(max_num_seqs=SLOTS), ("load_adaptive", "fixed:7")
+    torch.set_num_threads(1)
+    targets = [EngineTarget(name, build_engine(mode_settings(name, "dspark", engine))) for name in names]
+    load, schedule = Load(SLOTS, 1.0), Schedule(arguments.windows, arguments.window, 2 * arguments.window)
+    found = measure(targets, [load], PromptPool(arguments.domains, 1), schedule, 0, console.print)[load]
     rates = [[window.tokens_per_s for window in found[name]] for name in names]
     return {"tokens_per_s": dict(zip(names, rates, strict=True)), "ratio": paired_ratio(rates[0], rates[1])}
 

@@ -16,7 +16,7 @@ LINES = (":", "--", "-")
 
 def draw_power(found: Mapping[str, Mapping[str, Sequence[Power]]], path: Path) -> None:
     """Draw one panel per traffic: colours are effects, line styles what covariates took out."""
-    figure, axes = plt.subplots(1, len(found), figsize=(6 * len(found), 4.2), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(found), figsize=(6 * len(found), 4.9), layout="constrained", squeeze=False)
     for axis, (traffic, by_covariates) in zip(axes[0], found.items(), strict=True):
         for line, (covariates, powers) in zip(LINES, by_covariates.items(), strict=False):
             for colour, power in zip(COLOURS, powers, strict=False):
@@ -26,7 +26,9 @@ def draw_power(found: Mapping[str, Mapping[str, Sequence[Power]]], path: Path) -
         axis.set(xlabel="blocks of comparison", ylabel="share of experiments that found it", ylim=(-0.02, 1.02))
         axis.set_title(traffic, fontsize=10)
         axis.grid(visible=True, color="0.92")
-        axis.legend(fontsize=7, ncols=2)
+    # The last panel has whatever others have.
+    handles, labels = axes[0][-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     figure.suptitle("modelled machine, planted effects, looked at after every block", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from engine.build import build_engine
 from engine.engine import Engine
 from engine.groups import Arm
 
+# Tells seconds.
+Clock = Callable[[], float]
 # Requests of a stretch for each slot, at most; stretches to have, if there are requests enough.
 MOST_TURNS, GOOD_STRETCHES = 8, 8
 
@@ -89,7 +91,12 @@ def replay_experiment(settings: Settings, experiment: Experiment, paths: Sequenc
 
 
 def play(
-    engine: Engine, arms: dict[str, Arm], experiment: Experiment, recorded: Sequence[RecordedRequest], numerics: str
+    engine: Engine,
+    arms: dict[str, Arm],
+    experiment: Experiment,
+    recorded: Sequence[RecordedRequest],
+    numerics: str,
+    clock: Clock = time.perf_counter,
 ) -> ExperimentReplay:
     """Play requests under every arm, with as many at once as the engine has slots; the engine must be idle.
 
@@ -103,10 +110,10 @@ def play(
     texts: dict[str, dict[str, tuple[int, ...]]] = {name: {} for name in arms}
     # The first stretch is played once before, uncounted: a machine's first steps are slower than all others.
     for arm in arms.values():
-        _play(engine, arm, stretches[0])
+        _play(engine, arm, stretches[0], clock)
     for stretch in stretches:
         for name in rng.permutation(list(arms)).tolist():
-            spent_s, answers = _play(engine, arms[name], stretch)
+            spent_s, answers = _play(engine, arms[name], stretch, clock)
             seconds[name].append(spent_s)
             texts[name] |= answers
     control = experiment.control_arm
@@ -146,7 +153,9 @@ def _read(line: bytes, where: str) -> RecordedRequest:
         raise ConfigError(f"{where} is no recorded request with token ids: {error}") from error
 
 
-def _play(engine: Engine, arm: Arm, stretch: Sequence[RecordedRequest]) -> tuple[float, dict[str, tuple[int, ...]]]:
+def _play(
+    engine: Engine, arm: Arm, stretch: Sequence[RecordedRequest], clock: Clock
+) -> tuple[float, dict[str, tuple[int, ...]]]:
     """Return the seconds that a stretch took, and its answers by request."""
     serve_arms(engine, partial(_always, arm))
     answers: dict[str, list[int]] = {one.id: [] for one in stretch}
@@ -154,11 +163,11 @@ def _play(engine: Engine, arm: Arm, stretch: Sequence[RecordedRequest]) -> tuple
         key = int.from_bytes(hashlib.sha256(one.id.encode()).digest()[:8], "big")
         sampling = Sampling(max_tokens=max(1, len(one.answer_ids)), temperature=one.temperature)
         engine.add(Request(one.id, one.prompt_ids, sampling, key, coupled_key=key))
-    started_s = time.perf_counter()
+    started_s = clock()
     while engine.has_work:
         for emission in engine.step():
             answers[emission.request_id].extend(emission.token_ids)
-    return time.perf_counter() - started_s, {key: tuple(text) for key, text in answers.items()}
+    return clock() - started_s, {key: tuple(text) for key, text in answers.items()}
 
 
 def _always(arm: Arm, request: Request) -> Arm:  # noqa: ARG001
