@@ -39,11 +39,14 @@ demo: $(STAMP)
 serve: $(STAMP)
 	@$(BIN)/specd serve $(ARGS)
 
+# Smaller numbers where time is short: make demo-drafter ARGS="--set run.minutes=2" ROUNDS=300 LIMIT=2
 OWN_DRAFTER := ./runs/demo-dspark
+ROUNDS ?= 6000
+LIMIT ?= 40
 demo-drafter: $(STAMP)
 	@$(BIN)/specd train drafter demo $(ARGS)
-	@$(BIN)/specd calibrate --target demo --drafter $(OWN_DRAFTER) --rounds 6000
-	@$(BIN)/specd eval demo --drafter own=$(OWN_DRAFTER) --drafter dspark --drafter ngram --temperature 1 --limit 40
+	@$(BIN)/specd calibrate --target demo --drafter $(OWN_DRAFTER) --rounds $(ROUNDS)
+	@$(BIN)/specd eval demo --drafter own=$(OWN_DRAFTER) --drafter dspark --drafter ngram --temperature 1 --limit $(LIMIT)
 	@$(BIN)/specd serve --target demo --drafter $(OWN_DRAFTER)
 
 test: lint

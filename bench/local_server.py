@@ -57,7 +57,7 @@ def _serving(settings: Settings, port: int, log: Path) -> Iterator[subprocess.Po
 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not _is_healthy(port):
+    while not is_healthy(port):
         if process.poll() is not None or time.monotonic() > deadline:
             tail = log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL_CHARS:].strip() or "(its log is empty)"
             what = "was not ready in time" if process.poll() is None else f"ended with status {process.returncode}"
@@ -65,7 +65,8 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         time.sleep(POLL_S)
 
 
-def _is_healthy(port: int) -> bool:
+def is_healthy(port: int) -> bool:
+    """Tell whether the server at a port of this machine says that it serves."""
     connection = HTTPConnection(HOST, port, timeout=2.0)
     try:
         connection.request("GET", "/health")

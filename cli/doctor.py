@@ -14,6 +14,7 @@ from core.errors import ConfigError
 from service.doctor.check import Check, Status, failed
 from service.doctor.door import check_door
 from service.doctor.machine import check_machine
+from service.doctor.recording import check_recording
 from service.doctor.store import check_store
 
 COLOURS = {Status.OK: "green", Status.UNSURE: "yellow", Status.FAILED: "red"}
@@ -40,7 +41,7 @@ async def examine(settings: Settings) -> list[Check]:
     # It asks a server that may live in this very process.
     checks = [] if settings.server.role == "worker" else await asyncio.to_thread(lambda: list(check_door(settings)))
     checks += [check async for check in check_store(settings)]
-    return checks + list(check_machine(settings))
+    return [*checks, *check_machine(settings), *check_recording(settings)]
 
 
 def show(console: Console, checks: list[Check]) -> None:

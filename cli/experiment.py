@@ -21,6 +21,12 @@ from service.experiments.store import ExperimentStore, Standing
 from service.experiments.visit import visit_store
 from service.queue import JobQueue
 
+MINUTES_UP_TO_S = 7200.0
+NOBODY = (
+    "no request has taken part: those that name their own `speculation` do not, nor do those outside of [eligible]; "
+    "`specd bench --url` names it, `python -m bench.experiments.busy URL` does not"
+)
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what is asked; raises SpecdError."""
@@ -49,7 +55,7 @@ def validate(arguments: argparse.Namespace, settings: Settings, console: Console
     most_s = (stop_rule.pre_blocks + stop_rule.max_blocks) * length * spec.seconds
     console.print(
         f"unit {experiment.unit}, control {experiment.control_arm!r}, primary {experiment.primary}; a block is "
-        f"{length} slots of {spec.seconds:g} s; it takes {least_s / 3600:.1f} to {most_s / 3600:.1f} hours"
+        f"{length} slots of {spec.seconds:g} s; it takes {duration(least_s)} to {duration(most_s)}"
     )
     return 0
 
@@ -86,8 +92,12 @@ def status(arguments: argparse.Namespace, settings: Settings, console: Console) 
     )
     if standing.stopped is None:
         console.print(_turn(experiment, standing, slot_at(now_s, experiment.slot.seconds)))
-    workers = {record.worker for record in records}
-    console.print(f"{len(records)} units from {len(workers)} workers")
+    workers, num_requests = {record.worker for record in records}, sum(record.sums.begun for record in records)
+    console.print(
+        f"{counted(len(records), 'unit')} from {counted(len(workers), 'worker')}, {counted(num_requests, 'request')}"
+    )
+    if records and not num_requests:
+        console.print(NOBODY)
     return 0
 
 
@@ -149,6 +159,16 @@ def write(folder: Path, experiment: Experiment, analysis: Analysis, records: lis
     (folder / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(analysis)) + b"\n")
     (folder / "units.json").write_bytes(msgspec.json.encode(records) + b"\n")
     OPTIONAL.load("experiment_figure")(experiment, records, folder / "report.png")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as an operator reads it."""
+    return f"{seconds / 60:.0f} minutes" if seconds < MINUTES_UP_TO_S else f"{seconds / 3600:.1f} hours"
 
 
 def _turn(experiment: Experiment, standing: Standing, slot: int) -> str:

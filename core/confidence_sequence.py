@@ -18,7 +18,9 @@ F64 = NDArray[np.float64]
 
 # Effects are looked for up to a factor of 4 either way; where even that cannot be told from none, nothing is known.
 FARTHEST = math.log(4.0)
-BISECTIONS = 60
+NEARER, NEAREST, BISECTIONS = 0.8, 1e-7, 40
+# After about three times as many differences as this an effect that is far from all of them is excluded.
+SOON = 4
 
 
 def log_evidence(differences: ArrayLike, scale: float, effect: float = 0.0) -> float:
@@ -27,7 +29,17 @@ def log_evidence(differences: ArrayLike, scale: float, effect: float = 0.0) -> f
     scale  1 / differences; the spread of the normal mixture, to be chosen before the data (`mixture_scale`)
     """
     centred = np.asarray(differences, dtype=np.float64) - effect
-    total, squares, width = float(centred.sum()), float((centred**2).sum()), scale**2
+    total, squares = float(centred.sum()), float((centred**2).sum())
+    # Far from an effect differences are as large as their distance from it, whatever they vary by: against it a mixture
+    # as narrow as that distance tells soonest. Either may be right, so the evidence is the mean of both.
+    narrow = scale / math.sqrt(1 + SOON * (scale * effect) ** 2)
+    first, second = (evidence_of_sums(total, squares, each) for each in (scale, narrow))
+    return float(np.logaddexp(first, second)) - math.log(2)
+
+
+def evidence_of_sums(total: float, squares: float, scale: float) -> float:
+    """Return the log of the evidence by the sum of the centred differences and the sum of their squares."""
+    width = scale**2
     return width * total**2 / (2 * (1 + width * squares)) - math.log1p(width * squares) / 2
 
 
@@ -42,14 +54,21 @@ def confidence_sequence(differences: ArrayLike, scale: float, alpha: float = 0.0
         raise ValueError("confidence_sequence needs at least one difference, got none")
     mean, enough = float(sample.mean()), math.log(1 / alpha)
 
+    def is_excluded(distance: float) -> bool:
+        return log_evidence(sample, scale, mean + distance) >= enough
+
     def limit(sign: float) -> float:
-        if log_evidence(sample, scale, mean + sign * FARTHEST) < enough:
+        # Evidence need not grow with the distance, so this goes inwards, to the first effect that is not excluded.
+        far = sign * FARTHEST
+        if not is_excluded(far):
             return sign * math.inf
-        near, far = 0.0, FARTHEST
+        while abs(far) > NEAREST and is_excluded(far * NEARER):
+            far *= NEARER
+        near = far * NEARER
         for _ in range(BISECTIONS):
             middle = (near + far) / 2
-            near, far = (near, middle) if log_evidence(sample, scale, mean + sign * middle) >= enough else (middle, far)
-        return mean + sign * far
+            near, far = (near, middle) if is_excluded(middle) else (middle, far)
+        return mean + far
 
     return Interval(mean, limit(-1.0), limit(1.0))
 

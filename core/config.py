@@ -28,7 +28,6 @@ CheckpointKind = Literal["dspark", "dflash", "eagle3"]
 class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """One model replica. target is "demo", a checkpoint folder or an id of the Hugging Face Hub, "owner/name", at
     target_revision (a commit, tag or branch; None is the main branch); max_model_len None takes the checkpoint's.
-
     max_num_batched_tokens bounds the prefill rows of a step; kv_cache_tokens is the room of the KV cache, for
     all sequences; num_threads are torch's on the CPU, where more threads than idle cores slow every step.
     verifier is that of requests without a seed, those with one are always `coupled`; batch_invariant numerics make an
@@ -37,7 +36,8 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     it. spare_kv_mib and most_drafts keep room for drafters that are loaded while it runs: MiB for their KV, beside what
     unloaded ones give back, and drafts per step, if the configured drafters make fewer. proof_dir keeps the proofs of
     drafters that specd does not ship (`specd prove --drafter NAME`); one without a proof there runs as if it were
-    deterministic. tensor_parallel is the number of processes that share the target's weights and keys and values.
+    deterministic. tensor_parallel is the number of processes that share the target's weights, keys and values. graphs
+    are CUDA graphs of batches of up to max_num_seqs: `auto` captures what can be where there is a GPU, `on` or fails.
     """
 
     target: Name = DEMO
@@ -60,6 +60,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     most_drafts: Annotated[int, Meta(ge=0, le=64)] = 0
     proof_dir: Name | None = None
     tensor_parallel: Annotated[int, Meta(ge=1, le=64)] = 1
+    graphs: Literal["auto", "on", "off"] = "auto"
 
 
 class CheckpointSettings(Struct, frozen=True, forbid_unknown_fields=True):

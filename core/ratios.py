@@ -13,6 +13,9 @@ from core.statistics import Interval
 
 F64 = NDArray[np.float64]
 
+# Outcomes that there must be for each covariate before its part is taken out.
+OUTCOMES_PER_COVARIATE = 4
+
 
 def ratio_interval(numerators: ArrayLike, denominators: ArrayLike, level: float = 0.95) -> Interval:
     """Return sum(numerators) / sum(denominators) with normal limits by the delta method, a value each per unit.
@@ -34,11 +37,10 @@ def ratio_interval(numerators: ArrayLike, denominators: ArrayLike, level: float 
 def fit_adjustment(outcomes: ArrayLike, covariates: ArrayLike) -> F64:
     """Return theta [k] that takes most variance out of outcomes [n] by covariates [n, k], both centred on 0 by design.
 
-    CUPED (Deng et al. 2013): to be fitted on a period before the experiment, and used unchanged in it. Too few outcomes
-    to fit, fewer than four per covariate, give zeros: no adjustment.
+    CUPED (Deng et al. 2013). Too few outcomes to fit, fewer than four per covariate, give zeros: no adjustment.
     """
     values, known = np.asarray(outcomes, dtype=np.float64), np.asarray(covariates, dtype=np.float64)
-    if known.ndim != 2 or len(values) < 4 * known.shape[1]:
+    if known.ndim != 2 or len(values) < OUTCOMES_PER_COVARIATE * known.shape[1]:
         return np.zeros(known.shape[1] if known.ndim == 2 else 0)
     return np.asarray(np.linalg.lstsq(known, values, rcond=1e-8)[0], dtype=np.float64)
 
@@ -47,3 +49,25 @@ def adjusted(outcomes: ArrayLike, covariates: ArrayLike, theta: F64) -> F64:
     """Return outcomes [n] less what covariates [n, k] explain of them."""
     values: F64 = np.asarray(outcomes, dtype=np.float64) - np.asarray(covariates, dtype=np.float64) @ theta
     return values
+
+
+def adjusted_in_turn(outcomes: ArrayLike, covariates: ArrayLike, num_before: int) -> F64:
+    """Return the outcomes after the first `num_before`, each less what covariates explain of it by those before it.
+
+    Nothing is adjusted by what came later, so an interval that holds at all times holds for these too. The first ones
+    are centred on 0, the others on an effect, which is taken off by its mean so far.
+    """
+    values, known = np.asarray(outcomes, dtype=np.float64), np.asarray(covariates, dtype=np.float64)
+    later = np.arange(len(values)) >= num_before
+    effects = _sums_before(values * later) / np.maximum(_sums_before(later.astype(np.float64)), 1)
+    crossed = _sums_before(known * values[:, None]) - effects[:, None] * _sums_before(known * later[:, None])
+    squared = _sums_before(known[:, :, None] * known[:, None, :])
+    thetas: F64 = (np.linalg.pinv(squared, rcond=1e-8, hermitian=True) @ crossed[:, :, None])[:, :, 0]
+    thetas[: OUTCOMES_PER_COVARIATE * known.shape[1]] = 0.0
+    left: F64 = values - (known * thetas).sum(axis=1)
+    return left[num_before:]
+
+
+def _sums_before(rows: F64) -> F64:
+    """Return, for each row, the sum of those before it."""
+    return rows.cumsum(axis=0) - rows

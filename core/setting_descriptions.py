@@ -51,6 +51,7 @@ DESCRIPTIONS = {
     "engine.spare_kv_mib": "MiB of KV kept free for drafters that are loaded while it runs",
     "engine.most_drafts": "drafts per step to keep room for, if the configured drafters make fewer",
     "engine.tensor_parallel": "processes that share the target's weights and KV, each with a device of its own",
+    "engine.graphs": "CUDA graphs: `auto` captures what can be on a GPU, `on` fails where something cannot, `off` none",
     "engine.proof_dir": "folder of proofs of drafters not specd's own; unset, in `queue.state_dir`, else the user's",
     "drafter.path": '`"demo"`, a folder or a Hub id',
     "drafter.revision": "commit, tag or branch of a Hub id; unset is the main branch",

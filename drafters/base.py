@@ -20,6 +20,9 @@ class DrafterSpec(Struct, frozen=True, kw_only=True):
                        its own of a prefix or another sequence's, are run again for their features
     point_mass         proposals are deterministic, q is one at the proposed token
     needs_host_tokens  reads token values on the host, which forces the synchronous loop
+    is_capturable      propose does the same for every ask of as many sequences under laws of one kind: no value of a
+                       tensor is looked at on the host, no shape depends on one, and nothing of the drafter's own is
+                       replaced. A GPU may then replay it without calling it
     calibration        what its evidence is known to mean, G places, before serving has taught better; None takes it for
                        the logit of acceptance that it should be
     """
@@ -31,6 +34,7 @@ class DrafterSpec(Struct, frozen=True, kw_only=True):
     lookahead: int = 0
     point_mass: bool = False
     needs_host_tokens: bool = False
+    is_capturable: bool = False
     calibration: Calibration | None = None
 
 

@@ -38,6 +38,7 @@ class DFlash:
             max_drafts=config.num_drafts,
             feature_layers=config.target_layer_ids,
             kv_layers=tuple(layer.kv_shape for layer in config.attention),
+            is_capturable=network.is_capturable,
             calibration=calibration,
         )
 
@@ -61,9 +62,12 @@ class DFlash:
     def propose(self, ask: DraftAsk) -> Draft:
         """Draft a block after each anchor; always at the trained width G, then cut to ask.lengths."""
         hidden = self._block(ask)
-        logits = self.network.vocabulary.logits(hidden, self.target)
-        tokens, evidence = self._choose(hidden, logits, ask)
-        return Draft(tokens, ask.lengths, self._is_certain(logits, ask), logits, evidence)
+        tokens, evidence, law = self._choose(hidden, self._base_logits(hidden, ask), ask)
+        return Draft(tokens, ask.lengths, self._is_certain(law, ask), law, evidence)
+
+    def _base_logits(self, hidden: Tensor, ask: DraftAsk) -> Tensor:  # noqa: ARG002
+        """Return the base logits [B, G, V] that `_choose` takes."""
+        return self.network.vocabulary.logits(hidden, self.target)
 
     def _is_certain(self, logits: Tensor, ask: DraftAsk) -> Tensor:
         """Tell whose drafts count as point masses, bool [B]: greedy ones on a GPU, which writes no law for them."""
@@ -95,10 +99,10 @@ class DFlash:
         hidden = self.network.block(embedded, positions, attend).unflatten(0, (num_sequences, width))
         return hidden[:, width - config.num_drafts :].contiguous()
 
-    def _choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Turn base logits [B, G, V], in place, into those of the law, and draw from it.
+    def _choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
+        """Turn base logits [B, G, V] into those of the law, in place where they are in float32, and draw from it.
 
-        Returns tokens [B, G] and the evidence [B, G].
+        Returns tokens [B, G], the evidence [B, G] and the law.
         """
         draws, evidence = SlotDraws(ask), margin_evidence(logits)
-        return torch.stack([draws.draw(k, logits[:, k]) for k in range(logits.shape[1])], 1), evidence
+        return torch.stack([draws.draw(k, logits[:, k]) for k in range(logits.shape[1])], 1), evidence, logits

@@ -22,13 +22,23 @@ from models.markov_heads import MarkovHead
 class DSpark(DFlash):
     """Drafts G tokens semi-autoregressively: a parallel backbone, then one light step per token."""
 
-    def _choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor]:
+    def _base_logits(self, hidden: Tensor, ask: DraftAsk) -> Tensor:
+        """Return the base logits [B, G, V]: for `_walk` as they are computed, which is half of float32 to move."""
+        if self._walks(hidden, ask):
+            return self.network.vocabulary.computed_logits(hidden, self.target)
+        return super()._base_logits(hidden, ask)
+
+    def _walks(self, hidden: Tensor, ask: DraftAsk) -> bool:
+        """Tell whether one kernel draws a slot's tokens (kernels/markov.py)."""
+        return self.network.markov_head is not None and takes_triton(hidden) and can_walk(ask)
+
+    def _choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor, Tensor]:
         """Draw slot by slot: x_k from softmax of (base logits + bias given x_{k-1}) after processing.
 
         Evidence of slot k reads h_k, or the logits of slot k, and the tokens before k, never token k.
         """
         network, head = self.network, self.network.markov_head
-        if head and takes_triton(logits) and can_walk(ask):
+        if head and self._walks(hidden, ask):
             return self._walk(head, hidden, logits, ask)
         draws, tokens, margins, previous = SlotDraws(ask), [ask.anchors], [], ask.anchors
         state = head.start(hidden[:, 0]) if head else hidden
@@ -43,13 +53,13 @@ class DSpark(DFlash):
             tokens.append(previous)
         before = torch.stack(tokens[:-1], 1)
         evidence = network.confidence(hidden, before) if not margins else torch.stack(margins, 1)
-        return torch.stack(tokens[1:], 1), evidence
+        return torch.stack(tokens[1:], 1), evidence, logits
 
-    def _walk(self, head: MarkovHead, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor]:
+    def _walk(self, head: MarkovHead, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor, Tensor]:
         """Do the same on a GPU, where one kernel draws from a slot's logits as it adds the bias (kernels/markov.py)."""
         network = self.network
         found = walk(logits, head.by_slot(hidden), head.weights(network.vocabulary.target_ids), ask)
         if not network.config.enable_confidence_head:
-            return found.tokens, as_evidence(found.margins)
+            return found.tokens, as_evidence(found.margins), found.law
         before = torch.cat((ask.anchors[:, None], found.tokens[:, :-1]), 1)
-        return found.tokens, network.confidence(hidden, before)
+        return found.tokens, network.confidence(hidden, before), found.law

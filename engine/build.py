@@ -40,10 +40,12 @@ from drafters.suffix import Suffix
 from engine.cost_cache import load_or_measure, read_table
 from engine.device import CPU
 from engine.engine import Engine
+from engine.graph_sizes import pick_graph_sizes
 from engine.profile import profile
 from engine.proofs import trusts_law
 from engine.replica import Follower, Leader, join_ranks, local_device
 from engine.shape import EngineShape
+from engine.warm_up import capture_drafts, capture_graphs
 from kernels.heap import keep_freed_memory
 from kernels.linear import can_pack
 from models.calibration_file import read_calibration
@@ -90,6 +92,7 @@ def build_engine(settings: Settings) -> Engine:
         prefix_cache=wanted.prefix_cache,
         spare_kv_bytes=wanted.spare_kv_mib << 20,
         most_drafts=wanted.most_drafts,
+        graph_sizes=pick_graph_sizes(wanted.graphs, target.device, wanted.max_num_seqs),
     )
     untrusted = [name for name, told in all_drafters(settings).items() if not is_trusted(told, drafters[name], wanted)]
     engine = Engine(
@@ -113,6 +116,8 @@ def build_engine(settings: Settings) -> Engine:
         max_model_len=engine.max_model_len,
         kv_bytes=engine.memory.kv_bytes,
     )
+    if shape.graph_sizes:
+        capture_graphs(engine, needs_all=wanted.graphs == "on")
     engine.costs.are_refined = wanted.refine_costs
     if wanted.profile and any(not isinstance(each, COSTLESS) for each in chosen_policies(settings)):
         measure_costs(engine, wanted)
@@ -155,6 +160,7 @@ def load_into(engine: Engine, name: str, told: DrafterSettings, drafter: Drafter
     of its drafts is trimmed. Raises ConfigError if no room was kept for it.
     """
     engine.load_drafter(name, drafter, trusts_law=is_trusted(told, drafter, settings), replaces=True)
+    capture_drafts(engine.memory.speculators[name])
     folder = Path(settings.cost_table_dir) if settings.cost_table_dir else None
     known = read_table(engine, name, folder, settings.verifier) if folder else None
     if known is not None:

@@ -9,8 +9,11 @@ from core.tensors import Commit, PagedKV
 from engine.accept import Round
 from engine.catch_up import CatchUp
 from engine.device import upload_all
+from engine.plan import StepPlan
 from engine.rows import StepRows
 from engine.scheduler import Batch
+from engine.slots import SlotTable
+from engine.speculator import Speculator
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,18 @@ def make_commit(final: FinalRows, features: Tensor | None, slots: Tensor, kv: Pa
     source, cu_rows, positions, tokens, next_tokens = upload_all(parts, slots.device)
     picked = None if features is None else features[source]
     return Commit(slots, cu_rows, positions, tokens, next_tokens, picked, kv)
+
+
+def hand_over(
+    plan: StepPlan, speculator: Speculator, final: FinalRows, features: Tensor | None, slots: SlotTable
+) -> None:
+    """Tell one drafter of its sequences' final rows; features [N, F] are those of the plan's layers."""
+    sequences = tuple(plan.sequences[b] for b in final.index.tolist())
+    own = slots.terms(sequences).slots
+    picked = pick_features(features, plan.feature_layers, speculator.spec.feature_layers)
+    commit = make_commit(final, picked, own, speculator.view(slots.block_tables[own]))
+    ends = (final.positions[final.cu_rows[1:] - 1] + 1).tolist()
+    speculator.extend(commit, list(zip(sequences, ends, strict=True)))
 
 
 def offsets(counts: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def cost_key(engine: Engine, drafter: str, verifier: str = "rejection") -> str:
     """
     loaded = engine.memory.speculators[drafter].drafter
     limits = engine.scheduler.limits
-    facts = {
+    facts: dict[str, Any] = {
         "specd": version("specd"),
         "torch": str(torch.__version__),
         "processor": processor_name(),
@@ -65,6 +65,8 @@ def cost_key(engine: Engine, drafter: str, verifier: str = "rejection") -> str:
         "limits": [limits.max_num_seqs, limits.max_num_batched_tokens, limits.max_model_len],
         "blocks": [engine.memory.pool.num_usable, engine.memory.pool.block_size],
     }
+    if engine.graphed:
+        facts["graphs"] = engine.graphed.buckets
     return hashlib.sha256(msgspec.json.encode(facts, order="sorted")).hexdigest()
 
 

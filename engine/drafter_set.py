@@ -12,6 +12,7 @@ from core.config import nearest
 from core.errors import ConfigError
 from drafters.base import Drafter, DrafterSpec
 from engine.blocks import BlockPool
+from engine.graphed_drafts import DraftGraphs
 from engine.kv_cache import KVGroup, kv_bytes
 from engine.speculator import NO_DRAFTER, Place, Speculator
 from engine.stats import EngineStats
@@ -44,9 +45,10 @@ class DrafterSet(dict[str, Speculator]):
         room: Room,
         stats: EngineStats,
         untrusted: Collection[str] = (),
+        graphs: DraftGraphs | None = None,
     ) -> None:
         super().__init__()
-        self.room, self.absent = room, set[str]()
+        self.room, self.absent, self._graphs = room, set[str](), graphs
         self._target, self._pool, self._stats, self._next_bit = target, pool, stats, 0
         self._first = next(iter(drafters), NO_DRAFTER)
         for name, drafter in ({**drafters} | {NO_DRAFTER: None}).items():
@@ -97,7 +99,10 @@ class DrafterSet(dict[str, Speculator]):
         kv = KVGroup(layers, self.room.num_blocks, size, self._target.dtype, self._target.device) if layers else None
         place = Place(name, self._next_bit)
         vocab_size = self._target.shape.vocab_size
-        self[name] = Speculator(place, drafter, kv, self._pool, self._stats, vocab_size, trusts_law=trusts_law)
+        graphed = self._graphs.over(drafter, kv) if self._graphs and drafter else None
+        self[name] = Speculator(
+            place, drafter, kv, self._pool, self._stats, vocab_size, trusts_law=trusts_law, graphed=graphed
+        )
         # A bit is never given twice, so that nothing written by one drafter is taken for another's.
         self._next_bit += 1
 

@@ -20,30 +20,31 @@ from drafters.base import Drafter
 from engine.accept import Round, accept
 from engine.ask import make_ask
 from engine.bounded_rows import BoundedRows, make_bounded_rows, most_admitted
-from engine.commit import FinalRows, final_rows, make_commit, pick_features
+from engine.commit import final_rows, hand_over
 from engine.completion import Completion
 from engine.cost_refine import CostTables
 from engine.device import upload
 from engine.device_round import Proposal, judge, read, with_logprobs
 from engine.drafts import merge, no_draft, select
+from engine.draws_ahead import DrawsAhead
 from engine.emit import emissions
 from engine.explain import RecentSteps
 from engine.grammar_pool import GrammarPool
 from engine.grammars import Grammars
-from engine.graphs import Forward, graphed
+from engine.graphed_forward import Forward, GraphedForward, graphed
 from engine.groups import Groups, MakePolicy
 from engine.host_rows import host_rows
+from engine.learning import Lesson, count, teach
 from engine.memory import EngineMemory
-from engine.noise import RoundNoise, draw_noise
-from engine.outcome import StepFacts, num_judged, outcomes, without
-from engine.plan import Load, StepPlan, live_survival, plan_step, remember_survival
+from engine.noise import Draws, RoundNoise, draw_noise
+from engine.outcome import StepFacts, num_judged, step_facts
+from engine.plan import Load, StepPlan, live_survival, plan_step
 from engine.replica import Leader, LedForward
 from engine.request_check import check_tokens
 from engine.rows import StepRows, append_catch_up, make_rows
 from engine.scheduler import Batch, check_size
 from engine.sequence import Sequence
 from engine.shape import EngineShape
-from engine.speculator import Speculator
 from engine.stats import EngineStats
 from engine.target import TargetForward
 from engine.target_draws import TargetDraws
@@ -85,15 +86,17 @@ class Engine:
         self._leader, self._device = leader, target.device
         memory = EngineMemory(target, drafters, shape, self.stats, untrusted)
         self._forward: Forward = LedForward(target, leader) if leader else TargetForward(target)
+        self.graphed: GraphedForward | None = None
         if leader:
             leader.open(memory.num_blocks, shape.block_size)
-        elif shape.graph_sizes:
-            self._forward = graphed(self._forward, memory, shape.graph_sizes)
+        elif shape.graph_sizes and target.is_capturable:
+            self._forward = self.graphed = graphed(self._forward, memory, shape.graph_sizes)
         self.memory, self.scheduler, self.slots = memory, memory.scheduler, memory.slots
         vocab_size = target.shape.vocab_size
         compiler = GrammarCompiler(tokenizer, eos_ids, vocab_size) if tokenizer and eos_ids else None
         self.grammar_pool, self._grammars = GrammarPool(compiler), Grammars(self.stats)
-        self._plain_draws = TargetDraws(shape.max_num_seqs)
+        self._draws = Draws(TargetDraws(shape.max_num_seqs), DrawsAhead(shape.max_num_seqs, memory.width))
+        self._uncounted: list[Lesson] = []
         self._last_plan: StepPlan | None = None
         self.groups = Groups(memory.speculators, policies, self.stats, shape.max_num_seqs, policy_drafters or {})
 
@@ -142,6 +145,7 @@ class Engine:
 
     def unload_drafter(self, name: str) -> None:
         """Let a drafter and its KV go; its requests decode plainly from here on. ConfigError for an unknown name."""
+        self._count()
         speculator = self.memory.speculators.unload(name)
         for sequence in self.scheduler.running:
             if sequence.group[0] == name:
@@ -181,15 +185,18 @@ class Engine:
 
         How a profile makes the engine take the steps it wants to time; all requests must end inside.
         """
+        self._count()
         recent, self.recent = self.recent, RecentSteps()
         try:
             with self.groups.scripted(policy, drafter):
                 yield
         finally:
+            self._count()
             self.recent = recent
 
     def snapshot(self) -> dict[str, Any]:
         """Return what the engine counts and holds, as plain values."""
+        self._count()
         pool, scheduler = self.memory.pool, self.scheduler
         return self.stats.snapshot() | {
             "running": len(scheduler.running),
@@ -231,10 +238,11 @@ class Engine:
         draft, noise = self._draft(batch, plan)
         proposal, rows = self._admit(batch, plan, draft)
         logits, features = self._verify(plan, rows)
+        self._overlap(plan)
         verdict, proposal = self._accept(batch, rows, proposal, logits, noise)
         rows = host_rows(batch, plan, rows, proposal)
         self._commit(batch, plan, rows, verdict, features)
-        facts = self._facts(batch, plan, rows, started)
+        facts = step_facts(self.stats.steps + 1, self.clock() - started, batch, plan, rows)
         self._observe(plan, proposal, verdict, facts)
         return ended + self._emit(batch, proposal.draft, verdict)
 
@@ -255,8 +263,7 @@ class Engine:
                 self.slots.open(sequence, self.eos_ids)
                 group.open(sequence.slot)
                 group.speculator.open(sequence)
-            for sequence in batch.grown:
-                self.slots.write_blocks(sequence)
+            self.slots.write_blocks(batch.grown)
             return batch
 
     def _plan(self, batch: Batch) -> StepPlan:
@@ -271,8 +278,8 @@ class Engine:
         size, width = len(batch.sequences), self.memory.width if plan.draft_len.any() else 0
         with self.stats.timed("noise"):
             vocab_size = self.target.shape.vocab_size
-            draws, device = self._plain_draws, self._device
-            noise = draw_noise(batch.sequences, plan.draft_len, width, vocab_size, draws, device)
+            device = self._device
+            noise = draw_noise(batch.sequences, plan.draft_len, width, vocab_size, self._draws, device)
         if not width:
             return no_draft(size, width, device), noise
         with self.stats.timed("draft"):
@@ -312,6 +319,15 @@ class Engine:
             hidden, features = self._forward(rows.verify, kv, plan.feature_layers)
             return self.target.logits(hidden[rows.judged]), features
 
+    def _overlap(self, plan: StepPlan) -> None:
+        """Do what needs no verdict of this round while a device runs it; on a CPU nothing could run meanwhile."""
+        if self._device.type == "cpu":
+            return
+        with self.stats.timed("overlap"):
+            self._count()
+            if plan.draft_len.any():
+                self._draws.ahead.prepare(plan.sequences)
+
     def _accept(
         self, batch: Batch, rows: StepRows | BoundedRows, proposal: Proposal, logits: Tensor, noise: RoundNoise
     ) -> tuple[Round, Proposal]:
@@ -344,42 +360,26 @@ class Engine:
                 sequence.num_computed += accepted
                 sequence.tokens.extend(emitted)
             for speculator, told in final:
-                self._extend(batch, plan, speculator, told, features)
+                hand_over(plan, speculator, told, features, self.slots)
             for sequence in batch.sequences:
                 self.scheduler.commit(sequence)
 
-    def _extend(
-        self, batch: Batch, plan: StepPlan, speculator: Speculator, final: FinalRows, features: Tensor | None
-    ) -> None:
-        """Tell one drafter of its sequences' final rows."""
-        sequences = tuple(batch.sequences[b] for b in final.index.tolist())
-        slots = self.slots.terms(sequences).slots
-        picked = pick_features(features, plan.feature_layers, speculator.spec.feature_layers)
-        commit = make_commit(final, picked, slots, speculator.view(self.slots.block_tables[slots]))
-        ends = (final.positions[final.cu_rows[1:] - 1] + 1).tolist()
-        speculator.extend(commit, list(zip(sequences, ends, strict=True)))
-
-    def _facts(self, batch: Batch, plan: StepPlan, rows: StepRows, started: float) -> StepFacts:
-        catch_up_rows = sum(each.num_rows for each in plan.catch_up if each.in_forward)
-        num_rows = len(rows.verify.tokens)
-        return StepFacts(self.stats.steps + 1, self.clock() - started, num_rows, batch.num_prefill_rows, catch_up_rows)
-
     def _observe(self, plan: StepPlan, proposal: Proposal, verdict: Round, facts: StepFacts) -> None:
-        """Count the round and teach each policy its part of it."""
+        """Count the round and teach each policy its part of it; the rest of what it shows can wait for the next."""
         self.stats.count_step(facts.step_s, facts.catch_up_rows, plan.predicted_step_s)
         self.stats.count_tokens(facts.prefill_rows, sum(map(len, verdict.emitted)))
         if proposal.draft.tokens.shape[1]:
-            remember_survival(plan, proposal.survival)
             self.stats.soft_accepts += float(verdict.verdict.soft_labels.sum())
         for part in plan.parts:
             if part.view is None:
                 part.group.count_plain(num_judged(plan, part, verdict))
-        constrained = frozenset(one.slot for one in plan.sequences if one.constraint is not None)
-        for part, outcome in outcomes(plan, proposal.draft, proposal.survival, verdict, facts):
-            self.recent.add(part, outcome)
-            if (alone := part.view if len(plan.parts) == 1 else None) is not None:
-                self.costs.observe(part.group.key[0], alone, part.plan, outcome)
-            part.group.observe(part.plan, outcome, without(outcome, constrained), alone)
+        self._uncounted += teach(plan, proposal, verdict, facts)
+        if self._device.type == "cpu":
+            self._count()
+
+    def _count(self) -> None:
+        lessons, self._uncounted = self._uncounted, []
+        count(lessons, self.recent, self.costs)
 
     def _emit(self, batch: Batch, draft: Draft, verdict: Round) -> list[Emission]:
         """Say what each sequence gained, and let go of those that are done."""
@@ -390,6 +390,8 @@ class Engine:
         return emitted
 
     def _finish(self, sequence: Sequence) -> None:
+        # There may be no next round, and its slot will be another's.
+        self._count()
         if sequence.slot >= 0:
             self.groups.of(sequence).speculator.release(sequence.slot)
         self.scheduler.finish(sequence)

@@ -1,169 +1,105 @@
-"""The target's forward replayed from CUDA graphs: the launches of a whole network at the price of one.
+"""Work replayed from CUDA graphs: the launches of a whole network at the price of one.
 
-A graph is of one shape, so rows and sequences are padded to buckets, the least that hold them. What pads belongs to one
-sequence more, which is nobody's (engine/bounded_rows.py): no row of anybody sees it, and it stores nothing. Each bucket
-has tensors of its own that a graph reads and writes at fixed places; all graphs share one pool of memory, because no
-two of them run at once. Batches that no bucket holds, such as prefill chunks, run as they are, and are counted.
+A graph is of one shape. Whoever has work for it pads a batch to a bucket, the least that holds it (GraphedForward for
+the target's rows, GraphedDrafts for a drafter's blocks); what pads belongs to nobody. Every bucket has tensors of its
+own that its graph reads and writes at fixed places. The graphs of one set share a pool of memory, because no two of
+them run at once and what one returns is read before the next of them runs; what is read while another set runs, a
+draft during the verification, is in a pool of its own.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Generic, TypeVar
 
+import structlog
 import torch
-from torch import Tensor
 
-from core.tensors import PagedKV, VerifyRows
-from engine.memory import EngineMemory
+log = structlog.get_logger()
 
-Outcome = tuple[Tensor, Tensor | None]
+Inputs = TypeVar("Inputs")
+Outcome = TypeVar("Outcome")
+# Runs captured work over whatever its inputs hold, into the same outputs each time.
+Replay = Callable[[], Outcome]
+# How work is captured. Makes a replay of what it is handed, which has run once or more by then.
+Capture = Callable[[Callable[[], Outcome]], Replay[Outcome]]
 
-
-class Forward(Protocol):
-    """A target's forward over ragged rows (`engine.target.TargetForward`)."""
-
-    def __call__(self, rows: VerifyRows, kv: PagedKV, feature_layers: tuple[int, ...]) -> Outcome:
-        """Return the final hidden states and the features of N rows."""
-        ...
-
-
-class Bucket(NamedTuple):
-    """The shape of a captured forward: rows, and sequences besides nobody's."""
-
-    num_rows: int
-    num_sequences: int
-
-
-class Replay(Protocol):
-    """A captured forward: runs over whatever its input tensors hold, into the same output tensors each time."""
-
-    def __call__(self) -> Outcome:
-        """Run it."""
-        ...
-
-
-# How a forward is captured; on the CPU, where there are no graphs, it is run anew each time.
-Capture = Callable[[Callable[[], Outcome]], Replay]
+# Rows from which on a forward takes the device longer than its launches take the host: none are captured beyond.
+MOST_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Captured:
-    """The inputs of one bucket, and the forward that reads them; its outputs are good until it runs again."""
+class Captured(Generic[Inputs, Outcome]):
+    """The inputs of one bucket, and the work that reads them; what it returns is good until the set replays again."""
 
-    rows: VerifyRows
-    replay: Replay
+    inputs: Inputs
+    replay: Replay[Outcome]
 
 
-class GraphedForward:
-    """Runs a target's forwards from graphs where a bucket holds them; `num_eager` counts those that none does.
+class GraphSet(Generic[Inputs, Outcome]):
+    """The graphs of one piece of work, by shape.
 
-    kv         the whole cache, with the block tables of all slots
-    sizes      numbers of sequences
-    most_rows  rows of each of them: there is a bucket for every pair of the two, captured when a batch first asks for
-               it, which the profile at start-up does for most, or by `warm`
+    name          what is captured, for the log
+    num_replayed  runs from a graph; num_eager runs without one
+    is_broken     something could not be captured: from then on all of it runs as it is
     """
 
-    def __init__(
-        self, forward: Forward, kv: PagedKV, sizes: tuple[int, ...], most_rows: tuple[int, ...], capture: Capture
-    ) -> None:
-        self._forward, self._kv, self._capture = forward, kv, capture
-        self._buckets = sorted(Bucket(size * rows, size) for size in sizes for rows in most_rows)
-        self._captured: dict[tuple[Bucket, tuple[int, ...]], Captured] = {}
+    def __init__(self, name: str, capture: Capture[Outcome]) -> None:
+        self.name, self._capture = name, capture
+        self._captured: dict[Hashable, Captured[Inputs, Outcome]] = {}
         self.num_eager = self.num_replayed = 0
+        self.is_broken = False
 
-    def __call__(self, rows: VerifyRows, kv: PagedKV, feature_layers: tuple[int, ...]) -> Outcome:
-        """Run N ragged rows (`engine.target.TargetForward`); what comes back is overwritten by the next call."""
-        bucket = self.bucket_of(rows)
-        if bucket is None:
-            self.num_eager += 1
-            return self._forward(rows, kv, feature_layers)
-        self.num_replayed += 1
-        captured = self._captured.get((bucket, feature_layers)) or self.warm(bucket, feature_layers)
-        fill(captured.rows, rows)
-        hidden, features = captured.replay()
-        num_rows = len(rows.tokens)
-        return hidden[:num_rows], None if features is None else features[:num_rows]
+    def __len__(self) -> int:
+        return len(self._captured)
 
-    @property
-    def buckets(self) -> tuple[Bucket, ...]:
-        """All shapes that may be captured, ascending."""
-        return tuple(self._buckets)
-
-    def bucket_of(self, rows: VerifyRows) -> Bucket | None:
-        """Return the least bucket that holds a batch, None if none does."""
-        num_rows, num_sequences = len(rows.tokens), len(rows.cu_rows) - 1
-        fitting = (each for each in self._buckets if each.num_rows >= num_rows and each.num_sequences >= num_sequences)
-        return next(fitting, None)
-
-    def warm(self, bucket: Bucket, feature_layers: tuple[int, ...]) -> Captured:
-        """Capture one bucket for the features of some layers, over rows that are all nobody's."""
-        rows = nobodys_rows(bucket, self._kv.block_tables)
-        kv = PagedKV(self._kv.keys, self._kv.values, rows.block_tables, self._kv.block_size)
-        captured = Captured(rows, self._capture(lambda: self._forward(rows, kv, feature_layers)))
-        self._captured[bucket, feature_layers] = captured
+    def get(
+        self, shape: Hashable, make_inputs: Callable[[], Inputs], work: Callable[[Inputs], Outcome]
+    ) -> Captured[Inputs, Outcome] | None:
+        """Return what was captured for a shape, captured now if it never was; None if that fails, which is logged."""
+        if found := self._captured.get(shape):
+            return found
+        if self.is_broken:
+            return None
+        started, inputs = time.perf_counter(), make_inputs()
+        try:
+            captured = Captured(inputs, self._capture(lambda: work(inputs)))
+        except RuntimeError as error:
+            # Such as a look at a value, or memory that is full. Nothing was asked of the work yet that could be lost.
+            self.is_broken = True
+            log.warning("capture_failed", work=self.name, shape=str(shape), error=repr(error))
+            return None
+        log.debug("captured", work=self.name, shape=str(shape), seconds=round(time.perf_counter() - started, 3))
+        self._captured[shape] = captured
         return captured
 
 
-def graphed(forward: Forward, memory: EngineMemory, sizes: tuple[int, ...]) -> GraphedForward:
-    """Return an engine's forward with graphs for steps of these numbers of sequences, plain or with all drafts."""
-    kv = memory.kv.view(memory.slots.block_tables)
-    capture = CudaCapture() if kv.block_tables.is_cuda else run_anew
-    return GraphedForward(forward, kv, sizes, tuple({1, 1 + memory.width}), capture)
+def capture_on(device: torch.device) -> Capture[Outcome]:
+    """Return how work is captured on a device, in a new pool of memory; where there are no graphs it runs anew."""
+    return CudaCapture() if device.type == "cuda" else run_anew
 
 
-def nobodys_rows(bucket: Bucket, tables: Tensor) -> VerifyRows:
-    """Return inputs for a bucket that hold nobody yet, as wide as `tables` [..., max_blocks] and where they lie."""
-    cu_rows = tables.new_zeros(bucket.num_sequences + 2)
-    cu_rows[-1] = bucket.num_rows
-    return VerifyRows(
-        tables.new_zeros(bucket.num_rows),
-        tables.new_zeros(bucket.num_rows),
-        cu_rows,
-        tables.new_zeros(bucket.num_sequences + 1, tables.shape[-1]),
-        tables.new_zeros(bucket.num_rows, dtype=torch.bool),
-    )
-
-
-def fill(into: VerifyRows, rows: VerifyRows) -> None:
-    """Write a batch into the inputs of a bucket, in place: its rows first, the rest nobody's. Waits for nothing."""
-    num_rows, num_sequences = len(rows.tokens), len(rows.cu_rows) - 1
-    for target, source in ((into.tokens, rows.tokens), (into.positions, rows.positions)):
-        target[:num_rows].copy_(source)
-        target[num_rows:].zero_()
-    into.cu_rows[: num_sequences + 1].copy_(rows.cu_rows)
-    # Sequences that are not there have no rows; the last, nobody's, has all that are left.
-    into.cu_rows[num_sequences + 1 : -1].fill_(num_rows)
-    into.block_tables[:num_sequences].copy_(rows.block_tables)
-    into.block_tables[num_sequences:].zero_()
-    assert into.stores is not None
-    if rows.stores is None:
-        into.stores[:num_rows].fill_(1)
-    else:
-        into.stores[:num_rows].copy_(rows.stores)
-    into.stores[num_rows:].zero_()
-
-
-def run_anew(body: Callable[[], Outcome]) -> Replay:
-    """Take a body for its own replay: what the CPU has in place of a graph."""
-    return body
+def run_anew(work: Callable[[], Outcome]) -> Replay[Outcome]:
+    """Take work for its own replay: what the CPU has in place of a graph."""
+    return work
 
 
 class CudaCapture:
-    """Captures bodies as CUDA graphs of one pool of memory, each after a run that loads and tunes its kernels."""
+    """Captures work as CUDA graphs of one pool of memory, each after a run that loads and tunes its kernels."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, body: Callable[[], Outcome]) -> Replay:
-        """Capture a body; its inputs and outputs stay where they are."""
+    def __call__(self, work: Callable[[], Outcome]) -> Replay[Outcome]:
+        """Capture work; its inputs and outputs stay where they are."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            body()
+            work()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            outcome = body()
+            outcome = work()
 
         def replay() -> Outcome:
             graph.replay()

@@ -144,7 +144,19 @@ class PolicyGroup:
         self.counts.rounds += num_rounds
 
     def observe(self, plan: Plan, outcome: StepOutcome, taught: StepOutcome, alone: StepView | None = None) -> None:
-        """Count a finished step, and teach the calibration and the policy what of it they may learn from.
+        """Count a finished step, and teach the calibration and the policy what of it they may learn from."""
+        self.teach(taught)
+        self.count(plan, outcome, taught, alone)
+
+    def teach(self, taught: StepOutcome) -> None:
+        """Show the policy a finished step, before it plans the next."""
+        try:
+            self.policy.observe(taught)
+        except Exception as error:  # noqa: BLE001 - see plan
+            self._fell_back(error)
+
+    def count(self, plan: Plan, outcome: StepOutcome, taught: StepOutcome, alone: StepView | None = None) -> None:
+        """Count a finished step, and teach the calibration what of it may be learnt from.
 
         alone is what the group saw before, if it had the step to itself: only then does its time tell of it.
         """
@@ -154,10 +166,6 @@ class PolicyGroup:
             counts.count_rounds(outcome.drafted, outcome.verified, outcome.accepted)
             counts.count_budget(plan, outcome)
         self._learn(taught)
-        try:
-            self.policy.observe(taught)
-        except Exception as error:  # noqa: BLE001 - see plan
-            self._fell_back(error)
 
     def _learn(self, outcome: StepOutcome) -> None:
         """Teach the calibration, and log where drift moves it on its ladder."""

@@ -8,6 +8,7 @@ from core.errors import ConfigError
 from drafters.base import Drafter
 from engine.blocks import BlockPool
 from engine.drafter_set import TARGET, DrafterSet, Room
+from engine.graphed_drafts import DraftGraphs
 from engine.kv_cache import KVGroup, kv_bytes
 from engine.scheduler import Limits, Scheduler
 from engine.shape import EngineShape
@@ -52,7 +53,8 @@ class EngineMemory:
         check_fits(own_bytes + first_bytes + shape.spare_kv_bytes, shape.kv_cache_tokens, target.device)
         self.kv = KVGroup(target.shape.kv_layers, num_blocks, size, target.dtype, target.device)
         room = Room(num_blocks, width, first_bytes + shape.spare_kv_bytes)
-        self.speculators = DrafterSet(drafters, target, self.pool, room, stats, untrusted)
+        graphs = DraftGraphs(shape.graph_sizes, self.slots.block_tables)
+        self.speculators = DrafterSet(drafters, target, self.pool, room, stats, untrusted, graphs)
 
     @property
     def kv_bytes(self) -> dict[str, int]:

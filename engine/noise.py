@@ -1,6 +1,7 @@
 """All randomness of a round, drawn before its drafts: keyed by request, so that no batch can shift it."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,9 +11,17 @@ from core.planning import I32, BoolArray
 from core.random import round_uniforms
 from core.types import Request
 from engine.device import CPU, upload
+from engine.draws_ahead import DrawsAhead, facts_of
 from engine.sequence import Sequence
 from engine.target_draws import TargetDraws
 from kernels.noise import gumbel_noise
+
+
+class Draws(NamedTuple):
+    """Where the numbers of rounds come from: of plain ones, and of those with drafts."""
+
+    plain: TargetDraws
+    ahead: DrawsAhead
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +55,12 @@ def draw_noise(
     draft_len: I32,
     width: int,
     vocab_size: int,
-    plain: TargetDraws,
+    draws: Draws,
     device: torch.device = CPU,
 ) -> RoundNoise:
     """Return the noise of a round with up to `width` drafts, on `device`; draft_len i32 [B] says how many are wanted.
 
-    plain gives the numbers of a round of width 0.
+    A round of another width than 0 is as wide as what is made ahead.
     """
     if all(sequence.request.sampling.temperature == 0.0 for sequence in sequences):
         # A greedy law has one token, which any number draws.
@@ -61,12 +70,11 @@ def draw_noise(
         return RoundNoise(zeros[:, :width], zeros, coupled, None, np.zeros(size, dtype=np.bool_))
     is_coupled = np.array([uses_gumbel(sequence.request) for sequence in sequences])
     if not width and not is_coupled.any():
-        verdict = upload(plain.of(sequences), device)
+        verdict = upload(draws.plain.of(sequences), device)
         return RoundNoise(verdict[:, :0], verdict, upload(is_coupled, device), None, is_coupled)
-    nonces = np.array([sequence.request.nonce for sequence in sequences], dtype=np.uint64)
-    anchors = np.array([len(sequence.tokens) - 1 for sequence in sequences], dtype=np.int64)
-    attempts = np.array([sequence.attempt for sequence in sequences], dtype=np.int64)
-    draft, verdict = (upload(numbers, device) for numbers in round_uniforms(nonces, anchors, attempts, width))
+    _, nonces, anchors, attempts = facts_of(sequences)
+    made = draws.ahead.of(sequences) if width else round_uniforms(nonces, anchors, attempts, 0)
+    draft, verdict = (upload(numbers, device) for numbers in made)
     coupled = upload(is_coupled, device)
     if not is_coupled.any():
         return RoundNoise(draft, verdict, coupled, None, is_coupled)

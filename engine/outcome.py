@@ -11,6 +11,8 @@ from core.planning import StepOutcome
 from core.tensors import Draft
 from engine.accept import Round
 from engine.plan import GroupPlan, StepPlan
+from engine.rows import StepRows
+from engine.scheduler import Batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,12 @@ class StepFacts:
     rows: int
     prefill_rows: int
     catch_up_rows: int
+
+
+def step_facts(step: int, step_s: float, batch: Batch, plan: StepPlan, rows: StepRows) -> StepFacts:
+    """Return the facts of a step of which number and seconds are told."""
+    catch_up_rows = sum(each.num_rows for each in plan.catch_up if each.in_forward)
+    return StepFacts(step, step_s, len(rows.verify.tokens), batch.num_prefill_rows, catch_up_rows)
 
 
 def outcomes(

@@ -9,8 +9,8 @@ class EngineShape(Struct, frozen=True, kw_only=True):
 
     spare_kv_bytes and most_drafts are room for drafters that come later: for their KV, beside what drafters that go
     give back, and for drafts per step, if the first drafters make fewer. graph_sizes are the numbers of sequences for
-    which the target's forward is captured (engine/graphs.py); other batches, and all where there are none, run as they
-    are.
+    which the target's forward and drafters' blocks are captured (engine/graphs.py); other batches, and all where there
+    are none, run as they are.
     """
 
     max_num_seqs: int = 64

@@ -4,8 +4,10 @@ Written once when a sequence takes its slot, indexed by slot afterwards, so that
 objects. What few requests ask for (bias, penalties) takes room only once somebody has asked.
 """
 
+from collections.abc import Sequence as Listed
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,7 +64,7 @@ class SlotTable:
         """Fill the slot's rows for a sequence that has just been admitted."""
         slot, sampling = sequence.slot, sequence.request.sampling
         self._last = None
-        self.write_blocks(sequence)
+        self.write_blocks((sequence,))
         self.temperature[slot] = sampling.temperature
         self.top_k[slot] = sampling.top_k
         self.top_p[slot] = sampling.top_p
@@ -78,11 +80,18 @@ class SlotTable:
         if has_penalty(sampling):
             self._open_counts(slot, sequence.request.prompt_ids)
 
-    def write_blocks(self, sequence: Sequence) -> None:
-        """Copy a sequence's blocks into its row, whose rest becomes the null block."""
-        row = self.block_tables[sequence.slot]
-        row.zero_()
-        row[: len(sequence.blocks)] = upload(sequence.blocks, self._device, torch.int64)
+    def write_blocks(self, sequences: Listed[Sequence]) -> None:
+        """Copy sequences' blocks into their rows, whose rest becomes the null block; by a single copy."""
+        if not sequences:
+            return
+        longest = max(len(sequence.blocks) for sequence in sequences)
+        rows = np.zeros((len(sequences), 1 + longest), dtype=np.int64)
+        for row, sequence in zip(rows, sequences, strict=True):
+            row[0], row[1 : 1 + len(sequence.blocks)] = sequence.slot, sequence.blocks
+        told = upload(rows, self._device)
+        slots = told[:, 0].contiguous()
+        self.block_tables.index_fill_(0, slots, 0)
+        self.block_tables[:, :longest].index_copy_(0, slots, told[:, 1:])
 
     def terms(self, sequences: tuple[Sequence, ...]) -> Terms:
         """Return what `sequences` asked for; the same again while the same ones decode, unless their laws change."""

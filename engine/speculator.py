@@ -17,6 +17,7 @@ from core.errors import EngineError
 from core.tensors import Commit, Draft, DraftAsk, PagedKV
 from drafters.base import Drafter, DrafterSpec
 from engine.blocks import BlockPool
+from engine.graphed_drafts import GraphedDrafts
 from engine.kv_cache import KVGroup
 from engine.sequence import Sequence
 from engine.stats import EngineStats
@@ -37,6 +38,7 @@ class Speculator:
     """Owns the calls into a drafter; `kv` is its group, None if it keeps none. drafter None never drafts.
 
     trusts_law  whether q_logits are taken to be what the drafts were drawn from; if not, they are dropped
+    graphed     asks it for drafts through graphs; None asks it itself
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class Speculator:
         vocab_size: int,
         *,
         trusts_law: bool = True,
+        graphed: GraphedDrafts | None = None,
     ) -> None:
         self.name, self.drafter, self.kv, self.vocab_size = place.name, drafter, kv, vocab_size
+        self.graphed = graphed
         self.spec = drafter.spec if drafter else DrafterSpec(name=NO_DRAFTER, max_drafts=0)
         self.trusts_law = trusts_law
         self.bit, self._pool, self._stats = place.bit, pool, stats
@@ -93,7 +97,7 @@ class Speculator:
         """Draft; None if the drafter failed, and then its proposal was abandoned before any verdict."""
         assert self.drafter is not None
         try:
-            draft = self.drafter.propose(ask)
+            draft = self.graphed(ask) if self.graphed else self.drafter.propose(ask)
             check_draft(draft, len(ask.slots), self.spec, self.vocab_size)
             draft = within(draft, self.vocab_size)
             lengths = draft.lengths.clamp(max=ask.lengths)

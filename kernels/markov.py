@@ -22,8 +22,8 @@ from kernels.jit import jit, tl
 from kernels.markov_told import RECURRENT, VANILLA, start_kernel, tell
 from kernels.philox import gumbel_words, philox, rough_gumbel
 
-# Vocabulary entries of one program of the first launch, the part of the rank it multiplies at once, and most sequences.
-TILE, CHUNK, MOST_ROWS = 64, 64, 32
+# Vocabulary entries of one program of the first launch, and the part of the rank it multiplies at once.
+TILE, CHUNK = 64, 64
 # Programs of the second launch have so many warps, and multiply so many rows of a gate's weight at once; half of them
 # where a recurrent head has six products: more would spill.
 FOLD_WARPS, GATE_ROWS = 8, 16
@@ -58,11 +58,14 @@ class Walk:
     tokens     i64 [B, G]
     margins    f32 [B, G]; by how much the largest logit of each slot beats the second, before any processing
     log_total  f32 [B, G]; the log of the sum of exp(logits / temperature), of exp(logits) where that is 0
+    law        f32 [B, G, V]; in rows that are sampled without coupling the logits of the law, in others nothing that
+               counts
     """
 
     tokens: Tensor
     margins: Tensor
     log_total: Tensor
+    law: Tensor
 
 
 def can_walk(ask: DraftAsk) -> bool:
@@ -73,20 +76,22 @@ def can_walk(ask: DraftAsk) -> bool:
 def walk(logits: Tensor, told_by_slot: Tensor | None, head: HeadWeights, ask: DraftAsk) -> Walk:
     """Draw the tokens of blocks slot by slot, as `DSpark` does.
 
-    logits        f32 [B, G, V], contiguous; the base logits. In rows that are sampled without coupling they become
-                  those of the law; where V is wider than what can be drafted, all else must be -inf
+    logits        [B, G, V], contiguous; the base logits as they were computed. Those in float32 become the law, others
+                  are left as they are. Where V is wider than what can be drafted they are in float32, -inf elsewhere
     told_by_slot  f32 [B, G, r or 3r]; what the slots' states add inside the gates, bias included; None if vanilla
     ask           anchors, temperatures, noise and who is coupled; `can_walk` must hold
-    bias = W2 t in float32, t in the weights' dtype. A temperature of 0 takes the largest logit, the lowest of equals;
-    a coupled sequence the largest logit / temperature + noise, within 1e-5; any other inverts the cumulative law at its
-    uniform, in order of place among the draftable. Sums are float32 within a tile, then over tiles in order; they do
-    not depend on the batch. Twin: logits within 1e-4 (float32 weights), tokens equal but at boundaries.
+    bias = W2 t in float32, t in the weights' dtype; base and bias are added in float32. A temperature of 0 takes the
+    largest logit, the lowest of equals; a coupled sequence the largest logit / temperature + noise, within 1e-5; any
+    other inverts the cumulative law at its uniform, in order of place among the draftable. Sums are float32 within a
+    tile, then over tiles in order; they do not depend on the batch. Twin: logits within 1e-4 (float32 weights), tokens
+    equal but at boundaries.
     """
     batch, width, _ = logits.shape
     tokens = torch.empty((batch, width), dtype=torch.int64, device=logits.device)
     margins, log_total = (torch.empty((batch, width), dtype=torch.float32, device=logits.device) for _ in range(2))
+    law = logits if logits.dtype == torch.float32 else torch.empty_like(logits, dtype=torch.float32)
     if not batch:
-        return Walk(tokens, margins, log_total)
+        return Walk(tokens, margins, log_total, law)
     rank, num_draftable = head.w2.shape[1], head.w2.shape[0]
     num_tiles = -(-num_draftable // TILE)
     best = torch.empty((4, batch, num_tiles), dtype=torch.float32, device=logits.device)
@@ -103,7 +108,7 @@ def walk(logits: Tensor, told_by_slot: Tensor | None, head: HeadWeights, ask: Dr
     teller = head.w1, own, gates, state, told, batch, width, own.stride(0)
     telling = tell_constants(rank, head.kind)
     start_kernel[(batch,)](ask.anchors, *teller, **telling)
-    rows = tile_rows(batch)
+    rows = tile_rows(batch, kind, head.w2.dtype)
     sizes = batch, width, logits.shape[-1], num_draftable, num_tiles
     tiles: dict[str, Any] = {
         "RANK": rank,
@@ -116,7 +121,7 @@ def walk(logits: Tensor, told_by_slot: Tensor | None, head: HeadWeights, ask: Dr
     temperature, uniforms = ask.processing.temperature, ask.noise.contiguous()
     for slot in range(width):
         grid = (-(-batch // rows), num_tiles)
-        inputs = logits, told, head.w2, ids_of, temperature, coupled, noise, *names
+        inputs = logits, law, told, head.w2, ids_of, temperature, coupled, noise, *names
         _tile_kernel[grid](*inputs, best, ids, *sizes, slot, **tiles, **meaning, **tile_options(rows))
         found = tokens, margins, log_total
         folds = {
@@ -124,10 +129,10 @@ def walk(logits: Tensor, told_by_slot: Tensor | None, head: HeadWeights, ask: Dr
             "IS_LAST": slot == width - 1,
             "HAS_COUPLED": kind != NO_NOISE,
         }
-        read = logits, ids_of, temperature, coupled, uniforms, best, ids
+        read = law, ids_of, temperature, coupled, uniforms, best, ids
         numbers = *sizes[2:], slot
         _fold_kernel[(batch,)](*read, *found, *teller, *numbers, **meaning, **telling, **folds, num_warps=FOLD_WARPS)
-    return Walk(tokens, margins, log_total)
+    return Walk(tokens, margins, log_total, law)
 
 
 def tell_constants(rank: int, kind: int) -> dict[str, Any]:
@@ -140,10 +145,16 @@ def tell_constants(rank: int, kind: int) -> dict[str, Any]:
     }
 
 
-def tile_rows(batch: int) -> int:
-    """Return the sequences of one program of the first launch: 16, the least of a product, or on CUDA MOST_ROWS."""
-    # With more gfx942 spills; and a program's W2 is in the cache when the next one reads it.
-    return 16 if batch <= 16 or torch.version.hip else MOST_ROWS
+def tile_rows(batch: int, noise: int, dtype: torch.dtype) -> int:
+    """Return the sequences of one program of the first launch: 16, the least of a product, up to 64 on CUDA.
+
+    The more they are, the less often W2, of this type, is read, though from the second time on out of the cache. With
+    more than 16 gfx942 spills, with more than 32 a product in float32; and with noise to make, more than 32 leave
+    registers for one program at a time.
+    """
+    if batch <= 16 or torch.version.hip:
+        return 16
+    return 32 if batch <= 32 or noise != NO_NOISE or dtype == torch.float32 else 64
 
 
 def tile_options(rows: int) -> dict[str, int]:
@@ -164,6 +175,7 @@ def _noise(ask: DraftAsk, unread: Tensor) -> tuple[int, Tensor, tuple[Tensor, Te
 @jit(do_not_specialize=("batch", "slot"))
 def _tile_kernel(
     logits,
+    laws,
     told,
     w2,
     target_ids,
@@ -211,7 +223,7 @@ def _tile_kernel(
     if HAS_IDS:
         ids = tl.load(target_ids + at).to(tl.int32)
     cell = (own * width + slot).to(tl.int64)[:, None] * vocab + ids[None, :]
-    logit = tl.load(logits + cell) + bias
+    logit = tl.load(logits + cell).to(tl.float32) + bias
     logit = tl.where(is_place[None, :], logit, float("-inf"))
     largest, leader = _first_best(logit, place)
     second = tl.max(tl.where(place[None, :] == leader[:, None], float("-inf"), logit), 1)
@@ -248,7 +260,7 @@ def _tile_kernel(
             tl.store(best_ids + stride + out, won, mask=is_row)
     if DRAWS:
         is_drawn = is_row & (is_greedy == 0) & (is_coupled == 0)
-        tl.store(logits + cell, law, mask=is_drawn[:, None] & is_place[None, :])
+        tl.store(laws + cell, law, mask=is_drawn[:, None] & is_place[None, :])
 
 
 @jit()

@@ -43,15 +43,19 @@ class TileSizes(NamedTuple):
     num_stages: int
 
 
-def tile_sizes(head_dim: int, dtype: torch.dtype, num_queries: int, *, has_first: bool) -> TileSizes:
+def tile_sizes(head_dim: int, dtype: torch.dtype, num_queries: int, *, has_first: bool, is_shared: bool) -> TileSizes:
     """Return the sizes for tiles of up to num_queries query rows; they depend on nothing else.
 
+    is_shared  the launch cuts contexts into even shares, or would if there were fewer sequences
     No size spills registers or exceeds shared memory on any target (tests/kernels/compiled_layers.py).
     """
     is_float, is_wide = dtype == torch.float32, head_dim > 128
     queries = min(max(_power_of_two(num_queries), 16), 64 >> is_float >> is_wide)
-    places = 32 if is_float or is_wide or (has_first and queries > 16) else 64
+    places = 32 if is_float or is_wide or (queries > 16 and (has_first or is_shared)) else 64
     num_warps = 8 if is_float or queries == (32 if is_wide else 64) else 4
+    if queries == 16 and not is_wide:
+        # With the other number ptxas settles on 80 registers for sm_90 and spills some.
+        num_warps = 8 if head_dim <= 64 else 4
     num_stages = 1 if is_float else 3 if head_dim <= 64 else 2
     return TileSizes(queries, places, num_warps, num_stages)
 
@@ -146,12 +150,12 @@ class _Launch:
 
     def whole(self, least: int) -> None:
         """Attend with the rows of sequences of more than `least`, each in one program."""
-        sizes = self._sizes(ANY_NUMBER)
+        sizes = self._sizes(ANY_NUMBER, is_shared=False)
         self._attend(sizes, (least, ANY_NUMBER), 1, self.num_kv_heads, 0, None)
 
     def in_even_shares(self, most: int) -> None:
         """Attend with the rows of sequences of up to `most`, contexts shared by as many programs as fill the GPU."""
-        sizes = self._sizes(most * self.group)
+        sizes = self._sizes(most * self.group, is_shared=True)
         num_programs = self._num_tiles(sizes) * self.num_kv_heads
         num_shares = min(-(-PROGRAMS // num_programs), -(-self.most_places // LEAST_SHARE))
         if num_shares == 1:
@@ -161,15 +165,15 @@ class _Launch:
 
     def in_fixed_splits(self) -> None:
         """Attend with all rows in splits of SPLIT_ROWS places, tiles of one size."""
-        sizes = self._sizes(LARGEST_SHARED_TILE_ROWS * self.group)
+        sizes = self._sizes(LARGEST_SHARED_TILE_ROWS * self.group, is_shared=False)
         num_splits = -(-self.most_places // SPLIT_ROWS)
         num_programs = self._num_tiles(sizes) * self.num_kv_heads
         num_shares = min(-(-PROGRAMS // num_programs), num_splits)
         self._shared(sizes, (0, ANY_NUMBER), num_shares, num_splits, SPLIT_ROWS)
 
-    def _sizes(self, num_queries: int) -> TileSizes:
+    def _sizes(self, num_queries: int, *, is_shared: bool) -> TileSizes:
         has_first = self.tile.reach.first is not None
-        return tile_sizes(self.head_dim, self.q.dtype, num_queries, has_first=has_first)
+        return tile_sizes(self.head_dim, self.q.dtype, num_queries, has_first=has_first, is_shared=is_shared)
 
     def _num_tiles(self, sizes: TileSizes) -> int:
         """Return a bound on the tiles of all sequences that the host knows: each may have one begun tile."""

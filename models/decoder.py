@@ -161,7 +161,11 @@ class Decoder(Target):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map final hidden states [..., H] to logits [..., V] in float32."""
-        return self.lm_head(hidden).float()
+        return self.computed_logits(hidden).float()
+
+    def computed_logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits in the weights' own type (`Target.computed_logits`)."""
+        return self.lm_head(hidden)
 
     @property
     def embedding(self) -> Tensor:

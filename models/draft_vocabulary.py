@@ -60,6 +60,14 @@ class DraftVocabulary(nn.Module):
         wide = logits.new_full((*logits.shape[:-1], target.shape.vocab_size), -torch.inf)
         return wide.index_copy_(-1, self.target_ids, logits)
 
+    def computed_logits(self, hidden: Tensor, target: Target) -> Tensor:
+        """Return the numbers of `logits` in the type they are computed in, where nothing more is made of them."""
+        if self.lm_head is None:
+            return target.computed_logits(hidden)
+        if self.target_ids is None and self.cap is None:
+            return self.lm_head(hidden)
+        return self.logits(hidden, target)
+
     def add(self, logits: Tensor, bias: Tensor) -> Tensor:
         """Add a bias [B, Vd] to logits [B, V] by target ids, in place; returns them."""
         return logits.add_(bias) if self.target_ids is None else logits.index_add_(-1, self.target_ids, bias.float())

@@ -38,6 +38,8 @@ class SparseMLP(nn.Module):
     is_normed: the weights of the chosen are scaled to sum to one.
     """
 
+    looks_at_values = True
+
     def __init__(
         self, hidden_size: int, expert_size: int, num_experts: int, num_chosen: int, *, is_normed: bool
     ) -> None:

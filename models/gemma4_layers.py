@@ -139,7 +139,7 @@ class Gemma4Layer(nn.Module):
         self.post_feedforward_layernorm = RMSNorm(size, eps)
         self.layer_scalar = nn.Parameter(torch.ones(1))
         self.activation: Activation = gelu_tanh
-        self.has_experts = config.enable_moe_block
+        self.looks_at_values = self.has_experts = config.enable_moe_block
         if self.has_experts:
             self.router = Gemma4Router(config)
             self.experts = nn.ModuleList(

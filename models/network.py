@@ -25,6 +25,14 @@ class Network(nn.Module):
         """Fuse and cast what inference wants otherwise than training and files have it; called once."""
 
     @property
+    def is_capturable(self) -> bool:
+        """Tell whether a forward on a GPU does the same for any rows of one shape, and so can be replayed.
+
+        It does not where a module `looks_at_values` of its tensors, as one that gathers rows by expert does.
+        """
+        return not any(getattr(module, "looks_at_values", False) for module in self.modules())
+
+    @property
     def dtype(self) -> torch.dtype:
         """What it computes in, and what its keys and values are kept in."""
         return next(self.parameters()).dtype

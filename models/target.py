@@ -65,6 +65,10 @@ class Target(Network):
         """Map final hidden states [..., H] to logits [..., V] in float32."""
         raise NotImplementedError
 
+    def computed_logits(self, hidden: Tensor) -> Tensor:
+        """Return the numbers of `logits` in the type they are computed in: for whoever widens them as it reads."""
+        return self.logits(hidden)
+
     @property
     def embedding(self) -> Tensor:
         """The weight [V, H] of the embedding, before any scale; drafters' files may hold copies of it."""

@@ -38,6 +38,9 @@ class GivenStates(nn.Module):
 class TransformersTarget(Target):
     """A causal model of transformers; its logits are all that its own class makes of the final states."""
 
+    # Nobody knows what code that is not ours looks at.
+    looks_at_values = True
+
     def __init__(self, model: Any, body: Body, shape: TargetShape, embedding_scale: float) -> None:
         super().__init__(shape, Numerics.FAST)
         self.body, self.top = body, model

@@ -14,7 +14,6 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from msgspec import Struct
 
@@ -22,7 +21,6 @@ from client.wire import Job
 from core.errors import RequestError
 from core.queue_settings import QueueSettings
 from service.queue import JobQueue
-from service.redis_cluster import ClusterClient
 from service.speed import Speed
 from service.worker_metrics import Workers, read_workers
 
@@ -104,8 +102,8 @@ class Admission:
         if load.memory_share > limits.max_memory_share:
             message = f"Redis uses {load.memory_share:.0%} of its memory; try again soon"
             raise self._refusal("memory", message, 503, "redis_full", load.num_jobs)
-        over = await self._queue.depth() + num_jobs - limits.max_queued_requests
-        if over > 0:
+        over = load.num_jobs + num_jobs - limits.max_queued_requests
+        if over > 0 and (over := await self._queue.depth() + num_jobs - limits.max_queued_requests) > 0:
             raise self._refusal("requests", "too many requests are queued; try again soon", 503, "queue_full", over)
         limit = limits.max_queued_per_user
         if limit is not None and user and (over := load.by_user[user] + num_jobs - limit) > 0:
@@ -172,9 +170,10 @@ class Admission:
         self._speed.answers_had(sum(counts.values()), num_begun - running / 2)
 
     async def _scan(self) -> Load:
-        load = Load(0, Counter(), 0, 0, Counter(), await memory_share(self._queue.client))
+        entries, memory_share = await self._queue.look()
+        load = Load(0, Counter(), 0, 0, Counter(), memory_share)
         present = set()
-        for fields, priority, is_waiting in await self._queue.entries():
+        for fields, priority, is_waiting in entries:
             present.add(fields.get(b"j", b"").decode())
             load.num_jobs += 1
             load.max_answer_tokens += int(fields.get(b"a", 0))
@@ -186,9 +185,3 @@ class Admission:
             self._entering.popleft()
         load.add([job for _, job in self._entering if job.id not in present])
         return load
-
-
-async def memory_share(client: Any) -> float:
-    """Return how much of its memory Redis uses, 1 is all; 0 where it has no bound; of a Cluster the fullest node."""
-    told = await client.infos("memory") if isinstance(client, ClusterClient) else [await client.info("memory")]
-    return max(one["used_memory"] / one["maxmemory"] if one.get("maxmemory") else 0.0 for one in told)

@@ -50,19 +50,28 @@ class PriorityStreams:
 
     async def counted(self) -> list[tuple[dict[bytes, bytes], int, bool]]:
         """Return the fields of every entry, its priority, and whether nobody has taken it."""
+        entries, _ = await self.look()
+        return entries
+
+    async def look(self, *, with_memory: bool = False) -> tuple[list[tuple[dict[bytes, bytes], int, bool]], Any]:
+        """Return what `counted` does and, asked for on the way, what Redis tells of its memory."""
         async with self._client.pipeline(transaction=False) as pipe:
             for name in self.names:
                 pipe.xrange(name)
                 pipe.xinfo_groups(name)
+            if with_memory:
+                pipe.info("memory")
             # A stream that is not there has no groups and no entries.
             found = await pipe.execute(raise_on_error=False)
+        told = found.pop() if with_memory else None
+        raise_unless_missing(told)
         entries = []
         for priority, rows, groups in zip(PRIORITIES, found[::2], found[1::2], strict=True):
             raise_unless_missing(rows, groups)
             known = [] if isinstance(groups, Exception) else groups
             taken = max((order(group["last-delivered-id"]) for group in known), default=(0, 0))
             entries += [(fields, priority, order(entry_id) > taken) for entry_id, fields in rows]
-        return entries
+        return entries, told
 
     async def all(self) -> list[Entry]:
         """Return every entry, taken or not."""

@@ -39,7 +39,7 @@ from core.queue_settings import QueueSettings
 from core.types import Backlog, FinishReason
 from service.claims import Append, AppendResult, Claim, DeadLetter, Ending, Entry, Standing
 from service.priority_streams import PriorityStreams
-from service.redis_cluster import connect_cluster
+from service.redis_cluster import ClusterClient, connect_cluster
 from service.redis_connections import MAX_CONNECTIONS, packed
 from service.scripts import Call, Scripts, raise_if_transient
 
@@ -192,6 +192,17 @@ class JobQueue:
     async def entries(self) -> list[tuple[dict[bytes, bytes], int, bool]]:
         """Return every entry's fields and priority, and whether no worker has taken it: a look at the whole queue."""
         return await self._streams.counted()
+
+    async def look(self) -> tuple[list[tuple[dict[bytes, bytes], int, bool]], float]:
+        """Return all entries, and how much of its memory Redis uses; 1 is all, 0 stands for no bound.
+
+        Of a Cluster it is the fullest node's.
+        """
+        if self.settings.redis_cluster:
+            nodes = await cast("ClusterClient", self.client).infos("memory")
+            return await self.entries(), max(map(_memory_share, nodes))
+        entries, told = await self._streams.look(with_memory=True)
+        return entries, _memory_share(told)
 
     async def backlogs(self) -> list[Backlog]:
         """Return what waits by priority, most urgent first."""
@@ -367,6 +378,10 @@ class JobQueue:
         ttl_s = max(self.settings.result_ttl_s, LIVE_TTL_S) if one.letter else self.settings.result_ttl_s
         values = (epoch, STATES[one.final.reason], encode(one.final), ttl_s)
         return Call((job_key(one.job_id), out_stream(one.job_id)), values)
+
+
+def _memory_share(told: dict[str, Any]) -> float:
+    return told["used_memory"] / told["maxmemory"] if told.get("maxmemory") else 0.0
 
 
 def _emit_call(appends: Sequence[Append]) -> Call:

@@ -4,33 +4,42 @@ This is `specd train demo`. Every stage leaves its result in the run folder and 
 complete, so a stopped build goes on where it was.
 """
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 import numpy as np
+import torch
 from tokenizers import Tokenizer
 
 from core.config import CheckpointKind
+from models import checkpoint
 from models.draft_fit import DraftNetwork
 from models.qwen3 import Qwen3, Qwen3Config
 from training.acceptance import expected_survival
 from training.budget import Budget
+from training.chatml import MASK, token_id
 from training.corpus import Corpus, read_corpus
-from training.drafter import DrafterRecipe, TextRows, new_drafter, objective_of, train_drafter
-from training.export import export_drafter, export_target
+from training.drafter_files import write_drafter
+from training.export import export_target
 from training.generate import frozen_copy
-from training.onpolicy import ROWS_PER_BATCH, SOURCES, Texts, load_texts, save_texts, write_texts
+from training.onpolicy import ROWS_PER_BATCH, SOURCES, write_texts
+from training.packed_rows import PackedRows
 from training.packing import Mixture, Rows, RowStream, encode_library
-from training.record import write_json
+from training.processes import joined
+from training.progress import Progress
+from training.recipe import Data, DrafterShape, Optimiser, Recipe, Run
+from training.record import LossRecord, write_json
+from training.sources import TextBatches, demo_texts, masked
 from training.target import DEMO_SHAPE, TargetRecipe, held_out_rows, load_trained, new_target, train_target
 from training.tokenizer import TASKS_PER_DOMAIN, train_tokenizer
+from training.train_drafter import first_drafter, objective_of
+from training.trainer import Trainer
 
 DEMO_FOLDER = Path(__file__).parents[1] / "models" / "demo"
-# Chat and library text vary most, so they need most examples.
-TEXT_SHARES = {"math": 0.2, "code": 0.2, "chat": 0.2, "library": 0.4}
+# Minutes end a drafter's training, not steps.
+MAX_STEPS = 2**31
 
 
 class Scale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,7 +88,7 @@ def build(plan: Plan) -> None:
     folder = plan.target_folder or build_target(plan, corpus)
     target, tokenizer = load_trained(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
     target.to(plan.scale.device)
-    build_drafter(plan, corpus, target, tokenizer)
+    build_drafter(plan, corpus, folder, target, tokenizer)
 
 
 def build_target(plan: Plan, corpus: Corpus) -> Path:
@@ -120,84 +129,87 @@ def load_tokenizer(plan: Plan, corpus: Corpus) -> Tokenizer:
     return Tokenizer.from_file(str(path))
 
 
-def build_drafter(plan: Plan, corpus: Corpus, target: Qwen3, tokenizer: Tokenizer) -> DraftNetwork:
-    """Let the target write texts, train the drafter on them, export it at every checkpoint."""
+def build_drafter(plan: Plan, corpus: Corpus, folder: Path, target: Qwen3, tokenizer: Tokenizer) -> DraftNetwork:
+    """Let the target write texts, train the drafter on them, export and measure it at every checkpoint."""
     library, held_out_library = (
         encode_library(tokenizer, list(part.values())) for part in (corpus.train, corpus.held_out)
     )
-    texts = own_texts(plan, target, tokenizer, library)
-    recipe = drafter_recipe(plan)
-    run = plan.run / plan.kind
-    held_out = held_out_texts(plan, target, tokenizer, held_out_library)
+    recipe, run = drafter_recipe(plan, folder, tokenizer), plan.run / plan.kind
+    objective = objective_of(recipe)
+    with joined(plan.scale.device) as place:
+        drafter, config = first_drafter(recipe, target, folder)
+        texts = demo_texts(
+            recipe.data, recipe.run, target, tokenizer, library, plan.run / "texts", plan.scale.rows_at_once
+        )
+        batches = TextBatches(PackedRows(texts, recipe.data.row_len, recipe.run.num_rows, recipe.run.seed))
+        trainer = Trainer(recipe, drafter, target, objective, batches, run, place)
+        held_out = held_out_texts(plan, target, tokenizer, held_out_library)
+        record = LossRecord(
+            run / "accepted_length.csv", ("step", "tokens", "seconds", *(f"tau_{name}" for name in held_out))
+        )
 
-    def measure(drafter: DraftNetwork) -> Mapping[str, float]:
-        survivals = {
-            source: expected_survival(drafter, target, objective_of(recipe), rows, recipe.num_anchors)
-            for source, rows in held_out.items()
-        }
-        write_json(run / "survival.json", {name: value.tolist() for name, value in survivals.items()})
-        return {f"tau_{source}": 1.0 + survival.sum().item() for source, survival in survivals.items()}
+        def save() -> None:
+            # Both at once: a drafter beside another target than its own drafts in vain.
+            export_target(plan.output / "target", target, tokenizer)
+            write_drafter(plan.output / plan.kind, config, checkpoint.split_weights(drafter, trainer.weights()))
+            survivals = {
+                name: expected_survival(drafter, target, objective, rows, recipe.run.num_anchors)
+                for name, rows in held_out.items()
+            }
+            write_json(run / "survival.json", {name: value.tolist() for name, value in survivals.items()})
+            taus = {f"tau_{name}": 1.0 + value.sum().item() for name, value in survivals.items()}
+            done = trainer.counters
+            record.add({"step": done.steps, "tokens": done.tokens, "seconds": done.elapsed_s, **taus})
 
-    def export(drafter: DraftNetwork) -> None:
-        # Both at once: a drafter beside another target than its own drafts in vain.
-        export_target(plan.output / "target", target, tokenizer)
-        export_drafter(plan.output / plan.kind, drafter, tokenizer, recipe.num_anchors)
-
-    drafter = new_drafter(target, recipe).to(plan.scale.device)
-    rows = TextRows(texts, library, recipe.row_len, recipe.seed)
-    train_drafter(drafter, target, rows, recipe, run, measure, export)
-    export(drafter)
-    print(
-        "expected accepted length at T=1:", {name: round(tau, 2) for name, tau in measure(drafter).items()}, flush=True
-    )
+        with Progress(run, objective.terms(drafter), tensorboard=False) as show:
+            trainer.train(show, save)
+    record.plot(run / "accepted_length.png")
+    survivals = msgspec.json.decode((run / "survival.json").read_bytes(), type=dict[str, list[float]])
+    lengths = {name: round(1.0 + sum(value), 2) for name, value in survivals.items()}
+    print("expected accepted length at T=1:", lengths, flush=True)
     return drafter
 
 
-def own_texts(plan: Plan, target: Qwen3, tokenizer: Tokenizer, library: Sequence[np.ndarray]) -> list[Texts]:
-    """Read or write the target's texts for training prompts."""
-    frozen, at_once = frozen_copy(target), plan.scale.rows_at_once
-    texts = []
-    for seed, source in enumerate(SOURCES):
-        path = plan.run / "texts" / f"{source}.safetensors"
-        if not path.exists():
-            started = time.monotonic()
-            num_tokens = int(plan.text_tokens * TEXT_SHARES[source])
-            written = write_texts(
-                frozen, tokenizer, source, library, "train", 1000 * (seed + 1), num_tokens, num_rows=at_once
-            )
-            rate = written.num_new_tokens / (time.monotonic() - started)
-            print(f"{source}: {written.num_new_tokens} own tokens at {rate:.0f} tokens/s", flush=True)
-            save_texts(path, written)
-        texts.append(load_texts(path, source))
-    return texts
-
-
-def drafter_recipe(plan: Plan) -> DrafterRecipe:
+def drafter_recipe(plan: Plan, folder: Path, tokenizer: Tokenizer) -> Recipe:
     """Return how the plan's drafter is trained."""
     scale = plan.scale
-    return DrafterRecipe(
-        Budget(plan.drafter_minutes * 60),
-        plan.kind,
-        num_rows=scale.num_rows,
-        row_len=scale.row_len,
-        num_anchors=scale.num_anchors,
-        num_layers=scale.draft_layers,
-        target_layer_ids=scale.target_layer_ids,
-        markov_rank=scale.markov_rank,
-        compile=scale.compile,
-        save_s=scale.save_s,
+    return Recipe(
+        target=str(folder),
+        output=str(plan.output / plan.kind),
+        drafter=DrafterShape(
+            plan.kind,
+            scale.target_layer_ids,
+            num_layers=1 if plan.kind == "eagle3" else scale.draft_layers,
+            mask_token_id=token_id(tokenizer, MASK),
+            markov_rank=scale.markov_rank,
+        ),
+        data=Data("demo", row_len=scale.row_len, text_tokens=plan.text_tokens),
+        optimiser=Optimiser("muon", 2e-3, 0.01, (0.9, 0.95), warm_up=0.02),
+        run=Run(
+            steps=MAX_STEPS,
+            minutes=plan.drafter_minutes,
+            num_rows=scale.num_rows,
+            num_anchors=scale.num_anchors,
+            seed=0,
+            device=scale.device,
+            compile=scale.compile,
+            save_s=scale.save_s,
+        ),
     )
 
 
 def held_out_texts(plan: Plan, target: Qwen3, tokenizer: Tokenizer, library: Sequence[np.ndarray]) -> dict[str, Rows]:
     """Let the target write texts at temperature 1 for held-out prompts, one batch of rows per source."""
-    frozen, scale, recipe = frozen_copy(target), plan.scale, drafter_recipe(plan)
-    at_once = scale.rows_at_once
+    frozen, scale = frozen_copy(target), plan.scale
     batches = {}
     for source in SOURCES:
-        texts = write_texts(frozen, tokenizer, source, library, "held_out", 77, scale.held_out_tokens, (1.0,), at_once)
-        padding = [np.zeros(recipe.row_len, dtype=np.int32)]
-        rows = TextRows([texts], padding, recipe.row_len, 0).batch(recipe.num_rows).to(target.embedding.device)
-        # The padding's weights must not count: only documents of the source itself are measured.
-        batches[source] = msgspec.structs.replace(rows, weights=rows.weights * (rows.tokens != 0))
+        written = write_texts(
+            frozen, tokenizer, source, library, "held_out", 77, scale.held_out_tokens, (1.0,), scale.rows_at_once
+        )
+        texts = [masked(document.ids, document.answer_start) for document in written.documents]
+        rows = PackedRows(texts, scale.row_len, 1, 0)
+        some = [rows.batch(number) for number in range(min(scale.num_rows, rows.batches_per_epoch))]
+        batches[source] = Rows(
+            *(torch.cat([getattr(one, name) for one in some]) for name in Rows.__struct_fields__)
+        ).to(target.embedding.device)
     return batches

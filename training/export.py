@@ -11,10 +11,6 @@ import torch
 from tokenizers import Tokenizer
 
 from models import checkpoint
-from models.dflash_config import DFlashConfig
-from models.draft_config import DraftConfig
-from models.draft_fit import DraftNetwork
-from models.eagle3_config import Eagle3Config
 from models.qwen3 import Qwen3, Qwen3Config
 from training.chatml import END, END_OF_TEXT, token_id
 from training.tokenizer import save_tokenizer
@@ -49,42 +45,6 @@ def shape_json(config: Qwen3Config) -> dict[str, Any]:
     }
 
 
-def drafter_json(config: DraftConfig, tokenizer: Tokenizer, num_anchors: int) -> dict[str, Any]:
-    """Return config.json of a drafter that shares the target's embeddings and head, in DeepSpec's dialect."""
-    assert isinstance(config.backbone, Qwen3Config)
-    return {
-        "architectures": ["Qwen3Eagle3Model" if isinstance(config, Eagle3Config) else "Qwen3DSparkModel"],
-        "model_type": "qwen3",
-        **shape_json(config.backbone),
-        "num_target_layers": config.num_target_layers,
-        "target_layer_ids": list(config.target_layer_ids),
-        **(block_json(config, num_anchors) if isinstance(config, DFlashConfig) else {}),
-        **({"ttt_length": config.num_drafts} if isinstance(config, Eagle3Config) else {}),
-        "tie_word_embeddings": False,
-        "shares_target_embeddings": True,
-        "eos_token_id": token_id(tokenizer, END),
-        "dtype": "bfloat16",
-    }
-
-
-def block_json(config: DFlashConfig, num_anchors: int) -> dict[str, Any]:
-    """Return the keys of a drafter that drafts in blocks; those of heads only where it has them."""
-    keys: dict[str, Any] = {
-        "block_size": config.block_size,
-        "mask_token_id": config.mask_token_id,
-        "num_anchors": num_anchors,
-        "markov_rank": config.markov_rank,
-        "enable_confidence_head": config.enable_confidence_head,
-    }
-    if not config.sample_from_anchor:
-        keys["sample_from_anchor"] = False
-    if config.markov_rank:
-        keys["markov_head_type"] = config.markov_head_type
-    if config.enable_confidence_head:
-        keys["confidence_head_with_markov"] = config.confidence_head_with_markov
-    return keys
-
-
 def export_target(folder: Path, network: Qwen3, tokenizer: Tokenizer) -> None:
     """Write the target with its tokenizer."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -102,15 +62,6 @@ def export_target(folder: Path, network: Qwen3, tokenizer: Tokenizer) -> None:
             "temperature": 1.0,
         }
         (Path(partial) / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
-        replace_files(Path(partial), folder)
-
-
-def export_drafter(folder: Path, network: DraftNetwork, tokenizer: Tokenizer, num_anchors: int) -> None:
-    """Write the drafter without embeddings and head."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
-        config = drafter_json(network.config, tokenizer, num_anchors)
-        checkpoint.save(Path(partial), config, checkpoint.split_fused(network), torch.bfloat16)
         replace_files(Path(partial), folder)
 
 

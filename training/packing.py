@@ -15,17 +15,23 @@ from torch import Tensor
 
 from training.chatml import END_OF_TEXT, render_answer, render_prompt, token_id
 from training.tasks.catalog import tasks
+from training.tasks.sessions import sessions
 from training.tasks.task import Task
 
 PROMPT_WEIGHT = 0.2  # prompts are drawn, not answered: learn to read them, spend little on predicting them
 TASKS_PER_ENCODE = 64
+SESSIONS = "sessions"
 
 
 class Document(msgspec.Struct, frozen=True):
-    """Token ids with the index where the answer starts (0: all of it is text to learn)."""
+    """Token ids with the index where the answer starts (0: all of it is text to learn).
+
+    questions   of a session: [start, end) of everything that is said between two answers
+    """
 
     ids: list[int]
     answer_start: int = 0
+    questions: tuple[tuple[int, int], ...] = ()
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -46,6 +52,7 @@ class Mixture(msgspec.Struct, frozen=True):
     math: float = 0.2
     code: float = 0.2
     chat: float = 0.12
+    sessions: float = 0.12
 
 
 def encode_tasks(tokenizer: Tokenizer, chosen: Sequence[Task]) -> list[Document]:
@@ -55,8 +62,32 @@ def encode_tasks(tokenizer: Tokenizer, chosen: Sequence[Task]) -> list[Document]
     return [Document(prompt.ids + answer.ids, len(prompt.ids)) for prompt, answer in zip(prompts, answers, strict=True)]
 
 
+def encode_session(tokenizer: Tokenizer, chosen: Sequence[Task]) -> Document:
+    """Render the tasks of a session as one dialogue."""
+    ids: list[int] = []
+    starts: list[tuple[int, int]] = []
+    for task in encode_tasks(tokenizer, chosen):
+        starts.append((len(ids), len(ids) + task.answer_start))
+        ids += task.ids
+    return Document(ids, starts[0][1], tuple(starts[1:]))
+
+
+def first_answers(document: Document, room: int) -> Document | None:
+    """Return as much of a document as `room` tokens hold, up to the end of an answer; None if not even one fits."""
+    ends = [start for start, _ in document.questions] + [len(document.ids)]
+    end = max((end for end in ends if end <= room), default=0)
+    if not end:
+        return None
+    return Document(
+        document.ids[:end], document.answer_start, tuple(one for one in document.questions if one[1] <= end)
+    )
+
+
 def task_documents(tokenizer: Tokenizer, domain: str, seed: int, part: str) -> Iterator[Document]:
-    """Yield tokenized tasks without end."""
+    """Yield tokenized tasks of a domain, or sessions of all, without end."""
+    if domain == SESSIONS:
+        yield from (encode_session(tokenizer, chosen) for chosen in sessions(seed, part))
+        return
     source = tasks(domain, seed, part)
     while True:
         yield from encode_tasks(tokenizer, [next(source) for _ in range(TASKS_PER_ENCODE)])
@@ -113,8 +144,8 @@ class RowStream:
         room = self._row_len
         while room > 0:
             name = min(self._shares, key=lambda key: self._drawn[key] / self._shares[key])
-            document = None if name == "library" else next(self._sources[name])
-            if document is None or len(document.ids) > room:
+            document = None if name == "library" else first_answers(next(self._sources[name]), room)
+            if document is None:
                 pieces = self._library.take(room)
                 documents.extend(Document(piece.tolist()) for piece in pieces)
                 self._drawn["library"] += room
@@ -137,4 +168,6 @@ def document_weights(document: Document) -> list[float]:
     """Weight of predicting each token of a document; its first token has no context and weighs nothing."""
     prompt = [PROMPT_WEIGHT] * document.answer_start
     weights = prompt + [1.0] * (len(document.ids) - document.answer_start)
+    for start, end in document.questions:
+        weights[start:end] = [PROMPT_WEIGHT] * (end - start)
     return [0.0, *weights[1:]]

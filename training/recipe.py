@@ -27,7 +27,8 @@ class DrafterShape(Struct, frozen=True, forbid_unknown_fields=True):
 
     kind                dspark, dflash or eagle3
     target_layer_ids    target layers read, ascending from 0; the last is not among them
-    start               "target": at the target's last layers; "random"; or the folder of a drafter to go on from
+    start               "target": at the target's last layers; "random"; or the drafter to go on from: "demo", a folder
+                        or a Hub id
     num_layers          draft layers; eagle3 has one
     block_size          slots of a block; eagle3: drafts of a chain
     mask_token_id       what stands in the slots after the anchor
@@ -50,17 +51,19 @@ class DrafterShape(Struct, frozen=True, forbid_unknown_fields=True):
 class Data(Struct, frozen=True, forbid_unknown_fields=True):
     """What it learns from.
 
-    source       "shards": what `specd data prepare` wrote; "cache": features on disk, DeepSpec's; "demo": tasks, the
-                 standard library and what the target writes on both
-    folder       of shards or cache
-    row_len      tokens of a packed row; longer documents are cut
-    text_tokens  of source "demo": what the target is to write
+    source         "shards": what `specd data prepare` wrote; "cache": features on disk, DeepSpec's; "demo": tasks, the
+                   standard library and what the target writes on both
+    folder         of shards or cache
+    row_len        tokens of a packed row; longer documents are cut
+    text_tokens    of source "demo": what the target is to write
+    session_share  of source "demo": how much of that in sessions of several tasks
     """
 
     source: Literal["shards", "cache", "demo"] = "shards"
     folder: str = ""
     row_len: Annotated[int, Meta(ge=16)] = 4096
     text_tokens: Positive = 300_000
+    session_share: Share = 0.1
 
 
 class Loss(Struct, frozen=True, forbid_unknown_fields=True):

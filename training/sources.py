@@ -14,10 +14,11 @@ from models.target import Target
 from training.corpus import read_corpus
 from training.features import States
 from training.generate import frozen_copy
-from training.onpolicy import SOURCES, Texts, load_texts, save_texts, write_texts
+from training.onpolicy import ROWS_PER_BATCH, SOURCES, load_texts, save_texts, write_texts
 from training.packed_rows import MaskedText, PackedRows
-from training.packing import Rows, encode_library
+from training.packing import SESSIONS, Rows, encode_library
 from training.recipe import Data, Run
+from training.sessions import load_sessions, save_sessions, write_sessions
 from training.shards import read_shards
 
 # Chat and library text vary most, so they need most examples.
@@ -73,24 +74,67 @@ def demo_batches(data: Data, run: Run, target: Target, target_folder: Path, work
         raise CheckpointError(f"{target_folder}: the demo's text is written by a Qwen3ForCausalLM")
     tokenizer = Tokenizer.from_file(str(target_folder / "tokenizer.json"))
     library = encode_library(tokenizer, list(read_corpus().train.values()))
-    texts = [own_text(data, target, tokenizer, library, source, work) for source in SOURCES]
-    own = [masked(document.ids, document.answer_start) for text in texts for document in text.documents]
+    return TextBatches(
+        PackedRows(demo_texts(data, run, target, tokenizer, library, work), data.row_len, run.num_rows, run.seed)
+    )
+
+
+def demo_texts(
+    data: Data,
+    run: Run,
+    target: Qwen3,
+    tokenizer: Tokenizer,
+    library: list[np.ndarray],
+    work: Path,
+    rows_at_once: int = ROWS_PER_BATCH,
+) -> list[MaskedText]:
+    """Return what the target has written in `work`, or writes there now, and library text beside it."""
+    writer = Writer(data, target, tokenizer, library, work, rows_at_once)
+    own = [text for source in SOURCES for text in writer.own_text(source)] + writer.sessions()
     num_library = int(LIBRARY_SHARE * sum(len(text.tokens) for text in own))
-    real = (masked(piece.tolist(), 0) for piece in cut(library, data.row_len // 2, num_library, run.seed))
-    return TextBatches(PackedRows([*own, *real], data.row_len, run.num_rows, run.seed))
+    pieces = cut(library, data.row_len // 2, num_library, run.seed)
+    return [*own, *(masked(piece.tolist(), 0) for piece in pieces)]
 
 
-def own_text(
-    data: Data, target: Qwen3, tokenizer: Tokenizer, library: list[np.ndarray], source: str, work: Path
-) -> Texts:
-    """Read or write the target's texts of one source."""
-    path = work / f"{source}.safetensors"
-    if not path.exists():
-        count = int(data.text_tokens * TEXT_SHARES[source])
+class Writer(msgspec.Struct, frozen=True):
+    """The demo target as it writes texts for its drafters, or finds them written in `work`."""
+
+    data: Data
+    target: Qwen3
+    tokenizer: Tokenizer
+    library: list[np.ndarray]
+    work: Path
+    rows_at_once: int
+
+    def own_text(self, source: str) -> list[MaskedText]:
+        """Return the target's texts of one source."""
+        path = self.work / f"{source}.safetensors"
+        if not path.exists():
+            count = self._told(source, TEXT_SHARES[source] * (1.0 - self.data.session_share))
+            seed = 1000 * (1 + SOURCES.index(source))
+            written = write_texts(
+                frozen_copy(self.target), self.tokenizer, source, self.library, "train", seed, count,
+                num_rows=self.rows_at_once,
+            )  # fmt: skip
+            save_texts(path, written)
+        return [masked(document.ids, document.answer_start) for document in load_texts(path, source).documents]
+
+    def sessions(self) -> list[MaskedText]:
+        """Return the sessions that the target has answered."""
+        if not self.data.session_share:
+            return []
+        path = self.work / f"{SESSIONS}.safetensors"
+        if not path.exists():
+            count = self._told(SESSIONS, self.data.session_share)
+            seed = 1000 * (1 + len(SOURCES))
+            network, longest, at_once = frozen_copy(self.target), self.data.row_len, self.rows_at_once
+            save_sessions(path, write_sessions(network, self.tokenizer, "train", seed, count, longest, at_once))
+        return load_sessions(path)
+
+    def _told(self, source: str, share: float) -> int:
+        count = int(self.data.text_tokens * share)
         print(f"{source}: the target writes {count} tokens", flush=True)
-        seed = 1000 * (1 + SOURCES.index(source))
-        save_texts(path, write_texts(frozen_copy(target), tokenizer, source, library, "train", seed, count))
-    return load_texts(path, source)
+        return count
 
 
 def masked(ids: list[int], answer_start: int) -> MaskedText:

@@ -1,7 +1,9 @@
 """Train the demo pair's target: a small Qwen3 on tasks and library text, bf16 autocast, Muon with AdamW.
 
 One step reads a packed batch (training/packing.py), with attention cut at document boundaries. The run is limited by
-a budget in seconds or tokens and can be stopped and resumed at any checkpoint.
+a budget in seconds or tokens and can be stopped and resumed at any checkpoint. The loop is its own: training/trainer.py
+is for what learns beside a frozen target, by anchors and features, from texts of a known number; here there is no other
+network, and rows are drawn without end.
 """
 
 import itertools
@@ -23,12 +25,22 @@ from training.attention import causal_attend, same_document_mask
 from training.budget import Budget, learning_rate_scale
 from training.chatml import END_OF_TEXT, token_id
 from training.muon import Muon, split_parameters
-from training.packing import Document, Mixture, Rows, RowStream, stack, task_documents
+from training.packing import (
+    SESSIONS,
+    Document,
+    Mixture,
+    Rows,
+    RowStream,
+    first_answers,
+    stack,
+    task_documents,
+)
 from training.record import LossRecord, progress_bar
 from training.state import Counters, load_state, save_state
 from training.tasks.catalog import DOMAINS
 
-COLUMNS = ("step", "tokens", "seconds", "train", *DOMAINS, "library")
+MEASURED = (*DOMAINS, SESSIONS)
+COLUMNS = ("step", "tokens", "seconds", "train", *MEASURED, "library")
 INIT_STD = 0.02
 
 
@@ -128,7 +140,7 @@ def take_step(
 def held_out_rows(tokenizer: Tokenizer, library: Sequence[np.ndarray], recipe: TargetRecipe) -> dict[str, Rows]:
     """Return one batch per domain of held-out answers and library text; prompts and padding weigh nothing."""
     batches = {}
-    for domain in DOMAINS:
+    for domain in MEASURED:
         source = task_documents(tokenizer, domain, recipe.seed + 1, "held_out")
         batches[domain] = stack([answer_row(tokenizer, source, recipe.row_len) for _ in range(recipe.num_rows)])
         batches[domain] = msgspec.structs.replace(batches[domain], weights=batches[domain].weights.eq(1.0).float())
@@ -144,7 +156,7 @@ def answer_row(tokenizer: Tokenizer, source: Iterator[Document], row_len: int) -
     """Fill a row with whole documents and pad it with a prompt-like document that weighs nothing."""
     row: list[Document] = []
     room = row_len
-    while len((document := next(source)).ids) <= room:
+    while (document := first_answers(next(source), room)) is not None:
         row.append(document)
         room -= len(document.ids)
     padding = Document([token_id(tokenizer, END_OF_TEXT)] * room, room)
@@ -156,14 +168,6 @@ def evaluate(network: Qwen3, batches: Mapping[str, Rows]) -> dict[str, float]:
     """Return held-out nats per token by domain."""
     device = network.embedding.device
     return {name: next_token_loss(network, rows.to(device)).item() for name, rows in batches.items()}
-
-
-def held_out_losses(
-    network: Qwen3, tokenizer: Tokenizer, library: Sequence[np.ndarray], recipe: TargetRecipe
-) -> dict[str, float]:
-    """Return held-out nats per token by domain, over more rows than training looks at."""
-    batches = held_out_rows(tokenizer, library, msgspec.structs.replace(recipe, num_rows=4 * recipe.num_rows))
-    return evaluate(network, batches)
 
 
 def train_target(

@@ -9,7 +9,7 @@ from core.errors import ConfigError
 from models import checkpoint
 from models.config_json import read_config
 from models.draft_fit import DraftNetwork
-from models.folders import target_folder
+from models.folders import drafter_folder, target_folder
 from models.load_target import load_frozen
 from models.target import Target
 from training.cached_batches import open_cache, write_cache
@@ -80,7 +80,7 @@ def first_drafter(recipe: Recipe, target: Target, folder: Path) -> tuple[DraftNe
     """Return the drafter that training starts with, and its config.json; raises CheckpointError naming the key."""
     shape = recipe.drafter
     if shape.start not in STARTS:
-        return load_trainable(Path(shape.start), shape.kind, target)
+        return load_trainable(drafter_folder(shape.kind, shape.start), shape.kind, target)
     config = drafter_json(read_config(folder), shape, recipe.run.num_anchors)
     network = make_drafter(config, shape.kind, target)
     start_at_random(network, recipe.run.seed)

@@ -1,15 +1,15 @@
 """Recorded requests under every arm of an experiment: the same texts, told apart by their speed alone.
 
 Every request is keyed by what it is called, so with the `coupled` verifier its text does not depend on the arm; in
-`batch_invariant` numerics it is the same bit for bit, and each batch is an exact pair. A batch is played by every arm,
-in an order drawn for it, with the prefix cache off: what one arm computed must not speed up the next.
+`batch_invariant` numerics it is the same bit for bit, and each stretch of them is an exact pair: every arm plays it, in
+an order drawn for it, with the prefix cache off. What one arm computed must not speed up the next.
 """
 
 import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,11 @@ from engine.build import build_engine
 from engine.engine import Engine
 from engine.groups import Arm
 
+# Tells seconds.
+Clock = Callable[[], float]
+# Requests of a stretch for each slot, at most; stretches to have, if there are requests enough.
+MOST_TURNS, GOOD_STRETCHES = 8, 8
+
 
 class RecordedRequest(Struct, frozen=True):
     """What of a line of [recording] is needed to ask again; other fields are left alone."""
@@ -39,7 +44,7 @@ class RecordedRequest(Struct, frozen=True):
 
 
 class ArmReplay(Struct, frozen=True):
-    """One arm against the control: ratio of speeds by batches, and answers that were the same to the last token."""
+    """One arm against the control: ratio of speeds by stretches, and answers that were the same to the last token."""
 
     arm: str
     tokens_per_s: float
@@ -51,7 +56,7 @@ class ExperimentReplay(Struct, frozen=True):
     """What all arms came to; texts must be identical where numerics are batch_invariant."""
 
     num_requests: int
-    num_batches: int
+    num_stretches: int
     arms: tuple[ArmReplay, ...]
     must_be_identical: bool
 
@@ -63,7 +68,10 @@ class ExperimentReplay(Struct, frozen=True):
     @property
     def markdown(self) -> str:
         """The report."""
-        lines = [f"{self.num_requests} recorded requests in {self.num_batches} batches, each played by every arm", ""]
+        lines = [
+            f"{self.num_requests} recorded requests in {self.num_stretches} stretches, each played by every arm",
+            "",
+        ]
         lines += ["| arm | tokens/s | speed over the control's, 95 % | identical texts |", "|---|---|---|---|"]
         lines += [
             f"| {one.arm} | {one.tokens_per_s:.1f} | {one.ratio.estimate:.3f} "
@@ -76,30 +84,36 @@ class ExperimentReplay(Struct, frozen=True):
 def replay_experiment(settings: Settings, experiment: Experiment, paths: Sequence[Path]) -> ExperimentReplay:
     """Load what the settings name and play recorded requests under every arm; raises SpecdError."""
     engine_settings = replace(settings.engine, prefix_cache=False)
-    requests = [request for path in paths for request in read_recorded(path)]
+    # Files may overlap; a request is played once.
+    requests = list({request.id: request for path in paths for request in read_recorded(path)}.values())
     with contextlib.closing(build_engine(replace(settings, engine=engine_settings))) as engine:
         return play(engine, make_arms(experiment, settings), experiment, requests, settings.engine.numerics)
 
 
 def play(
-    engine: Engine, arms: dict[str, Arm], experiment: Experiment, recorded: Sequence[RecordedRequest], numerics: str
+    engine: Engine,
+    arms: dict[str, Arm],
+    experiment: Experiment,
+    recorded: Sequence[RecordedRequest],
+    numerics: str,
+    clock: Clock = time.perf_counter,
 ) -> ExperimentReplay:
-    """Play requests, as many at once as the engine has slots, under every arm; the engine must be idle.
+    """Play requests under every arm, with as many at once as the engine has slots; the engine must be idle.
 
     Raises ConfigError for no requests.
     """
     if not recorded:
         raise ConfigError("there are no recorded requests to play")
-    size, rng = engine.num_free_slots, np.random.default_rng(0)
-    batches = [recorded[start : start + size] for start in range(0, len(recorded), size)]
+    size, rng = stretch_len(len(recorded), engine.num_free_slots), np.random.default_rng(0)
+    stretches = [recorded[start : start + size] for start in range(0, len(recorded), size)]
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     texts: dict[str, dict[str, tuple[int, ...]]] = {name: {} for name in arms}
-    # The first batch is played once before, uncounted: a machine's first steps are slower than all others.
+    # The first stretch is played once before, uncounted: a machine's first steps are slower than all others.
     for arm in arms.values():
-        _play_batch(engine, arm, batches[0])
-    for batch in batches:
+        _play(engine, arm, stretches[0], clock)
+    for stretch in stretches:
         for name in rng.permutation(list(arms)).tolist():
-            spent_s, answers = _play_batch(engine, arms[name], batch)
+            spent_s, answers = _play(engine, arms[name], stretch, clock)
             seconds[name].append(spent_s)
             texts[name] |= answers
     control = experiment.control_arm
@@ -111,7 +125,16 @@ def play(
         ratio = Interval(math.exp(mean.estimate), math.exp(mean.low), math.exp(mean.high))
         same = sum(texts[name][key] == text for key, text in texts[control].items())
         found.append(ArmReplay(name, num_tokens / sum(seconds[name]), ratio, same))
-    return ExperimentReplay(len(recorded), len(batches), tuple(found), numerics == "batch_invariant")
+    return ExperimentReplay(len(recorded), len(stretches), tuple(found), numerics == "batch_invariant")
+
+
+def stretch_len(num_requests: int, num_slots: int) -> int:
+    """Return how many requests are played in one go.
+
+    Towards a stretch's end fewer and fewer run at once, which live traffic does not do: the more requests, the less of
+    the whole that is. But two stretches or more are needed to tell how they vary, and eight tell it well.
+    """
+    return max(num_slots, min(MOST_TURNS * num_slots, num_requests // GOOD_STRETCHES))
 
 
 def read_recorded(path: Path) -> Iterator[RecordedRequest]:
@@ -130,19 +153,21 @@ def _read(line: bytes, where: str) -> RecordedRequest:
         raise ConfigError(f"{where} is no recorded request with token ids: {error}") from error
 
 
-def _play_batch(engine: Engine, arm: Arm, batch: Sequence[RecordedRequest]) -> tuple[float, dict[str, tuple[int, ...]]]:
-    """Return the seconds that a batch took, and its answers by request."""
+def _play(
+    engine: Engine, arm: Arm, stretch: Sequence[RecordedRequest], clock: Clock
+) -> tuple[float, dict[str, tuple[int, ...]]]:
+    """Return the seconds that a stretch took, and its answers by request."""
     serve_arms(engine, partial(_always, arm))
-    answers: dict[str, list[int]] = {one.id: [] for one in batch}
-    for one in batch:
+    answers: dict[str, list[int]] = {one.id: [] for one in stretch}
+    for one in stretch:
         key = int.from_bytes(hashlib.sha256(one.id.encode()).digest()[:8], "big")
         sampling = Sampling(max_tokens=max(1, len(one.answer_ids)), temperature=one.temperature)
         engine.add(Request(one.id, one.prompt_ids, sampling, key, coupled_key=key))
-    started_s = time.perf_counter()
+    started_s = clock()
     while engine.has_work:
         for emission in engine.step():
             answers[emission.request_id].extend(emission.token_ids)
-    return time.perf_counter() - started_s, {key: tuple(text) for key, text in answers.items()}
+    return clock() - started_s, {key: tuple(text) for key, text in answers.items()}
 
 
 def _always(arm: Arm, request: Request) -> Arm:  # noqa: ARG001

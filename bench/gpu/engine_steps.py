@@ -13,6 +13,7 @@ from bench.gpu.stage import NotAvailable
 from core.errors import SpecdError
 from drafters.base import Drafter
 from engine.engine import Engine
+from engine.graph_sizes import graph_sizes
 from engine.shape import EngineShape
 from engine.timed_steps import Script, TimedSteps
 from policies.fixed import Off
@@ -23,12 +24,14 @@ PREFILL_ROWS = 8192
 BLOCK_SIZE = 16
 # Beside the cache a step needs room for its own tensors, logits above all.
 SHARE_FOR_KV = 0.8
-# Sequences of a batch for which the target's forward is captured.
-GRAPH_SIZES = (1, 8, 64, 256, 512)
+MOST_SEQUENCES = 512
 
 
 class SteppedEngine:
-    """An engine with one drafter whose every step is scripted; `room` is how many tokens its cache holds."""
+    """An engine with one drafter whose every step is scripted; `room` is how many tokens its cache holds.
+
+    graphs  of the target's forward and the drafter's proposals; each is captured while a batch warms up
+    """
 
     def __init__(
         self, target: RandomTarget, drafter: Drafter, device: torch.device, most_tokens: int, *, graphs: bool
@@ -39,12 +42,12 @@ class SteppedEngine:
         )
         self.room = min(most_tokens, int(SHARE_FOR_KV * free_bytes(device)) // per_token)
         shape = EngineShape(
-            max_num_seqs=512,
+            max_num_seqs=MOST_SEQUENCES,
             max_num_batched_tokens=PREFILL_ROWS,
             kv_cache_tokens=self.room,
             block_size=BLOCK_SIZE,
             prefix_cache=False,
-            graph_sizes=GRAPH_SIZES if graphs else (),
+            graph_sizes=graph_sizes(MOST_SEQUENCES) if graphs else (),
         )
         self.engine = Engine(target.network, {drafter.spec.name: drafter}, {Off.name: Off}, shape, ())
         if device.type == "cuda" and not self.engine.memory.kv.keys[0].is_cuda:

@@ -82,6 +82,6 @@ class MarkedDSpark(DSpark):
         with self.marks.part(BACKBONE):
             return super()._block(ask)
 
-    def _choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor]:
+    def _choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor, Tensor]:
         with self.marks.part(HEAD):
             return super()._choose(hidden, logits, ask)

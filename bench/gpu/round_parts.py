@@ -1,6 +1,8 @@
 """The stage that takes a speculative round apart: verify, backbone, head, verdict and all that is beside them.
 
 A random 8B target with a random DSpark drafter of the published shape; seven drafts of every sequence are verified.
+Inside a graph no part can be marked: backbone and head are told apart in rounds that are launched one by one. With
+graphs, as it is served, a round's time and its parts from verify to verdict are taken again.
 """
 
 from functools import partial
@@ -15,23 +17,37 @@ from bench.gpu.random_pair import NUM_DRAFTS, QWEN3_8B, TINY, random_drafter, ra
 from bench.gpu.stage import Bench, run_stage
 from bench.gpu.timing import timing_of
 from core.errors import SpecdError
+from drafters.base import Drafter
+from drafters.dspark import DSpark
+from engine.engine import Engine
 
 STAGE = "round"
 CONTEXT, BATCHES = 1024, (1, 8, 32, 128)
 PROFILED_STEPS = 2
+UNKNOWN_IN_GRAPHS = ("backbone_us", "head_us", "head_share", "beside_share")
 
 
 def measure(bench: Bench) -> None:
     """Take rounds of every batch apart."""
     batches, context = ((1, 2), 24) if bench.is_dry_run else (BATCHES, CONTEXT)
-    keys = {f"B{batch}": batch for batch in batches}
-    if not bench.wants(*keys):
-        return
+    for graphs in (False, True):
+        keys = {round_key(batch, graphs=graphs): batch for batch in batches}
+        if bench.wants(*keys):
+            _measure_engine(bench, keys, context, graphs=graphs)
+
+
+def round_key(batch: int, *, graphs: bool) -> str:
+    """Return the name of a measurement."""
+    return f"B{batch}/graphs" if graphs else f"B{batch}"
+
+
+def _measure_engine(bench: Bench, keys: dict[str, int], context: int, *, graphs: bool) -> None:
+    # Made by the first measurement that needs it; the device has no room for that of the other mode beside it.
     made: list[MarkedEngine] = []
 
     def take(batch: int) -> dict[str, Any]:
         if not made:
-            made.append(MarkedEngine(bench, max(batches) * (context + 512)))
+            made.append(MarkedEngine(bench, max(keys.values()) * (context + 512), graphs=graphs))
         return made[0].take_apart(batch, context)
 
     # The largest first: it has the bars.
@@ -40,15 +56,17 @@ def measure(bench: Bench) -> None:
 
 
 class MarkedEngine:
-    """An engine whose steps are marked on the device."""
+    """An engine whose steps are marked on the device; with graphs, its drafter is not."""
 
-    def __init__(self, bench: Bench, most_tokens: int) -> None:
+    def __init__(self, bench: Bench, most_tokens: int, *, graphs: bool) -> None:
         self.device = bench.device
         target = random_target(TINY if bench.is_dry_run else QWEN3_8B, bench.device)
         self.marks = Marks(bench.device)
-        drafter = MarkedDSpark(random_drafter(target, bench.device), target.network, self.marks)
-        # Inside a graph no part can be marked: rounds are taken apart as they are launched one by one.
-        self.stepped = SteppedEngine(target, drafter, bench.device, most_tokens, graphs=False)
+        network, self.graphs = random_drafter(target, bench.device), graphs
+        drafter: Drafter = MarkedDSpark(network, target.network, self.marks)
+        if graphs:
+            drafter = DSpark("dspark", network, target.network)
+        self.stepped = SteppedEngine(target, drafter, bench.device, most_tokens, graphs=graphs)
 
     def take_apart(self, batch: int, context: int) -> dict[str, Any]:
         """Return the time of a round without marks, and with them that of its parts."""
@@ -57,6 +75,7 @@ class MarkedEngine:
             plain = engine.stats
             timing = timing_of(self.stepped.time(batch))
             engine.stats = marked = MarkedStats(self.marks)
+            counts = graph_counts(engine)
             try:
                 self.marks.take()
                 times = self.stepped.time(batch)
@@ -66,7 +85,14 @@ class MarkedEngine:
             busy_us = self._busy_us()
         if marked.verified != NUM_DRAFTS * marked.rounds:
             raise SpecdError(f"{marked.verified} drafts were verified in {marked.rounds} rounds of {NUM_DRAFTS} each")
-        return round_values(1e6 * sum(times) / len(times), parts) | {
+        counted = zip(("replayed", "eager"), graph_counts(engine), counts, strict=True)
+        values = round_values(1e6 * sum(times) / len(times), parts)
+        if self.graphs:
+            # What is in a graph has no marks of its own: the head counts as drafting.
+            values["beside_verify_and_draft_share"] = values["beside_share"]
+            values = {name: value for name, value in values.items() if name not in UNKNOWN_IN_GRAPHS}
+        return values | {
+            "graphs": {name: after - before for name, after, before in counted},
             "sequences": batch,
             "context": context,
             "round": msgspec.to_builtins(timing),
@@ -83,6 +109,14 @@ class MarkedEngine:
                 self.stepped.engine.step()
             torch.cuda.synchronize(self.device)
         return float(sum(event.self_device_time_total for event in seen.key_averages())) / PROFILED_STEPS
+
+
+def graph_counts(engine: Engine) -> tuple[int, int]:
+    """Return how many forwards and proposals were replayed from graphs, and how many that have graphs were not."""
+    counts = [(one.graphs.num_replayed, one.graphs.num_eager) for one in (engine.graphed,) if one]
+    graphed = [each.graphed for each in engine.memory.speculators.values() if each.graphed]
+    counts += [(one.graphs.num_replayed, one.graphs.num_eager) for one in graphed]
+    return sum(replayed for replayed, _ in counts), sum(eager for _, eager in counts)
 
 
 def round_values(round_us: float, parts_s: dict[str, float]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from bench.prove.uneven import Uneven
 from core.planning import Threshold, TopK
 from core.random import derive_nonce
 from engine import accept as accept_module
+from engine import draws_ahead as draws_module
 from engine import noise as noise_module
 from kernels.admit import admit
 from kernels.reject import reject
@@ -84,7 +85,7 @@ def _of_randomness(bed: Bed) -> Iterator[PlantedBug]:
     yield PlantedBug("nonce shared in a batch", EXACT, partial(_share_outcome, False), partial(_share_outcome, True))
     for name, cell, place in (
         ("wrong residual", fixed, (accept_module, "reject", mistakes.draw_from_the_target)),
-        ("position-keyed noise", listening, (noise_module, "round_uniforms", mistakes.key_by_position)),
+        ("position-keyed noise", listening, (draws_module, "round_uniforms", mistakes.key_by_position)),
         ("coupled noise by row", coupled, (noise_module, "gumbel_noise", mistakes.key_by_row)),
     ):
         yield PlantedBug(name, LOOP, partial(paths.cell, cell), partial(paths.swapped_cell, cell, place))

@@ -11,14 +11,14 @@ from typing import Literal
 from msgspec import Struct
 
 from core.confidence_sequence import confidence_sequence
-from core.experiments.blocks import F64, Block, differences, make_blocks, scale_of
+from core.experiments.blocks import F64, Block, adjustable, log_ratios, make_blocks, scale_of
 from core.experiments.metrics import METRICS
 from core.experiments.quantiles import quantile_ratios
 from core.experiments.spec import Experiment
 from core.experiments.trust import Trust, judge_trust
 from core.experiments.unit_sums import UnitRecord
 from core.experiments.values import ArmValue, arm_values
-from core.ratios import adjusted, fit_adjustment
+from core.ratios import adjusted, adjusted_in_turn, fit_adjustment
 from core.statistics import Interval
 
 Advice = Literal["ship", "keep running", "stop"]
@@ -28,6 +28,7 @@ class Comparison(Struct, frozen=True):
     """One metric of one arm against the control, as a ratio; 1 is no difference.
 
     unadjusted is without covariates; shares of variance that they took out are `explained`
+    spread     standard deviation of the blocks' log ratios, covariates taken out; None for a single block
     """
 
     metric: str
@@ -35,6 +36,7 @@ class Comparison(Struct, frozen=True):
     ratio: Interval
     unadjusted: Interval
     explained: float | None = None
+    spread: float | None = None
 
 
 class Guardrail(Struct, frozen=True):
@@ -81,7 +83,8 @@ def analyse(experiment: Experiment, records: Iterable[UnitRecord]) -> Analysis:
     arms = tuple(_result(experiment, blocks, pre, main, arm, trust) for arm in experiment.treatments)
     advice, why = _overall(arms, trust)
     values = {arm: arm_values(main, arm) for arm in experiment.arms}
-    return Analysis(experiment.id, experiment.digest, len(main), len(pre), values, arms, trust, advice, why)
+    num_pre, num_main = (sum(one.is_whole(experiment.arms) for one in part) for part in (pre, main))
+    return Analysis(experiment.id, experiment.digest, num_main, num_pre, values, arms, trust, advice, why)
 
 
 def find_breach(experiment: Experiment, records: Iterable[UnitRecord]) -> str | None:
@@ -109,15 +112,15 @@ def adjusted_differences(
     experiment: Experiment, blocks: Sequence[Block], arm: str, metric: str, alpha: float
 ) -> Adjusted:
     """Return the blocks' log ratios, adjusted and scaled by what the blocks before the comparison said."""
-    pre = [one for one in blocks if one.is_pre]
-    # Every block at once, for a unit's covariate is the unit before it, which may lie in another block.
-    values, known = differences(experiment, blocks, arm, metric)
-    num_pre = len(differences(experiment, pre, arm, metric)[0])
-    theta = fit_adjustment(values[:num_pre], known[:num_pre])
-    before, after = (adjusted(values[part], known[part], theta) for part in (slice(num_pre), slice(num_pre, None)))
+    plain, covariates, num_before = adjustable(experiment, blocks, arm, metric)
+    before = adjusted(
+        plain[:num_before], covariates[:num_before], fit_adjustment(plain[:num_before], covariates[:num_before])
+    )
+    after = adjusted_in_turn(plain, covariates, num_before)
     usual = experiment.stop.min_blocks
-    scale, plain_scale = scale_of(before, usual, alpha), scale_of(values[:num_pre], usual, alpha)
-    return Adjusted(values[num_pre:], plain_scale, after, scale, bool(theta.any()))
+    scale, plain_scale = scale_of(before, usual, alpha), scale_of(plain[:num_before], usual, alpha)
+    is_adjusted = bool((after != plain[num_before:]).any())
+    return Adjusted(plain[num_before:], plain_scale, after, scale, is_adjusted)
 
 
 def compare(experiment: Experiment, blocks: Sequence[Block], arm: str, metric: str, alpha: float) -> Comparison | None:
@@ -129,7 +132,8 @@ def compare(experiment: Experiment, blocks: Sequence[Block], arm: str, metric: s
     explained = 1 - float(found.values.var()) / spread if found.is_adjusted and spread > 0 else None
     ratio = _exp(confidence_sequence(found.values, found.scale, alpha))
     unadjusted = _exp(confidence_sequence(found.plain, found.plain_scale, alpha))
-    return Comparison(metric, len(found.values), ratio, unadjusted, explained)
+    known_spread = float(found.values.std(ddof=1)) if len(found.values) > 1 else None
+    return Comparison(metric, len(found.values), ratio, unadjusted, explained, known_spread)
 
 
 def _result(
@@ -155,10 +159,10 @@ def _guardrail(
     pre, main = blocks
     limit = experiment.guardrails[metric]
     sign = -1.0 if METRICS[metric].more_is_better else 1.0
-    worse = sign * differences(experiment, main, arm, metric)[0]
+    worse = sign * log_ratios(experiment, main, arm, metric)
     if not len(worse):
         return None
-    before = differences(experiment, pre, arm, metric)[0]
+    before = log_ratios(experiment, pre, arm, metric)
     # Only one side is asked about, and either side is as likely to be passed by chance.
     interval = _exp(confidence_sequence(worse, scale_of(before, experiment.stop.min_blocks, 2 * alpha), 2 * alpha))
     interval = Interval(interval.estimate, interval.low, math.inf)

@@ -7,11 +7,14 @@ of the comparison, a random order what repeats itself.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate
 
 import numpy as np
 
 PERSON = b"specd-experiment"
+# An analysis asks for every slot several times over.
+KEPT_BLOCKS = 4096
 
 
 def slot_at(now_s: float, slot_s: float) -> int:
@@ -27,9 +30,7 @@ def block_of(slot: int, weights: Mapping[str, int]) -> int:
 def arm_of_slot(salt: str, weights: Mapping[str, int], slot: int, worker: str = "") -> str:
     """Return the arm of a slot; with `worker`, of that worker alone, whose order is its own."""
     size = sum(weights.values())
-    arms = [name for name, weight in weights.items() for _ in range(weight)]
-    order = np.random.default_rng(_hash(f"{salt}|{worker}|{slot // size}")).permutation(size)
-    return arms[order[slot % size]]
+    return _block_of_arms(f"{salt}|{worker}|{slot // size}", tuple(weights.items()))[slot % size]
 
 
 def arm_of_key(salt: str, weights: Mapping[str, int], key: str) -> str:
@@ -37,6 +38,13 @@ def arm_of_key(salt: str, weights: Mapping[str, int], key: str) -> str:
     ends: Sequence[int] = list(accumulate(weights.values()))
     place = _hash(f"{salt}|{key}") % ends[-1]
     return next(name for name, end in zip(weights, ends, strict=True) if place < end)
+
+
+@lru_cache(maxsize=KEPT_BLOCKS)
+def _block_of_arms(key: str, weights: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
+    arms = [name for name, weight in weights for _ in range(weight)]
+    order = np.random.default_rng(_hash(key)).permutation(len(arms))
+    return tuple(arms[place] for place in order)
 
 
 def _hash(text: str) -> int:

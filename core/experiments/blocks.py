@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.confidence_sequence import mixture_scale
 from core.experiments.assignment import block_of
-from core.experiments.metrics import COVARIATES, METRICS, PREVIOUS
+from core.experiments.metrics import COVARIATES, DRIFT, METRICS
 from core.experiments.spec import Experiment
 from core.experiments.unit_sums import UnitRecord, UnitSums, total
 
@@ -20,8 +21,8 @@ LEAST_VARIANCE = 1e-10
 
 # Whose block, and which: a worker's name where workers are units, else "".
 BlockKey = tuple[str, int]
-# By whose unit and its slot.
-Residuals = dict[tuple[str, int], float]
+# The log of a metric by whose unit and its slot.
+Levels = dict[tuple[str, int], float]
 
 
 @dataclass(slots=True)
@@ -36,8 +37,23 @@ class Block:
     def sums(self, arm: str) -> UnitSums | None:
         """Return an arm's sums, None if it had none here; to be asked once the block is whole."""
         if arm not in self.whole and (units := self.units.get(arm)):
-            self.whole[arm] = total(units.values())
+            first, *others = units.values()
+            self.whole[arm] = total((first, *others)) if others else first
         return self.whole.get(arm)
+
+    def is_whole(self, arms: Iterable[str]) -> bool:
+        """Tell whether every arm had a unit here."""
+        return all(self.units.get(arm) for arm in arms)
+
+    @property
+    def first_slot(self) -> int:
+        """Its first slot that was measured."""
+        return min(min(slots) for slots in self.units.values())
+
+    @property
+    def last_slot(self) -> int:
+        """Its last slot that was measured."""
+        return max(max(slots) for slots in self.units.values())
 
 
 def make_blocks(experiment: Experiment, records: Iterable[UnitRecord]) -> list[Block]:
@@ -57,34 +73,47 @@ def make_blocks(experiment: Experiment, records: Iterable[UnitRecord]) -> list[B
         if block.is_pre is not record.is_pre:
             mixed.add(key)
         slots = block.units.setdefault(record.arm, {})
-        slots[record.slot] = slots.get(record.slot, UnitSums()).plus(record.sums)
+        before = slots.get(record.slot)
+        slots[record.slot] = before.plus(record.sums) if before else record.sums
     return [blocks[key] for key in sorted(blocks, key=lambda key: (key[1], key[0])) if key not in mixed]
 
 
-def differences(experiment: Experiment, blocks: Sequence[Block], arm: str, metric: str) -> tuple[F64, F64]:
-    """Return per block the log ratio of `arm` to the control [n], and the covariates' differences [n, k].
+class Adjustable(NamedTuple):
+    """Log ratios to the control by block [n], the covariates' differences [n, k], and how many are of before."""
+
+    values: F64
+    covariates: F64
+    num_before: int
+
+
+def log_ratios(experiment: Experiment, blocks: Sequence[Block], arm: str, metric: str) -> F64:
+    """Return per block the log ratio of `arm` to the control [n].
 
     Blocks in which either had nothing of the metric are left out: what they would have been is not known.
     """
+    found = (_log_ratio(experiment, block, arm, metric) for block in blocks)
+    return np.array([value for value in found if value is not None])
+
+
+def adjustable(experiment: Experiment, blocks: Sequence[Block], arm: str, metric: str) -> Adjustable:
+    """Return the log ratios with what may explain them; blocks of before come first.
+
+    Where drift is a covariate, a block is left out until the unit after it was measured: what is taken off a block must
+    not change from one look to the next.
+    """
+    levels = _levels(blocks, metric) if DRIFT in experiment.cuped else {}
+    last = dict(sorted(levels))
     values: list[float] = []
-    known: list[list[float]] = []
-    before = _residuals(experiment, blocks, metric) if PREVIOUS in experiment.cuped else {}
+    rows: list[list[float]] = []
+    num_before = 0
     for block in blocks:
-        ours, theirs = block.sums(arm), block.sums(experiment.control_arm)
-        if ours is None or theirs is None:
+        value = _log_ratio(experiment, block, arm, metric)
+        if value is None or (levels and last[block.key[0]] <= block.last_slot):
             continue
-        mine, other = METRICS[metric].log(ours), METRICS[metric].log(theirs)
-        if mine is None or other is None:
-            continue
-        values.append(mine - other)
-        row = []
-        for name in experiment.cuped:
-            if name == PREVIOUS:
-                row.append(_mean(before, block, arm) - _mean(before, block, experiment.control_arm))
-            else:
-                row.append(COVARIATES[name](ours) - COVARIATES[name](theirs))
-        known.append(row)
-    return np.array(values), np.array(known, dtype=np.float64).reshape(len(values), len(experiment.cuped))
+        rows.append([_covariate(levels, block, arm, experiment.control_arm, name) for name in experiment.cuped])
+        values.append(value)
+        num_before += block.is_pre
+    return Adjustable(np.array(values), np.array(rows).reshape(len(values), len(experiment.cuped)), num_before)
 
 
 def scale_of(before: F64, num_blocks: int, alpha: float) -> float:
@@ -93,28 +122,41 @@ def scale_of(before: F64, num_blocks: int, alpha: float) -> float:
     return mixture_scale(num_blocks, max(variance, LEAST_VARIANCE), alpha)
 
 
-def _residuals(experiment: Experiment, blocks: Sequence[Block], metric: str) -> Residuals:
-    """Return, by unit, how far the unit just before it was from what its arm had come to until then.
+def _log_ratio(experiment: Experiment, block: Block, arm: str, metric: str) -> float | None:
+    ours, theirs = block.sums(arm), block.sums(experiment.control_arm)
+    if ours is None or theirs is None:
+        return None
+    mine, other = METRICS[metric].log(ours), METRICS[metric].log(theirs)
+    return None if mine is None or other is None else mine - other
 
-    The arm's own mean is taken off because an arm changes the outcome of the unit before as well: of its effect
-    nothing may be explained away.
-    """
-    means: dict[str, tuple[float, int]] = {}
-    found: Residuals = {}
+
+def _covariate(levels: Levels, block: Block, arm: str, control: str, name: str) -> float:
+    if name == DRIFT:
+        return _drift(levels, block, arm) - _drift(levels, block, control)
+    return COVARIATES[name](block.whole[arm]) - COVARIATES[name](block.whole[control])
+
+
+def _levels(blocks: Sequence[Block], metric: str) -> Levels:
+    levels: Levels = {}
     for block in blocks:
-        units = [(slot, arm, sums) for arm, slots in block.units.items() for slot, sums in slots.items()]
-        for slot, arm, sums in sorted(units, key=lambda unit: unit[0]):
-            value = METRICS[metric].log(sums)
-            if value is None:
-                continue
-            # Before the comparison all arms are one.
-            served = experiment.control_arm if block.is_pre else arm
-            mean, count = means.get(served, (value, 0))
-            found[block.key[0], slot + 1] = value - mean
-            means[served] = (mean + (value - mean) / (count + 1), count + 1)
-    return found
+        for slots in block.units.values():
+            for slot, sums in slots.items():
+                if (value := METRICS[metric].log(sums)) is not None:
+                    levels[block.key[0], slot] = value
+    return levels
 
 
-def _mean(residuals: Residuals, block: Block, arm: str) -> float:
-    slots = block.units[arm]
-    return sum(residuals.get((block.key[0], slot), 0.0) for slot in slots) / len(slots)
+def _drift(levels: Levels, block: Block, arm: str) -> float:
+    """Return what the units just before and just after the block say of an arm's slots, on the line between them.
+
+    Whose those two were has nothing to do with the order in the block: swapping its arms changes the sign of what is
+    returned for one less what is returned for the other, as it does that of the outcome. The unit before a slot, of
+    this block or not, would not do: the outcome would then be adjusted by a part of itself.
+    """
+    owner, first, last = block.key[0], block.first_slot, block.last_slot
+    before, after = levels.get((owner, first - 1)), levels.get((owner, last + 1))
+    if before is None or after is None:
+        return 0.0
+    own = block.units[arm]
+    share = (sum(own) / len(own) - first + 1) / (last - first + 2)
+    return before + (after - before) * share

@@ -80,11 +80,12 @@ METRICS: dict[str, Metric] = {
     "answer_len": _ratio("tokens of an answer", "answer_tokens", "answers"),
     "stop_share": Metric("share of answers that ended by themselves", _share("stops", "answers")),
 }
-# What a unit knew before its arm did anything.
+# What of a unit no arm has a part in, given the right kind of traffic (docs/experiments.md).
 COVARIATES: dict[str, Callable[[UnitSums], float]] = {
     "offered_load": lambda sums: math.log1p(sums.begun / sums.seconds) if sums.seconds else 0.0,
     "prompt_len": lambda sums: math.log1p(sums.prompt_tokens / sums.begun) if sums.begun else 0.0,
     "asked_len": lambda sums: math.log1p(sums.asked_tokens / sums.begun) if sums.begun else 0.0,
+    "concurrency": lambda sums: math.log(sums.rounds / sums.steps) if sums.rounds and sums.steps else 0.0,
 }
-# The last unit's own outcome, its arm's mean so far taken off.
-PREVIOUS = "previous"
+# How the metric drifted from the unit before a block to the one after it.
+DRIFT = "drift"

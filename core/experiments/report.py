@@ -4,9 +4,14 @@ import math
 
 from core.experiments.analysis import Analysis, ArmResult
 from core.experiments.metrics import METRICS
+from core.experiments.sizing import blocks_needed
 from core.experiments.spec import INTERFERENCE, Experiment
 from core.experiments.values import ArmValue
 from core.statistics import Interval
+
+# Before so many blocks it is not known how they vary.
+FEWEST_BLOCKS = 8
+EFFECTS = (0.01, 0.02, 0.03, 0.05, 0.1)
 
 
 def to_markdown(experiment: Experiment, analysis: Analysis) -> str:
@@ -39,6 +44,8 @@ def to_markdown(experiment: Experiment, analysis: Analysis) -> str:
         for one in arm.guardrails
     ]
     lines += ["", "## Can it be believed", "", *_trust_lines(analysis)]
+    if sizes := [line for arm in analysis.arms for line in _size_lines(experiment, arm)]:
+        lines += ["", "## How long it takes", "", *sizes]
     lines += ["", "## Latency, ratio to control", "", "95 % each, by resampling blocks; for a single look.", ""]
     lines += [f"- {arm.arm}, {name}: {_shown(found)}" for arm in analysis.arms for name, found in arm.quantiles.items()]
     lines += ["", "## What each arm came to", "", f"| metric | {' | '.join(analysis.values)} |"]
@@ -69,6 +76,20 @@ def _trust_lines(analysis: Analysis) -> list[str]:
     ]
     lines += [f"- {metric} alike in all arms: p = {p:.2g}, at all times" for metric, p in trust.nulls.items()]
     return lines + [f"- **fault**: {fault}" for fault in trust.faults]
+
+
+def _size_lines(experiment: Experiment, arm: ArmResult) -> list[str]:
+    """Return how long effects take to be found, by how blocks have varied so far; nothing for too few blocks."""
+    one = arm.primary
+    if one is None or one.num_blocks < FEWEST_BLOCKS or not one.spread:
+        return []
+    block_s = experiment.slot.seconds * (1 if experiment.unit == "request" else experiment.block_len)
+    alpha, usual = experiment.stop.alpha / len(experiment.treatments), experiment.stop.min_blocks
+    found = [(effect, blocks_needed(math.log1p(effect), one.spread, usual, alpha)) for effect in EFFECTS]
+    told = [f"{effect:.0%} in {n} blocks ({n * block_s / 3600:.1f} h)" for effect, n in found if n is not None]
+    return [
+        f"- {arm.arm}: blocks vary by {one.spread:.1%}; four of five experiments find an effect of {', '.join(told)}"
+    ]
 
 
 def _shown(interval: Interval) -> str:

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct, field
 from core.config import PolicySettings, Settings, all_drafters, all_policies, nearest
 from core.config_file import NAME, read_entry
 from core.errors import ConfigError
-from core.experiments.metrics import COVARIATES, METRICS, PREVIOUS
+from core.experiments.metrics import COVARIATES, DRIFT, METRICS
 from core.known_keys import find_unknown_key
 from core.setting_types import Count, Name, Seconds
 from core.toml_file import read_toml
@@ -119,7 +119,7 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     primary      the metric that decides
     guardrails   metric -> by which factor it may be worse than the control's
     null_checks  metrics that no arm can change: if they differ, something else does
-    cuped        covariates whose part in the primary metric is taken out, by what the blocks before showed
+    cuped        covariates whose part in the primary metric is taken out, by what the blocks before each showed
     """
 
     id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -134,7 +134,7 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     levels: LevelSpec = LevelSpec()
     guardrails: dict[str, Ratio] = field(default_factory=lambda: {"error_rate": 1.5})
     null_checks: tuple[str, ...] = ("stop_share",)
-    cuped: tuple[str, ...] = (PREVIOUS,)
+    cuped: tuple[str, ...] = (DRIFT,)
     stop: StopSpec = StopSpec()
 
     @property
@@ -237,7 +237,7 @@ def _check(experiment: Experiment, where: str) -> None:
         if name not in METRICS:
             raise ConfigError(f"{where}: unknown metric {name!r} ({path}); {nearest(name, list(METRICS))}")
     for name in experiment.cuped:
-        if name not in (known := [*COVARIATES, PREVIOUS]):
+        if name not in (known := [*COVARIATES, DRIFT]):
             raise ConfigError(f"{where}: unknown covariate {name!r} (cuped); {nearest(name, known)}")
     if experiment.slot.burn_in_s >= experiment.slot.seconds:
         raise ConfigError(

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from core.confidence_sequence import log_evidence
 from core.experiments.assignment import arm_of_slot
-from core.experiments.blocks import F64, Block, differences, scale_of
+from core.experiments.blocks import F64, Block, log_ratios, scale_of
 from core.experiments.spec import Experiment
 from core.experiments.unit_sums import UnitRecord
 from core.statistics import chi_square_p_value
@@ -79,7 +79,7 @@ def _slots_p(experiment: Experiment, records: Sequence[UnitRecord]) -> float:
 
 def _before_p(experiment: Experiment, pre: Sequence[Block]) -> float | None:
     """Return the p value of no effect in the blocks before; None if there are too few to tell."""
-    found = [differences(experiment, pre, arm, experiment.primary)[0] for arm in experiment.treatments]
+    found = [log_ratios(experiment, pre, arm, experiment.primary) for arm in experiment.treatments]
     if not found or min(map(len, found)) < 2:
         return None
     return min(1.0, len(found) * min(_at_all_times_p(one, scale_of(one[:0], len(one), TRUST_ALPHA)) for one in found))
@@ -88,8 +88,8 @@ def _before_p(experiment: Experiment, pre: Sequence[Block]) -> float | None:
 def _null_p(experiment: Experiment, pre: Sequence[Block], main: Sequence[Block], metric: str) -> float:
     p = 1.0
     for arm in experiment.treatments:
-        values = differences(experiment, main, arm, metric)[0]
-        before = differences(experiment, pre, arm, metric)[0]
+        values = log_ratios(experiment, main, arm, metric)
+        before = log_ratios(experiment, pre, arm, metric)
         scale = scale_of(before, experiment.stop.min_blocks, TRUST_ALPHA)
         p = min(p, _at_all_times_p(values, scale))
     return min(1.0, p * len(experiment.treatments))

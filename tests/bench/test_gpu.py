@@ -26,6 +26,7 @@ from bench.gpu import (
     wheels,
 )
 from bench.gpu.device import find_device
+from bench.gpu.engine_steps import DRY_STEPS
 from bench.gpu.results import read_results, results_path
 from bench.gpu.stage import DONE, STOPPED, UNFINISHED, Bench, NotAvailable, Stopped, work
 from core.errors import ConfigError, SpecdError
@@ -245,3 +246,17 @@ def test_packages_that_nobody_has_are_named_with_how_to_bring_them(tmp_path, mon
     said = capsys.readouterr().err
     assert "not installed here: no-such-wheel." in said
     assert "pip download" in said
+
+
+def test_steps_and_rounds_are_measured_with_graphs_and_without(dry_run):
+    steps = read_results(dry_run, "step").entries
+    assert {key.split("/")[1] for key in steps if key != "ceilings"} == {"graphs", "eager"}
+    rounds = {key: entry.values for key, entry in read_results(dry_run, "round").entries.items()}
+    assert set(rounds) == {"B1", "B2", "B1/graphs", "B2/graphs"}
+    for key, values in rounds.items():
+        # A forward and a proposal in each of the steps that were timed.
+        replayed = 2 * DRY_STEPS if key.endswith("graphs") else 0
+        assert values["graphs"] == {"replayed": replayed, "eager": 0}
+        # What is replayed is not told apart.
+        assert ("head_share" in values) == (replayed == 0)
+        assert {"verify", "draft"} <= set(values["parts_us"])

@@ -51,6 +51,21 @@ def test_a_few_differences_exclude_nothing():
         confidence_sequence([], SCALE)
 
 
+def test_what_hardly_varies_is_known_after_sixteen_differences():
+    rng, scale = np.random.default_rng(3), mixture_scale(24, 1e-3**2)
+    found = confidence_sequence(rng.normal(0.1, 1e-3, size=16), scale)
+    assert 0 < found.low < 0.1 < found.high < 0.5
+
+
+@pytest.mark.parametrize("effect", [0.02, 0.3])
+def test_looking_after_every_block_excludes_the_effect_itself_no_more_often_than_it_says(effect):
+    rng = np.random.default_rng(4)
+    runs = effect + signed(np.abs(SPREAD * rng.normal(size=(300, 60))), rng)
+    excluded = sum(any(log_evidence(run[:n], SCALE, effect) >= math.log(20) for n in range(2, 61)) for run in runs)
+    # One in twenty at most; by chance of 300 runs up to 26.
+    assert excluded < 26
+
+
 def test_differences_that_are_all_the_same_are_found_as_soon_as_signs_could_tell():
     # Twenty equal signs come by chance once in half a million times.
     assert confidence_sequence([0.1] * 20, mixture_scale(20, 0.01)).low > 0

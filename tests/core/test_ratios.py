@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from core.ratios import adjusted, fit_adjustment, ratio_interval
+from core.ratios import adjusted, adjusted_in_turn, fit_adjustment, ratio_interval
 
 
 def test_the_delta_method_covers_the_ratio_as_often_as_it_says():
@@ -37,3 +37,23 @@ def test_what_a_covariate_explains_is_taken_out_and_the_mean_stays():
 
 def test_too_little_to_fit_adjusts_nothing():
     assert fit_adjustment([1.0, 2.0, 3.0], np.ones((3, 1))).tolist() == [0.0]
+
+
+def test_each_outcome_is_adjusted_by_those_before_it_alone():
+    rng = np.random.default_rng(2)
+    known = rng.normal(size=(300, 2))
+    outcomes = known @ np.array([2.0, -1.0]) + rng.normal(0, 0.1, size=300)
+    outcomes[20:] += 0.4
+    left = adjusted_in_turn(outcomes, known, 20)
+    assert left[100:].std() < 0.06 * outcomes.std()
+    assert left.mean() == pytest.approx(0.4, abs=0.02)
+    # What comes later changes nothing.
+    assert adjusted_in_turn(outcomes[:150], known[:150], 20) == pytest.approx(left[:130])
+    theta = fit_adjustment(outcomes[:20], known[:20])
+    assert left[0] == pytest.approx(outcomes[20] - known[20] @ theta)
+
+
+def test_without_covariates_or_enough_to_fit_them_outcomes_stay():
+    outcomes = np.arange(5.0)
+    assert adjusted_in_turn(outcomes, np.zeros((5, 0)), 2).tolist() == [2.0, 3.0, 4.0]
+    assert adjusted_in_turn(outcomes, np.ones((5, 1)), 2)[:2].tolist() == [2.0, 3.0]

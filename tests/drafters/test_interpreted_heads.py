@@ -27,11 +27,10 @@ def drafter(request):
 
 
 def choose(drafter, question, seed=0):
-    """Return tokens, evidence and the logits left, of blocks whose states are random."""
+    """Return tokens, evidence and the law, of blocks whose states are random."""
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(BATCH, WIDTH, drafter.target.shape.hidden_size, generator=generator)
-    logits = drafter.network.vocabulary.logits(hidden, drafter.target)
-    return *drafter._choose(hidden, logits, question), logits
+    return drafter._choose(hidden, drafter._base_logits(hidden, question), question)
 
 
 def question_of(temperatures, coupled=None, names_noise=False, top_k=0):

@@ -46,11 +46,22 @@ class Elsewhere(torch.Tensor):
 
 
 class Device(TorchDispatchMode):
-    """While it is entered, the pretended device exists; waits are the places at which the host waited for it."""
+    """While it is entered, the pretended device exists; waits are the places at which the host waited for it.
+
+    tape  what is done on it while work is captured (tests/engine/pretend_graphs.py), None elsewhere
+    """
 
     def __init__(self):
         super().__init__()
         self.waits = Counter()
+        self.tape = None
+
+    def do(self, operation):
+        """Do something to numbers of the device, and note it if it is captured; returns what comes out."""
+        done = operation()
+        if self.tape is not None:
+            self.tape.append((operation, done))
+        return done
 
     def __torch_dispatch__(self, func, types, arguments=(), named=None):
         return run(func, arguments, named or {})
@@ -71,13 +82,14 @@ def run(func, arguments, named):
         return _copied_into(arguments, named, device)
     if wanted is not None and torch.device(wanted).type == ELSEWHERE.type:
         named["device"] = torch.device("cpu")
-        return _away(func(*_here(arguments), **_here(named)))
+        return _away(device.do(lambda: func(*arguments, **named)))
     if not away:
         return func(*arguments, **named)
     _check(func, arguments, named, tensors)
     if wanted is not None:
         named["device"] = torch.device("cpu")
-    done = func(*_here(arguments), **_here(named))
+    here, told = _here(arguments), _here(named)
+    done = device.do(lambda: func(*here, **told))
     if func._schema.is_mutable and any(a.alias_info and a.alias_info.is_write for a in func._schema.arguments[:1]):
         return arguments[0]
     return done if func in LOOKS else _away(done)
@@ -89,9 +101,12 @@ def _copied(func, arguments, named, away, wanted, device):
         device.waits[_where()] += 1
     if not away and goes_away and not named.get("non_blocking"):
         device.waits[_where()] += 1
+    if not away:
+        refuse_in_capture(device)
     named["device"] = torch.device("cpu")
     # A copy that is only begun must not be the host's own numbers.
-    done = func(*_here(arguments), **_here(named))
+    here = _here(arguments)
+    done = device.do(lambda: func(*here, **named))
     return _away(done) if goes_away else done
 
 
@@ -100,8 +115,17 @@ def _copied_into(arguments, named, device):
     is_blocking = not (len(arguments) > 2 and arguments[2]) and not named.get("non_blocking")
     if not isinstance(into, Elsewhere) or (not isinstance(source, Elsewhere) and source.dim() and is_blocking):
         device.waits[_where()] += 1
-    _here(into).copy_(_here(source))
+    if not isinstance(source, Elsewhere) and source.dim():
+        refuse_in_capture(device)
+    target, source = _here(into), _here(source)
+    device.do(lambda: target.copy_(source))
     return into
+
+
+def refuse_in_capture(device):
+    """Raise where numbers of the host go up: captured, the copy would read the same place of the host for ever."""
+    if device.tape is not None:
+        raise RuntimeError("captured work copies from the host")
 
 
 def _check(func, arguments, named, tensors):
@@ -179,10 +203,13 @@ def as_kernel(twin, num_rows=None):
     def launched(*arguments, **named):
         if not any(isinstance(each, Elsewhere) for each in _flat_deep((arguments, named))):
             return twin(*arguments, **named)
-        arguments, named = _deep_here(arguments), _deep_here(named)
-        if num_rows is not None:
-            arguments = (arguments[0][: num_rows(*arguments)], *arguments[1:])
-        return _deep_away(twin(*arguments, **named))
+        here, told = _deep_here(arguments), _deep_here(named)
+
+        def run_twin():
+            rows = here if num_rows is None else (here[0][: num_rows(*here)], *here[1:])
+            return twin(*rows, **told)
+
+        return _deep_away(CURRENT[-1].do(run_twin))
 
     return launched
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from engine.cost_cache import cost_key, load_or_measure
@@ -74,8 +75,9 @@ def test_the_key_is_of_shapes_not_of_weights(engine):
         {"block_size": 3},
         {"shape": EngineShape(max_num_seqs=2, max_num_batched_tokens=32, kv_cache_tokens=1024, block_size=4)},
         {"shape": EngineShape(max_num_seqs=1, max_num_batched_tokens=16, kv_cache_tokens=1024, block_size=4)},
+        {"shape": replace(SHAPE, graph_sizes=(1,))},
     ],
-    ids=["target", "drafter", "slots", "chunks"],
+    ids=["target", "drafter", "slots", "chunks", "graphs"],
 )
 def test_another_machine_or_model_has_another_key(engine, other):
     assert cost_key(make(**other), "dspark") != cost_key(engine, "dspark")

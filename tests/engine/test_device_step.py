@@ -7,17 +7,12 @@ import pytest
 import torch
 
 from core.planning import FixedLength, Threshold, TopK
-from drafters import draws
-from engine import device_round, noise, plan
 from engine import engine as engine_module
-from engine.engine import Engine
-from kernels import reference
-from kernels.noise import gumbel_noise
-from models import paged
 from policies.base import draft_all, draft_nothing
 from policies.confidence import Confidence
 from policies.fixed import Fixed, Off
-from tests.engine.pretend_device import ELSEWHERE, Elsewhere, as_kernel, move, pretended
+from tests.engine.pretend_device import ELSEWHERE, move, pretended
+from tests.engine.pretend_kernels import stand_in
 from toys import SHAPE, make_engine, request, run, tiny_dspark, tiny_target
 
 PROMPTS = [tuple((3 * i + 5 * j * j) % 32 for j in range(2 + 9 * i)) for i in range(4)]
@@ -32,29 +27,7 @@ LAWS = {
 @pytest.fixture
 def kernels(monkeypatch):
     """The kernels that run on a device, in whose place the twins run."""
-
-    def num_rows(_, draft, lengths, *__):
-        return int(lengths.sum()) + len(lengths)
-
-    for name in ("reject", "couple", "keep_drawn"):
-        monkeypatch.setattr(device_round, name, as_kernel(getattr(reference, name), num_rows))
-    for where in (device_round, draws):
-        monkeypatch.setattr(where, "process", as_kernel(reference.process))
-    monkeypatch.setattr(draws, "draw_next", as_kernel(draws.draw_next))
-    monkeypatch.setattr(draws, "draw_coupled", as_kernel(reference.draw_coupled))
-    monkeypatch.setattr(device_round, "draw_next", as_kernel(device_round.draw_next))
-    monkeypatch.setattr(engine_module, "admit", as_kernel(engine_module.admit))
-    monkeypatch.setattr(plan, "survival_of", as_kernel(reference.survival))
-    monkeypatch.setattr(noise, "gumbel_noise", made_elsewhere)
-    # Inference mode knows no tensors of a kind of our own.
-    monkeypatch.setattr(Engine, "step", torch.no_grad()(Engine.step.__wrapped__))
-    for name in ("plan_attention", "paged_attention"):
-        monkeypatch.setattr(paged, name, as_kernel(getattr(paged, name)))
-
-
-def made_elsewhere(*arguments):
-    *named, device = arguments
-    return Elsewhere(gumbel_noise(*named, torch.device("cpu"))) if device == ELSEWHERE else gumbel_noise(*arguments)
+    stand_in(monkeypatch)
 
 
 class Script:

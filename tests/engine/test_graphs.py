@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from core.tensors import VerifyRows
 from core.types import Numerics
-from engine.graphs import Bucket, fill, nobodys_rows
+from engine.graphed_forward import Bucket, fill, nobodys_rows
 from policies.fixed import Fixed, Off
 from toys import SHAPE, make_engine, request, run, tiny_dspark, tiny_target
 
@@ -35,7 +35,7 @@ def test_padded_batches_say_what_others_say(target, policy):
     assert run(engine, requests()) == expected
     assert drafter is None or 0 < engine.stats.accepted < engine.stats.verified
     # Five sequences, and prompts, are in no bucket.
-    assert engine._forward.num_replayed > engine._forward.num_eager > 0
+    assert engine._forward.graphs.num_replayed > engine._forward.graphs.num_eager > 0
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_rows_of_nobody_write_to_no_block_of_anybody(target):
     engine.step()
     changed = (engine.memory.kv.keys[0] != before).flatten(1).any(1).nonzero().flatten().tolist()
     assert set(changed) <= {0, *sequence.blocks}
-    assert engine._forward.num_replayed == 1
+    assert engine._forward.graphs.num_replayed == 1
 
 
 @pytest.mark.gpu

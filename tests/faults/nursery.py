@@ -19,7 +19,8 @@ from msgspec import Struct
 
 import service.gateway
 import service.worker
-from core.config import EngineSettings, QueueSettings, ServerSettings, Settings
+from core.config import EngineSettings, ServerSettings, Settings
+from core.queue_settings import QueueSettings
 from models.tokenizer import Tokenizer
 from service.process import run_process
 from service.processes import die_with_parent

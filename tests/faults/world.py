@@ -12,7 +12,7 @@ import aiohttp
 from redis.asyncio import Redis
 
 from client.wire import WORKERS_KEY, Job
-from core.config import QueueSettings
+from core.queue_settings import QueueSettings
 from core.types import Sampling
 from service.main import free_port
 from service.queue import JobQueue, connect

@@ -48,6 +48,7 @@ class CompileCase:
     aligned   integers that are multiples of 16 wherever the kernel is launched, as row strides are; pointers all are
     is_quick  whether every run of the tests compiles it, and not only those of the long proofs
     targets   where it is used
+    multiplies  has products for the matrix units, whose instructions are other ones on each target
     """
 
     name: str
@@ -58,6 +59,12 @@ class CompileCase:
     aligned: tuple[str, ...] = ()
     is_quick: bool = True
     targets: tuple[str, ...] = EVERYWHERE
+    multiplies: bool = False
+
+    @property
+    def quick_targets(self) -> tuple[str, ...]:
+        """Where every run of the tests compiles it: without matrix products, sm_80's code is much like sm_90's."""
+        return self.targets if self.multiplies else tuple(name for name in self.targets if name != "sm_80")
 
     def compile(self, target):
         names = self.kernel.arg_names
@@ -71,51 +78,65 @@ class CompileCase:
         source = ASTSource(fn=self.kernel, signature=signature, constexprs=self.constants, attrs=aligned)
         return triton.compile(source, target=target, options=self.options)
 
-    def needs(self, name: str) -> dict[str, Any]:
-        """Return what the code for a target needs: bytes spilled and shared, registers, instructions by kind."""
+    def needs(self, name: str, *, counts: bool = True) -> dict[str, Any]:
+        """Return what the code for a target needs: bytes spilled and shared, registers.
+
+        With `counts` also its instructions by kind; on NVIDIA's that takes longer than compiling most kernels.
+        """
         target = TARGETS[name]
         compiled = self.compile(target)
-        read = _read_amd if target.backend == "hip" else _read_nvidia
-        spilled, registers, mix = read(compiled, target)
-        shared = compiled.metadata.shared
-        return {
+        is_amd = target.backend == "hip"
+        spilled, registers = _resources_amd(compiled) if is_amd else _resources_nvidia(compiled, target)
+        found = {
             "kernel": self.name,
             "target": name,
             "spilled": spilled,
-            "shared": shared,
+            "shared": compiled.metadata.shared,
             "registers": registers,
-            "mix": {kind: mix[kind] for kind in (*KINDS, "all")},
         }
+        if counts:
+            names = _instructions_amd(compiled) if is_amd else instructions(listing(compiled, target))
+            mix = _count(names, AMD_KINDS if is_amd else NVIDIA_KINDS)
+            found["mix"] = {kind: mix[kind] for kind in (*KINDS, "all")}
+        return found
 
 
-def _read_amd(compiled, target):
+def _resources_amd(compiled):
     code = compiled.asm["amdgcn"]
     spilled = sum(int(n) for n in re.findall(r"\.[sv]gpr_spill_count:\s*(\d+)", code))
-    registers = max(int(n) for n in re.findall(r"\.vgpr_count:\s*(\d+)", code))
-    return (
-        spilled,
-        registers,
-        _count(re.findall(r"^\s+([vs]_\w+|ds_\w+|global_\w+|buffer_\w+|flat_\w+)", code, re.M), AMD_KINDS),
-    )
+    return spilled, max(int(n) for n in re.findall(r"\.vgpr_count:\s*(\d+)", code))
 
 
-def _read_nvidia(compiled, target):
-    ptxas = Path(get_ptxas(target.arch).path)
-    with tempfile.TemporaryDirectory() as folder:
-        ptx, cubin = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
-        ptx.write_text(compiled.asm["ptx"])
-        arch = {80: "sm_80", 90: "sm_90a"}[target.arch]
-        report = _output(ptxas, "-v", "--gpu-name", arch, ptx, "-o", cubin)
-        code = _output(ptxas.parent / "nvdisasm", "-c", cubin)
-    spilled = sum(int(n) for n in re.findall(r"(\d+) bytes (?:stack frame|spill)", report))
-    registers = int(re.findall(r"Used (\d+) registers", report)[-1])
+def _instructions_amd(compiled):
+    return re.findall(r"^\s+([vs]_\w+|ds_\w+|global_\w+|buffer_\w+|flat_\w+)", compiled.asm["amdgcn"], re.M)
+
+
+def _resources_nvidia(compiled, target):
+    report = _tool("cuobjdump", compiled, target, "--dump-resource-usage")
+    # What registers do not hold is spilled to the stack; kernels have nothing else there.
+    spilled = sum(int(n) for n in re.findall(r"(?:STACK|LOCAL):(\d+)", report))
+    return spilled, max(int(n) for n in re.findall(r"REG:(\d+)", report))
+
+
+def listing(compiled, target):
+    """Return the machine code for an NVIDIA GPU as text, with labels."""
+    return _tool("nvdisasm", compiled, target, "-c")
+
+
+def instructions(code):
+    """Return the names of the instructions of a listing, in order."""
     names = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]*)", code, re.M)
-    return spilled, registers, _count([name for name in names if name != "NOP"], NVIDIA_KINDS)
+    return [name for name in names if name != "NOP"]
 
 
-def _output(*command):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
-    return done.stdout + done.stderr
+def _tool(name, compiled, target, *arguments):
+    """Return what a tool beside the assembler says of the very code that a launch would load."""
+    tool = Path(get_ptxas(target.arch).path).parent / name
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        done = subprocess.run([str(tool), *arguments, str(cubin)], capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 def _count(names, kinds):

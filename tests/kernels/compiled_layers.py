@@ -24,25 +24,27 @@ ATTENTION = {
 
 
 def attend(dtype, dim, rows, way):
-    sizes = tile_sizes(dim, dtype, min(rows, 999) * GROUP, has_first=way == "window")
+    """Return a launch for tiles of `rows` rows: in even shares, in fixed splits or whole; with a window or without."""
+    has_first, is_shared, is_whole = "window" in way, way in SHARED_WAYS, way.startswith(("whole", "one_share"))
+    sizes = tile_sizes(dim, dtype, min(rows, 999) * GROUP, has_first=has_first, is_shared=is_shared)
     constants = {
         "GROUP": GROUP,
         "DIM": dim,
         "DIM_PADDED": dim,
         "BLOCK_SIZE": BLOCK_SIZE,
-        "HAS_FIRST": way == "window",
-        "IS_WHOLE": way == "whole",
-        "SPLIT": SPLIT_ROWS if way == "split" else 0,
+        "HAS_FIRST": has_first,
+        "IS_WHOLE": is_whole,
+        "SPLIT": SPLIT_ROWS if "split" in way else 0,
         "QUERIES": sizes.queries,
         "PLACES": sizes.places,
         "PRECISION": "ieee" if dtype == torch.float32 else "tf32",
     }
     arguments = ATTENTION | dict.fromkeys(("q", "keys", "values"), TYPES[dtype])
-    arguments |= {"out": TYPES[dtype] if way == "whole" else "*fp32"}
+    arguments |= {"out": TYPES[dtype] if is_whole else "*fp32"}
     options = {"num_warps": sizes.num_warps, "num_stages": sizes.num_stages}
     name = f"attend_{way}_{NAMES[dtype]}_{dim}_{sizes.queries}"
-    is_quick = dtype == torch.bfloat16 and dim == 128 and rows != 1
-    return CompileCase(name, attend_kernel, constants, arguments, options, STRIDES, is_quick)
+    is_quick = (dtype, dim) == QUICK and (rows, way) in QUICK_WAYS
+    return CompileCase(name, attend_kernel, constants, arguments, options, STRIDES, is_quick, multiplies=True)
 
 
 def add_up(dtype, dim):
@@ -87,19 +89,22 @@ def rope(dtype, dim, has_norm):
     return CompileCase(name, rope_store._rope_store_kernel, constants, arguments, {}, aligned, is_quick)
 
 
+MANY = LARGEST_SHARED_TILE_ROWS
+# A single share is written like a whole.
+SHARED_WAYS = ("shared", "window", "one_share")
+WAYS = (
+    *((rows, way) for rows in (1, MANY) for way in SHARED_WAYS),
+    (MANY // 2, "shared"),
+    *((rows, f"{way}{window}") for rows, way in ((MANY, "split"), (ANY_NUMBER, "whole")) for window in ("", "_window")),
+)
 QUICK = (torch.bfloat16, 128)
+QUICK_WAYS = ((1, "shared"), (MANY, "window"), (MANY, "split"), (ANY_NUMBER, "whole"))
 CASES = [
-    *(
-        attend(dtype, dim, rows, way)
-        for dtype in TYPES
-        for dim in (64, 128, 256)
-        for rows, way in (
-            (1, "shared"),
-            (LARGEST_SHARED_TILE_ROWS, "window"),
-            (LARGEST_SHARED_TILE_ROWS, "split"),
-            (ANY_NUMBER, "whole"),
-        )
-    ),
+    # Large heads and float32 have one size where others have two.
+    *{
+        case.name: case
+        for case in (attend(dtype, dim, rows, way) for dtype in TYPES for dim in (64, 128, 256) for rows, way in WAYS)
+    }.values(),
     *(add_up(dtype, dim) for dtype in TYPES for dim in (64, 128, 256)),
     *(norm(dtype, size, has) for dtype in TYPES for size in (128, 1024, 2560, 4096, 8192) for has in (False, True)),
     *(gated(dtype, kind) for dtype in TYPES for kind in ("silu", "gelu_tanh")),

@@ -23,16 +23,24 @@ TYPES = {
 ARGUMENTS = {name: kind for kind, names in TYPES.items() for name in names.split()}
 # The published heads' rank and the demo's; three kinds of weights.
 BLOCK, RANKS = 7, {"": 256, "_rank64": 64}
+ROWS = (16, 32, 64)
 WEIGHTS = {"": "*bf16", "_fp16": "*fp16", "_fp32": "*fp32"}
 
 
-def case(name, kernel, *, is_quick=True, options=None, types=None, targets=EVERYWHERE, **constants):
+def case(name, kernel, *, is_quick=True, options=None, types=None, targets=EVERYWHERE, multiplies=False, **constants):
     return CompileCase(
-        name, kernel, constants, ARGUMENTS | (types or {}), options or {}, is_quick=is_quick, targets=targets
+        name,
+        kernel,
+        constants,
+        ARGUMENTS | (types or {}),
+        options or {},
+        is_quick=is_quick,
+        targets=targets,
+        multiplies=multiplies,
     )
 
 
-def head_tile(name, rows, *, rank=256, weights="*bf16", is_quick=True, **changes):
+def head_tile(name, rows, *, rank=256, weights="*bf16", base=None, is_quick=True, **changes):
     constants = {"NOISE": markov.NO_NOISE, "DRAWS": True, "HAS_IDS": False, **changes}
     constants |= {"RANK": rank, "CHUNK": min(markov.CHUNK, rank), "ROWS": rows, "TILE": markov.TILE}
     return case(
@@ -40,9 +48,10 @@ def head_tile(name, rows, *, rank=256, weights="*bf16", is_quick=True, **changes
         markov._tile_kernel,
         is_quick=is_quick,
         options=markov.tile_options(rows),
-        types=dict.fromkeys(("told", "w2"), weights),
-        # HIP has 16 rows always (`markov.tile_rows`).
+        types={"logits": base or weights, "told": weights, "w2": weights},
+        # Who has how many rows: `markov.tile_rows`.
         targets=EVERYWHERE if rows == 16 else ("sm_80", "sm_90"),
+        multiplies=True,
         **constants,
     )
 
@@ -114,16 +123,21 @@ CASES = [
         DIGIT_TILE=process_tiles.DIGIT_TILE,
         options={"num_warps": process_tiles.WARPS},
     ),
-    *(head_tile("", rows, is_quick=rows == 16) for rows in (16, 32)),
-    *(head_tile("_greedy", rows, DRAWS=False, is_quick=False) for rows in (16, 32)),
+    *(head_tile("", rows, is_quick=rows != 32) for rows in ROWS),
+    *(head_tile("_greedy", rows, DRAWS=False, is_quick=False) for rows in ROWS),
     *(head_tile("_named", rows, NOISE=markov.NAMED_NOISE, is_quick=rows == 32) for rows in (16, 32)),
     *(head_tile("_noise", rows, NOISE=markov.NOISE, is_quick=False) for rows in (16, 32)),
-    *(head_tile("_reduced", rows, is_quick=False, NOISE=markov.NAMED_NOISE, HAS_IDS=True) for rows in (16, 32)),
+    *(head_tile("_capped", rows, base="*fp32", is_quick=False) for rows in ROWS),
+    *(head_tile("_ids", rows, base="*fp32", is_quick=False, HAS_IDS=True) for rows in ROWS),
+    *(
+        head_tile("_reduced", rows, base="*fp32", is_quick=False, NOISE=markov.NAMED_NOISE, HAS_IDS=True)
+        for rows in (16, 32)
+    ),
     *(
         head_tile(f"{rank}{kind}", rows, rank=RANKS[rank], weights=WEIGHTS[kind], is_quick=False)
         for rank in RANKS
         for kind in WEIGHTS
-        for rows in (16, 32)
+        for rows in (ROWS if kind != "_fp32" else (16, 32))
         if rank or kind
     ),
     *(

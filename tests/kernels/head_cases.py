@@ -31,6 +31,7 @@ class HeadCase:
     names_noise: bool = False
     draftable: int | None = None
     dtype: torch.dtype = torch.float32
+    base_dtype: torch.dtype = torch.float32
     scale: float = 2.0
 
     def __str__(self) -> str:
@@ -59,7 +60,7 @@ class HeadCase:
             own.to(self.dtype) if joint else None,
         )
         gates = F.linear(hidden, state, bias) if joint else None
-        return HeadRound(base, gates, head, self._ask(rng))
+        return HeadRound(base.to(self.base_dtype), gates, head, self._ask(rng))
 
     def _ask(self, rng: torch.Generator) -> DraftAsk:
         batch, turn = self.batch, torch.arange(self.batch)
@@ -87,7 +88,7 @@ class HeadCase:
 
 @dataclass(frozen=True)
 class HeadRound:
-    """Arguments of `walk`; it overwrites logits, so each walk has a copy."""
+    """Arguments of `walk`; it may overwrite logits, so each walk has a copy."""
 
     logits: Tensor
     gates: Tensor | None
@@ -95,7 +96,7 @@ class HeadRound:
     ask: DraftAsk
 
     def walk(self) -> tuple[Walk, Tensor]:
-        """Return what the kernels found, and the logits they left."""
+        """Return what the kernels found, and the base logits they left."""
         logits = self.logits.clone()
         return walk(logits, self.gates, self.head, self.ask), logits
 

@@ -20,6 +20,7 @@ CASES = [
     HeadCase("rnn", 2, 2, 100, draftable=63, coupled=(True,), names_noise=True),
     HeadCase("vanilla", 3, 2, 130, rank=33, temperatures=(0.0,), dtype=torch.float16),
     HeadCase("vanilla", 3, 2, 130, scale=300.0, temperatures=(1e-4, 2.0, 0.0)),
+    HeadCase("gated", 5, 2, 130, coupled=MIXED, names_noise=True, base_dtype=torch.float16),
 ]
 # float32 sums of `rank` products beside logits of this scale.
 TOLERANCE = 2e-5
@@ -51,8 +52,13 @@ def test_triton_walks_as_the_head_says(case, poisoned):
     is_drawn = round_.ask.processing.temperature > 0
     if case.coupled:
         is_drawn &= ~round_.ask.coupled
-    torch.testing.assert_close(left[is_drawn].double(), law[is_drawn], atol=slack, rtol=2e-5)
-    assert torch.equal(left[~is_drawn], round_.logits[~is_drawn]), "logits that nobody verifies with were written"
+    torch.testing.assert_close(found.law[is_drawn].double(), law[is_drawn], atol=slack, rtol=2e-5)
+    assert found.law.dtype == torch.float32
+    is_own = found.law.data_ptr() != left.data_ptr()
+    assert is_own == (case.base_dtype != torch.float32)
+    unread = torch.ones_like(is_drawn) if is_own else ~is_drawn
+    assert torch.equal(left[unread], round_.logits[unread]), "logits that nobody verifies with were written"
+    assert not is_own or bool(found.law[~is_drawn].isnan().all()), "a law was written that nobody reads"
 
 
 def test_triton_gives_a_sequence_the_same_bits_whoever_is_beside_it():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.config import QueueSettings
+from core.queue_settings import QueueSettings
 from service.queue import JobQueue, connect
 from tests.service.fakes import fake_settings
 

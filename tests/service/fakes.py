@@ -12,8 +12,9 @@ import aiohttp
 from tokenizers import Tokenizer as HubTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
-from core.config import EngineSettings, QueueSettings, ServerSettings, Settings
+from core.config import EngineSettings, ServerSettings, Settings
 from core.errors import RequestError
+from core.queue_settings import QueueSettings
 from core.types import Backlog, Emission, FinishReason, Request, TokenLogprobs
 from models.tokenizer import Tokenizer
 from service.gateway import serve_http

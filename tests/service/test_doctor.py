@@ -10,6 +10,7 @@ from redis import Redis
 from cli.doctor import examine
 from cli.main import main
 from service.doctor.check import Status
+from service.doctor.recording import check_recording
 from tests.service.fakes import FakeEngine, running
 
 
@@ -82,6 +83,34 @@ async def test_a_machine_that_is_too_small_is_found(sound, tmp_path):
     for name in ("threads", "KV memory", "target", "drafter dspark"):
         assert checks[name].cure if checks[name].status is Status.FAILED else name == "drafter dspark", name
     assert "address" not in checks
+
+
+def recording(sound, folder, **fields):
+    settings = replaced(sound, "server", role="worker")
+    [check] = check_recording(replaced(settings, "recording", folder=str(folder), **fields))
+    return check
+
+
+def test_a_folder_of_recorded_answers_is_looked_at_where_a_worker_writes_one(sound, tmp_path):
+    assert not list(check_recording(replaced(sound, "server", role="worker")))
+    assert not list(check_recording(replaced(sound, "recording", folder=str(tmp_path))))
+    folder = tmp_path / "recorded"
+    assert recording(sound, folder).status is Status.OK
+    assert not folder.exists()
+    folder.mkdir(mode=0o755)
+    (folder / "recorded-1.jsonl").write_bytes(b"x" * (3 << 20))
+    check = recording(sound, folder)
+    assert (check.status, check.cure) == (Status.UNSURE, f"chmod 700 {folder}")
+    assert "holds 3 of at most 1024 MiB" in check.found
+
+
+def test_a_recording_that_the_disk_cannot_hold_or_take_is_found(sound, tmp_path):
+    assert recording(sound, tmp_path / "new", max_total_mib=1 << 24).cure.startswith("lower recording.max_total_mib")
+    (tmp_path / "file").touch()
+    for nowhere in (tmp_path / "file", "/proc/recorded"):
+        check = recording(sound, nowhere)
+        assert check.status is Status.FAILED
+        assert "cannot be written" in check.found
 
 
 async def test_a_port_that_somebody_else_has_is_found(sound, unused_tcp_server):

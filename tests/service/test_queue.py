@@ -6,8 +6,8 @@ import pytest
 from redis.exceptions import ResponseError
 
 from client.wire import WORKER_GROUP, Chunk, Final, Usage, WireError, job_key, out_stream, queue_stream
-from core.config import QueueSettings
 from core.errors import QueueError
+from core.queue_settings import QueueSettings
 from core.types import Backlog, FinishReason
 from service.claims import AppendResult, DeadLetter, Ending
 from service.queue import JobQueue, connect

@@ -8,7 +8,17 @@ import pytest
 from tokenizers import Tokenizer
 
 from training.chatml import CHAT_TEMPLATE, SPECIAL_TOKENS, render_prompt
-from training.packing import Document, LibraryStream, Mixture, RowStream, encode_library, stack
+from training.packing import (
+    Document,
+    LibraryStream,
+    Mixture,
+    RowStream,
+    encode_library,
+    encode_session,
+    first_answers,
+    stack,
+)
+from training.tasks.sessions import sessions
 from training.tokenizer import save_tokenizer
 
 DEMO = Path(__file__).parents[2] / "models" / "demo" / "target" / "tokenizer.json"
@@ -56,7 +66,7 @@ def test_rows_are_full_and_reproducible(tokenizer):
 
 def test_shares_of_the_mixture_are_kept(tokenizer):
     library = encode_library(tokenizer, ["import os\n" * 2000])
-    rows = RowStream(tokenizer, library, 512, 0, Mixture(0.3, 0.2, 0.1)).batch(60)
+    rows = RowStream(tokenizer, library, 512, 0, Mixture(0.3, 0.2, 0.1, 0.1)).batch(60)
     prompts = (rows.tokens == 1).sum().item()
     answers = (rows.weights == 1).float().mean().item()
     assert prompts > 0
@@ -74,3 +84,25 @@ def test_library_pieces_never_cross_a_file():
     pieces = stream.take(20)
     assert sum(map(len, pieces)) == 20
     assert all(piece.max() < 100 or piece.min() >= 100 for piece in pieces)
+
+
+def test_a_session_is_what_serving_renders_and_all_its_answers_are_learnt(tokenizer):
+    chosen = next(session for session in sessions(0, "train") if len(session) > 2)
+    document = encode_session(tokenizer, chosen)
+    weights = stack([[document]]).weights[0]
+    learnt = [token for token, weight in zip(document.ids, weights.tolist(), strict=True) if weight == 1.0]
+    assert tokenizer.decode(learnt, skip_special_tokens=False) == "".join(
+        f"{task.answer}<|im_end|>\n" for task in chosen
+    )
+    messages = []
+    for task in chosen:
+        messages += [*task.messages, ("assistant", task.answer)]
+    assert document.ids == tokenizer.encode(render_prompt(messages).removesuffix("<|im_start|>assistant\n")).ids
+
+
+def test_a_session_that_does_not_fit_ends_with_one_of_its_answers():
+    session = Document(list(range(20)), 3, ((6, 9), (12, 15)))
+    assert first_answers(session, 20) == session
+    assert first_answers(session, 19) == Document(list(range(12)), 3, ((6, 9),))
+    assert first_answers(session, 11) == Document(list(range(6)), 3)
+    assert first_answers(session, 5) is None

@@ -7,13 +7,15 @@ import torch
 
 from core.errors import ConfigError
 from core.types import Numerics
+from models.folders import drafter_folder, target_folder
 from models.formats.translate import translate
-from models.load_drafter import KINDS
+from models.load_drafter import KINDS, load_drafter
+from models.load_target import load_frozen
 from training.drafter_files import drafter_json
 from training.dspark_loss import DFLASH_WEIGHTS, LossWeights
 from training.objective import BlockObjective, ChainObjective
 from training.recipe import RECIPES, read_recipe, shipped_recipes
-from training.train_drafter import objective_of
+from training.train_drafter import first_drafter, objective_of
 
 QWEN = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -105,7 +107,16 @@ def test_every_published_pair_has_a_recipe():
         for target in ("qwen3-4b", "qwen3-8b", "qwen3-14b", "gemma4-12b")
         for kind in ("dspark", "dflash", "eagle3")
     }
-    assert published | {"demo", "demo-dflash", "demo-eagle3", "fine-tune"} == set(shipped_recipes())
+    assert published | {"demo", "demo-dflash", "demo-eagle3", "demo-sessions", "fine-tune"} == set(shipped_recipes())
+
+
+def test_the_recipe_of_sessions_goes_on_from_the_shipped_drafter():
+    folder = target_folder("demo")
+    target = load_frozen(folder, torch.float32)
+    network, config = first_drafter(read_recipe("demo-sessions"), target, folder)
+    shipped = load_drafter(drafter_folder("dspark", "demo"), target)
+    assert network.get_parameter("fc.weight").equal(shipped.get_parameter("fc.weight"))
+    assert config["block_size"] == 7
 
 
 def test_kinds_are_trained_by_their_losses():

@@ -17,6 +17,7 @@ SEED = 4242
 TASKS_PER_SESSION = 4
 SESSION = "You solve one task after another. A tool checks each answer and says what it found."
 NEW_WORDING, NEW_OPERANDS = "new wording", "new operands"
+LAST_OF_SESSION = f"after {TASKS_PER_SESSION - 1} others"
 
 
 def demo_tasks(tokenizer: Tokenizer, count: int) -> list[Conversation]:
@@ -45,6 +46,8 @@ def task_prompts(source: str, count: int) -> list[Conversation]:
 def transcripts(count: int) -> list[Conversation]:
     """Return sessions of several tasks with a tool's word after each recorded answer; every answer is asked for.
 
+    The last one is judged: what is right after others is not what is right alone.
+
     The demo's chat template knows no tools, so the tool speaks as the user does.
     """
     streams = [tasks(source, SEED, "held_out") for source in ("math", "code")]
@@ -57,9 +60,17 @@ def transcripts(count: int) -> list[Conversation]:
             said = "Checked: correct.\n\n" if number else ""
             turns.append((*before, {"role": "user", "content": said + task.turns[-1]["content"]}))
             before = ({"role": "assistant", "content": task.answer},)
-        limit = max(MAX_NEW_TOKENS.values())
-        place = f"session {index}"
-        made.append(Conversation("transcripts", place, tuple(turns), is_own=False, max_tokens=limit))
+        made.append(
+            Conversation(
+                "transcripts",
+                f"session {index}",
+                tuple(turns),
+                is_own=False,
+                max_tokens=max(MAX_NEW_TOKENS.values()),
+                is_right=partial(is_right, task),
+                kind=LAST_OF_SESSION,
+            )
+        )
     return made
 
 

@@ -28,8 +28,8 @@ TOLERANCES = {torch.bfloat16: 1e-2, torch.float32: 1e-4}
 class Head(DSpark):
     """A drafter of which only the head is called."""
 
-    def choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor]:
-        """Draw the tokens of blocks (`DSpark`); the logits become those of the law."""
+    def choose(self, hidden: Tensor, logits: Tensor, ask: DraftAsk) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw the tokens of blocks (`DSpark`)."""
         return self._choose(hidden, logits, ask)
 
 
@@ -56,14 +56,15 @@ def _head(
     """Make a head and the base logits of blocks; with is_fresh every call begins at the same logits."""
     drafter, rng = _drafter(kind, vocab, rank, device), generator(device, batch)
     hidden = torch.randn(batch, WIDTH, TINY.hidden_size, generator=rng, device=device).to(drafter.network.dtype)
-    base = 3.0 * torch.randn(batch, WIDTH, vocab, generator=rng, device=device)
+    # As the network computes them.
+    base = (3.0 * torch.randn(batch, WIDTH, vocab, generator=rng, device=device)).to(drafter.network.dtype)
     logits, ask = base.clone() if is_fresh else base, _ask(batch, vocab, device)
 
     def run() -> Outputs:
         if is_fresh:
             logits.copy_(base)
-        tokens, evidence = drafter.choose(hidden, logits, ask)
-        return {"tokens": tokens, "law": logits, "evidence": evidence}
+        tokens, evidence, law = drafter.choose(hidden, logits, ask)
+        return {"tokens": tokens, "law": law, "evidence": evidence}
 
     def check(outputs: Outputs) -> dict[str, Gap]:
         return head_gaps(drafter, outputs, (hidden, base), ask)
@@ -71,7 +72,7 @@ def _head(
     head = drafter.network.markov_head
     assert head is not None
     # Every slot reads W2 anew: which rows of W1 it needs, only the slot before says.
-    return Call(run, check, WIDTH * num_bytes(head.markov_w2.weight) + num_bytes(base, base))
+    return Call(run, check, WIDTH * num_bytes(head.markov_w2.weight) + num_bytes(base) + 4 * base.numel())
 
 
 def head_gaps(drafter: Head, outputs: Outputs, given: tuple[Tensor, Tensor], ask: DraftAsk) -> dict[str, Gap]:

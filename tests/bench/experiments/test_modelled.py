@@ -1,12 +1,17 @@
 """Experiments on a modelled machine find what is there, and a split by requests finds what is not."""
 
+from itertools import count
+
 import numpy as np
 import pytest
 
-from bench.experiments.modelled import alone, split_by_requests, switchback, throughput_alone
-from bench.experiments.trials import false_positives, found_after, trial
+from bench.experiments.modelled import alone, split_by_requests, start_run, switchback, throughput_alone
+from bench.experiments.series import Series, Traffic, series_of
+from bench.experiments.trials import breached_after, false_positives, power_of, trial
+from bench.replay.run import STAGGER, STAGGER_RANGE, Tally
 from core.experiments.analysis import analyse
 from core.experiments.unit_sums import UnitSums, total
+from policies.fixed import Fixed
 
 FIXED_3 = {"policy": "fixed", "parameters": {"length": 3}}
 FIXED_7 = {"policy": "fixed", "parameters": {"length": 7}}
@@ -23,15 +28,40 @@ def wandering(num_slots, seed):
 
 def test_of_200_experiments_without_an_effect_no_more_than_5_percent_find_one():
     same = trial("same", FIXED_3, FIXED_3)
-    found = false_positives(same, [wandering(100, seed) for seed in range(10)], 200)
-    assert found["low"] <= 0.05, found
+    found = false_positives(same, [wandering(101, seed) for seed in range(10)], 200)
+    assert found.low <= 0.05, found
 
 
-def test_a_planted_effect_of_3_percent_is_found_more_often_the_longer_one_looks():
+def test_a_planted_effect_is_found_more_often_the_longer_one_looks_and_its_interval_holds_it():
     same = trial("same", FIXED_3, FIXED_3)
-    power = list(found_after(same, [wandering(240, seed) for seed in range(4)], 40, 1.03).values())
-    assert power == sorted(power)
-    assert power[0] < 0.5 < power[-1]
+    power = power_of(same, [wandering(241, seed) for seed in range(4)], 40, 1.03)
+    shares = list(power.found.values())
+    assert shares == sorted(shares)
+    assert shares[0] < 0.5 < shares[-1]
+    assert power.covers.high >= 0.95
+    assert power.median_blocks < 1.5 * power.predicted
+
+
+def test_a_planted_harm_is_stopped_by_its_guardrail_and_none_is_not():
+    same = trial("same", FIXED_3, FIXED_3, guardrails={"step_s": 1.02})
+    series = [series_of(seed, Traffic(16), 3, 60, 0.5) for seed in range(4)]
+    assert breached_after(same, series, 4, 1.0, 16) == [None] * 4
+    assert breached_after(same, series, 4, 1.5, 16) == [3] * 4
+
+
+def test_series_of_fixed_lengths_are_the_engine_s_own_to_the_last_count():
+    run, numbers = start_run(12, policy=lambda: Fixed(3)), count()
+    series = Series(0, draw=lambda: next(numbers) % 300)
+    series.load = 12
+    for index in range(12):
+        series.send(index * STAGGER % STAGGER_RANGE)
+    for _ in range(150):
+        tally, sums = Tally([0.0]), UnitSums()
+        run.step(tally)
+        series.step(3, sums)
+        assert (sums.rounds, sums.tokens, sums.verified) == (tally.rounds, tally.tokens, tally.verified)
+        assert sums.seconds == pytest.approx(tally.seconds[0])
+    assert run.num_sent > 12
 
 
 def test_a_split_by_requests_calls_the_worse_policy_the_better_one():
@@ -44,10 +74,10 @@ def test_a_split_by_requests_calls_the_worse_policy_the_better_one():
 @pytest.mark.slow
 def test_of_200_replayed_experiments_without_an_effect_no_more_than_5_percent_find_one():
     same = trial("same", FIXED_3, FIXED_3)
-    series = [alone(same, "control", 16, 160, 2.0, seed) for seed in range(4)]
+    series = [series_of(seed, Traffic(16, 0.4), 3, 145, 0.5) for seed in range(200)]
     found = false_positives(same, series, 200)
-    assert found["low"] <= 0.05, found
-    assert list(found_after(same, series, 40, 1.03).values())[-1] > 0.5
+    assert found.low <= 0.05, found
+    assert list(power_of(same, series, 40, 1.05).found.values())[-1] > 0.8
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """The real engine answers: turns follow each other, prefixes are found, rounds add up to tokens."""
 
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -17,12 +17,13 @@ from training.evaluation.command import fitting
 from training.evaluation.context import by_context, prefix_hits
 from training.evaluation.conversation import Conversation
 from training.evaluation.counted_rounds import counted_rounds
-from training.evaluation.demo_tasks import transcripts
+from training.evaluation.demo_tasks import SEED, transcripts
 from training.evaluation.evaluate import Evaluation, Options
 from training.evaluation.long_context import lengthen
 from training.evaluation.prompts import Prompts
 from training.evaluation.speed import measure_speed
 from training.evaluation.threshold import ThresholdAlone
+from training.tasks.catalog import tasks
 
 SAMPLING = Sampling(max_tokens=24)
 
@@ -163,3 +164,11 @@ def test_sessions_of_the_demo_keep_the_recorded_answers_between_their_turns(engi
     hits = prefix_hits(found)
     # Each prompt holds the one before it, whose whole blocks are in the cache.
     assert [later.part > 0.8 * before.whole for before, later in pairwise(hits)] == [True] * 3
+
+
+def test_the_last_answer_of_a_demo_session_is_judged():
+    (session,) = transcripts(1)
+    _, last = islice(tasks("code", SEED, "held_out"), 2)
+    assert session.is_right is not None
+    assert session.is_right(last.answer)
+    assert not session.is_right("def nothing(): pass")

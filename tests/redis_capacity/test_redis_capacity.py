@@ -7,10 +7,10 @@ import time
 import msgspec
 import pytest
 
-from bench.redis_capacity.__main__ import cpu_s
-from bench.redis_capacity.load import READY_KEY, TOKENS_PER_STEP, WINDOW_KEY, Side, Window, play
-from bench.redis_capacity.memory import measure_memory
 from service.queue import connect
+from tests.redis_capacity.__main__ import cpu_s
+from tests.redis_capacity.load import READY_KEY, TOKENS_PER_STEP, WINDOW_KEY, Side, Window, play
+from tests.redis_capacity.memory import measure_memory
 from tests.service.fakes import until
 
 

@@ -21,7 +21,6 @@ from msgspec import Struct
 from client.wire import WORKER_GROUP, Chunk, Final, Job, Usage, queue_stream
 from core.queue_settings import QueueSettings
 from core.types import FinishReason, Sampling
-from service.admission import memory_share
 from service.claims import Append, Claim, Ending
 from service.open_answers import OpenAnswers
 from service.presence import Presence
@@ -171,8 +170,7 @@ class SimulatedGateway:
                 self._counts.jobs += self._window.is_open
 
     async def _scan(self) -> None:
-        await self._queue.entries()
-        await memory_share(self._queue.client)
+        await self._queue.look()
 
 
 def new_job(answer_len: int, prompt_len: int = PROMPT_LEN) -> Job:

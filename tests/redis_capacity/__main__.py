@@ -1,7 +1,7 @@
 """What one Redis carries: jobs and tokens per second and core, and memory by job and token.
 
-    python -m bench.redis_capacity                         # 7 cases, under three minutes
-    python -m bench.redis_capacity --cases 8x8x10 --seconds 4
+    python -m tests.redis_capacity                         # 7 cases, under three minutes
+    python -m tests.redis_capacity --cases 8x8x10 --seconds 4
 
 A case is WORKERSxSEQUENCESxMS: workers that answer so many jobs each at once, a step every so many milliseconds.
 Redis runs as the private one does, append-only with `everysec`. What is measured is its processor time, all threads:
@@ -31,13 +31,13 @@ from rich.table import Table
 from bench.child_process import child_process
 from bench.drain import redis
 from bench.logs import show_warnings_only
-from bench.redis_capacity.figure import draw
-from bench.redis_capacity.load import READY_KEY, WINDOW_KEY, Counts, Side, Window
-from bench.redis_capacity.memory import Memory, measure_memory
 from bench.report import describe_run, write_json
 from core.errors import SpecdError
+from tests.redis_capacity.figure import draw
+from tests.redis_capacity.load import READY_KEY, WINDOW_KEY, Counts, Side, Window
+from tests.redis_capacity.memory import Memory, measure_memory
 
-RESULTS = Path(__file__).parents[1] / "results" / "redis_capacity" / "redis_capacity.json"
+RESULTS = Path(__file__).parents[2] / "bench" / "results" / "redis_capacity" / "redis_capacity.json"
 CASES = ("1x8x10", "1x64x30", "8x8x10", "8x32x30", "64x2x30", "64x4x30", "64x8x30")
 # Until all slots are taken, and their jobs are not all of one age.
 RAMP_S = 4.0
@@ -122,7 +122,7 @@ def run_case(arguments: argparse.Namespace, text: str, console: Console) -> Case
         for role in ("workers", "gateway"):
             output = folder / f"{role}.json"
             side = Side(role, url, workers, sequences, step_ms / 1000, ANSWER_LEN, str(output))
-            command = [sys.executable, "-m", "bench.redis_capacity.load", msgspec.json.encode(side).decode()]
+            command = [sys.executable, "-m", "tests.redis_capacity.load", msgspec.json.encode(side).decode()]
             sides[role] = (stack.enter_context(child_process(command, folder / f"{role}.log")), output)
         window = start(client, [process for process, _ in sides.values()], arguments.seconds)
         time.sleep(window.begin_s - time.monotonic())
