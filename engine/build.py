@@ -120,7 +120,7 @@ def build_engine(settings: Settings) -> Engine:
         capture_graphs(engine, needs_all=wanted.graphs == "on")
     engine.costs.are_refined = wanted.refine_costs
     if wanted.profile and any(not isinstance(each, COSTLESS) for each in chosen_policies(settings)):
-        measure_costs(engine, Path(wanted.cost_table_dir) if wanted.cost_table_dir else None)
+        measure_costs(engine, wanted)
     return engine
 
 
@@ -162,11 +162,11 @@ def load_into(engine: Engine, name: str, told: DrafterSettings, drafter: Drafter
     engine.load_drafter(name, drafter, trusts_law=is_trusted(told, drafter, settings), replaces=True)
     capture_drafts(engine.memory.speculators[name])
     folder = Path(settings.cost_table_dir) if settings.cost_table_dir else None
-    known = read_table(engine, name, folder) if folder else None
+    known = read_table(engine, name, folder, settings.verifier) if folder else None
     if known is not None:
         engine.costs[name] = known
     elif settings.profile and not engine.has_work:
-        measure_one(engine, name, folder)
+        measure_one(engine, name, settings)
     else:
         log.warning("drafter_costs_unknown", drafter=name)
 
@@ -189,20 +189,23 @@ def chosen_policies(settings: Settings) -> tuple[PolicySettings, ...]:
     return settings.policy, *settings.policies.values()
 
 
-def measure_costs(engine: Engine, folder: Path | None) -> None:
-    """Let policies know what steps cost here, with every drafter; tables are kept in `folder`, None keeps none.
+def measure_costs(engine: Engine, settings: EngineSettings) -> None:
+    """Let policies know what steps cost here, with every drafter; tables are kept where the settings say.
 
     A drafter whose steps cannot be measured goes without a table, and then nothing of its drafts is trimmed.
     """
     for name, speculator in engine.memory.speculators.items():
         if speculator.drafter is not None:
-            measure_one(engine, name, folder)
+            measure_one(engine, name, settings)
 
 
-def measure_one(engine: Engine, name: str, folder: Path | None) -> None:
+def measure_one(engine: Engine, name: str, settings: EngineSettings) -> None:
     """Let policies know what steps with one drafter cost; a failure is logged."""
+    folder, verifier = settings.cost_table_dir, settings.verifier
     try:
-        engine.costs[name] = load_or_measure(engine, name, folder) if folder else profile(engine, name)
+        engine.costs[name] = (
+            load_or_measure(engine, name, Path(folder), verifier) if folder else profile(engine, name, verifier)
+        )
     except EngineError as error:
         log.warning("profile_failed", drafter=name, error=str(error))
 

@@ -27,26 +27,26 @@ class SavedTable(msgspec.Struct, frozen=True):
     table: CostTable
 
 
-def load_or_measure(engine: Engine, drafter: str, folder: Path) -> CostTable:
+def load_or_measure(engine: Engine, drafter: str, folder: Path, verifier: str = "rejection") -> CostTable:
     """Return the engine's cost table with a drafter: from `folder` if it was measured before, else measured now.
 
     A file that cannot be read or belongs to something else is measured anew, and so is logged; so is one that cannot
     be written. Raises what profile raises.
     """
-    table = read_table(engine, drafter, folder)
+    table = read_table(engine, drafter, folder, verifier)
     if table is None:
-        table, key = profile(engine, drafter), cost_key(engine, drafter)
+        table, key = profile(engine, drafter, verifier), cost_key(engine, drafter, verifier)
         _write(_path(folder, key), SavedTable(key, table))
     return table
 
 
-def read_table(engine: Engine, drafter: str, folder: Path) -> CostTable | None:
+def read_table(engine: Engine, drafter: str, folder: Path, verifier: str = "rejection") -> CostTable | None:
     """Return the table that was measured before for such an engine and drafter, None if there is none to be read."""
-    key = cost_key(engine, drafter)
+    key = cost_key(engine, drafter, verifier)
     return _read(_path(folder, key), key)
 
 
-def cost_key(engine: Engine, drafter: str) -> str:
+def cost_key(engine: Engine, drafter: str, verifier: str = "rejection") -> str:
     """Return the sha256 of what the price of a step depends on, in hexadecimal.
 
     Of models that is the shapes of their weights, not the values: two checkpoints of one architecture cost the same.
@@ -60,6 +60,7 @@ def cost_key(engine: Engine, drafter: str) -> str:
         "threads": torch.get_num_threads(),
         "target": describe(engine.target),
         "numerics": engine.target.numerics,
+        "verifier": verifier,
         "drafter": {"kind": type(loaded).__qualname__, **{name: describe(part) for name, part in _parts(loaded)}},
         "limits": [limits.max_num_seqs, limits.max_num_batched_tokens, limits.max_model_len],
         "blocks": [engine.memory.pool.num_usable, engine.memory.pool.block_size],

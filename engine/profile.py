@@ -40,9 +40,10 @@ class Times(Struct, frozen=True):
     by_length: tuple[StepTime, ...]
 
 
-def profile(engine: Engine, drafter: str) -> CostTable:
+def profile(engine: Engine, drafter: str, verifier: str = "rejection") -> CostTable:
     """Return what the engine's steps cost with one of its drafters; it must be idle, and is so afterwards.
 
+    verifier is the one that requests without a seed are to have: the two draw and judge at different prices.
     Steps are timed for every power of two of sequences at a short context; a longer context adds to them what it adds
     to a few sequences, in proportion. Catching up is timed as rows beside plain decoding. The engine's statistics are
     left as they were. Raises EngineError if requests are under way or the drafter fails.
@@ -52,7 +53,7 @@ def profile(engine: Engine, drafter: str) -> CostTable:
     started = time.perf_counter()
     with unchanged_statistics(engine):
         num_failures = engine.stats.fallbacks["drafter"]
-        table = _measure(engine, drafter)
+        table = _measure(engine, drafter, is_coupled=verifier == "coupled")
         if engine.stats.fallbacks["drafter"] > num_failures:
             raise EngineError(f"drafter {drafter!r} failed while its cost was measured; the log says how")
     log.info("profile_done", drafter=drafter, seconds=round(time.perf_counter() - started, 2))
@@ -120,10 +121,10 @@ def make_grid(engine: Engine, most_drafts: int) -> Grid:
     return Grid(sequences, lengths, answer_len, long_len, min(NUM_LONG, num_fitting(long_len)))
 
 
-def _measure(engine: Engine, drafter: str) -> CostTable:
+def _measure(engine: Engine, drafter: str, *, is_coupled: bool) -> CostTable:
     grid, script = make_grid(engine, engine.memory.speculators[drafter].spec.max_drafts), Script()
     with engine.scripted(script, drafter):
-        steps = TimedSteps(engine, script)
+        steps = TimedSteps(engine, script, is_coupled=is_coupled)
         # What is paid once in the life of a process belongs to no step.
         with steps.batch(1, SHORT, grid.answer_len):
             _times(steps, grid.lengths)

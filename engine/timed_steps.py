@@ -45,12 +45,13 @@ class StepTime(Struct, frozen=True):
 class TimedSteps:
     """Runs batches of requests of its own, with random prompts, under a salt that nobody else has.
 
+    is_coupled     they are verified as requests with a seed are
     num_sequences  how many requests the batch at hand has
     chunks         (rows, seconds) of every step that prefilled
     """
 
-    def __init__(self, engine: Engine, script: Script) -> None:
-        self._engine, self._script = engine, script
+    def __init__(self, engine: Engine, script: Script, *, is_coupled: bool = False) -> None:
+        self._engine, self._script, self._is_coupled = engine, script, is_coupled
         self._salt, self._num_requests = secrets.token_hex(16), 0
         self._random = np.random.default_rng(0)
         self.num_sequences = 0
@@ -66,8 +67,9 @@ class TimedSteps:
             self._num_requests += 1
             names.append(f"profile-{self._salt}-{self._num_requests}")
             prompt = tuple(self._random.integers(vocab_size, size=prompt_len).tolist())
-            nonce = secrets.randbits(64)
-            self._engine.add(Request(names[-1], prompt, sampling, nonce, cache_salt=self._salt))
+            nonce, key = secrets.randbits(64), secrets.randbits(64) if self._is_coupled else None
+            request = Request(names[-1], prompt, sampling, nonce, coupled_key=key, cache_salt=self._salt)
+            self._engine.add(request)
         self.num_sequences, self._script.length = num_sequences, 0
         try:
             self._prefill(set(names))

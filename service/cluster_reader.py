@@ -49,7 +49,7 @@ class ClusterReader(StreamReader):
     async def _read(self, key: str) -> None:
         """Read one stream for as long as somebody waits for more of it."""
         self._answered[key] = time.monotonic()
-        while followers := [one for one in self._followers.get(key, ()) if not one.has_end]:
+        while not is_cancelled() and (followers := self._waiting(key)):
             least = min(followers, key=lambda one: one.place)
             asked = least.place
             try:
@@ -58,10 +58,16 @@ class ClusterReader(StreamReader):
                 log.warning("read_failed", stream=key, error=str(error))
                 await asyncio.sleep(RETRY_S)
                 continue
+            if is_cancelled():
+                return
             self._answered[key] = time.monotonic()
             # Who came while this was read, and needs more than was asked for, is served by the next read.
             self._give([one for one in self._followers.get(key, ()) if one.place >= asked], rows)
-        self._end_read(key)
+        if self._reads.get(key) is asyncio.current_task():
+            self._end_read(key)
+
+    def _waiting(self, key: str) -> list[Follower]:
+        return [one for one in self._followers.get(key, ()) if not one.has_end]
 
     async def _wake(self) -> None:
         self._changed.set()

@@ -40,7 +40,7 @@ from core.types import Backlog, FinishReason
 from service.claims import Append, AppendResult, Claim, DeadLetter, Ending, Entry, Standing
 from service.priority_streams import PriorityStreams
 from service.redis_cluster import ClusterClient, connect_cluster
-from service.redis_connections import packed
+from service.redis_connections import MAX_CONNECTIONS, packed
 from service.scripts import Call, Scripts, raise_if_transient
 
 log = structlog.get_logger()
@@ -67,9 +67,8 @@ def connect(url: str, timeout_s: float) -> Redis:
     """Return a client that fails within `timeout_s` and never repeats a command by itself."""
     # A repeated XADD could land twice; our own writes carry what makes them safe to repeat.
     retry = Retry(NoBackoff(), 0)
-    return packed(
-        Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry, protocol=2)
-    )
+    timeouts: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    return packed(Redis.from_url(url, **timeouts, retry=retry, protocol=2, max_connections=MAX_CONNECTIONS))
 
 
 def client_of(settings: QueueSettings, wait_s: float = 0.0) -> Redis:

@@ -16,10 +16,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from core.errors import ConfigError
-from service.redis_connections import PACKING
+from service.redis_connections import MAX_CONNECTIONS, PACKING
 
-# A gateway holds a connection for each stream that it follows; what bounds these is admission.
-MAX_CONNECTIONS = 1 << 20
 # After these somebody else may hold a slot.
 STALE = (RedisConnectionError, RedisTimeoutError, ClusterDownError)
 

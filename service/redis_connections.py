@@ -8,6 +8,9 @@ from typing import Any
 import hiredis
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
 
+# A client opens as many as it has commands at once; redis-py would refuse the hundred-and-first, as if Redis were away.
+MAX_CONNECTIONS = 4096
+
 
 class _Packing:
     """Packs commands of words, bytes and numbers, as a connection does."""

@@ -4,10 +4,10 @@
     python -m bench.simulate.check --loads 1 8 --window 0.5 --requests 9
 
 Both play the same requests: their texts, and how drafts fare in them, are recorded first (bench/simulate/record.py).
-What steps cost is what the engine profiled at start-up, corrected by the warm-up's steps as the engine itself does;
-how they scatter is taken from the warm-up as well. Then real engines run by turns, in windows of a closed loop, and the
-simulator says what they should have shown. A machine that does other things at the same time shows in the A/A spread:
-the default policy's windows, one half against the other.
+What steps cost is what the engine profiled at start-up, corrected by the steps of all policies' warm-up, load by load
+and length by length; how they scatter is taken from the warm-up as well. Then real engines run by turns, in windows of
+a closed loop, and the simulator says what they should have shown. A machine that does other things at the same time
+shows in the A/A spread: each policy's windows, one half against the other.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from bench.simulate.case import Case, play
 from bench.simulate.live import LiveLoop
 from bench.simulate.measure import Outcome
 from bench.simulate.record import DOMAINS, record, write_recording
+from bench.simulate.seen_steps import corrected, deviations
 from bench.simulate.settings import Acceptance, Costs, Shape, Simulation, Traffic
 from bench.window import Window, merge
 from core.config import EngineSettings
@@ -117,7 +118,8 @@ def run_engines(
     arguments: argparse.Namespace, folder: Path, console: Console
 ) -> tuple[dict[Key, list[Window]], Simulation]:
     """Record, warm up and measure; returns windows by policy and load, and the simulation of the same."""
-    settings = EngineSettings(max_num_seqs=max(arguments.loads), prefix_cache=False)
+    # Requests with a seed are verified so whatever is configured; what steps cost is to be measured on the same.
+    settings = EngineSettings(max_num_seqs=max(arguments.loads), prefix_cache=False, verifier="coupled")
     modes = make_modes(arguments.policies, DRAFTER, settings)
     questions = list(islice(PromptPool(DOMAINS, 0).asked_from(0), arguments.requests))
     engines = {mode.name: build_engine(mode.settings) for mode in modes}
@@ -126,10 +128,13 @@ def run_engines(
     console.print(f"recording {len(questions)} requests")
     write_recording(folder / "recording.safetensors", record(engines[ADAPTIVE], DRAFTER, questions, 1.0))
     loops = {name: LiveLoop(engine, questions, 1.0) for name, engine in engines.items()}
+    profiled = engines[ADAPTIVE].costs[DRAFTER]
     for load in arguments.loads:
-        loops[ADAPTIVE].start(load)
-        loops[ADAPTIVE].measure(2 * arguments.window)
-    table, deviations = engines[ADAPTIVE].costs[DRAFTER], list(loops[ADAPTIVE].deviations)
+        for loop in loops.values():
+            loop.start(load)
+            loop.measure(arguments.window)
+    steps = [step for loop in loops.values() for step in loop.seen]
+    table = corrected(profiled, steps)
     (folder / "table.json").write_bytes(msgspec.json.encode(SavedTable("", table)))
     windows: dict[Key, list[Window]] = {}
     for load in arguments.loads:
@@ -140,14 +145,14 @@ def run_engines(
         for turn in range(arguments.rounds):
             for name in list(loops)[:: 1 if turn % 2 else -1]:
                 windows.setdefault((name, load), []).append(loops[name].measure(arguments.window))
-    return windows, simulation_of(arguments, folder, settings, deviations)
+    return windows, simulation_of(arguments, folder, settings, deviations(table, steps))
 
 
 def simulation_of(
-    arguments: argparse.Namespace, folder: Path, settings: EngineSettings, deviations: Sequence[float]
+    arguments: argparse.Namespace, folder: Path, settings: EngineSettings, scatter: Sequence[float]
 ) -> Simulation:
     """Return the simulation of what the engines do; of the scatter of steps a hundred quantiles are kept."""
-    kept = np.quantile(deviations, (np.arange(100) + 0.5) / 100).tolist() if deviations else []
+    kept = np.quantile(scatter, (np.arange(100) + 0.5) / 100).tolist() if scatter else []
     return Simulation(
         seconds=arguments.seconds,
         warm_up_s=min(5.0, arguments.seconds / 4),

@@ -4,10 +4,12 @@ import random
 import time
 from collections.abc import Sequence
 
+import numpy as np
 from msgspec.structs import replace
 
 from bench.prompt_pool import Question
 from bench.simulate.record import request_of
+from bench.simulate.seen_steps import SeenStep
 from bench.window import Answer, Window
 from engine.engine import Engine
 
@@ -15,12 +17,12 @@ from engine.engine import Engine
 class LiveLoop:
     """One engine with its clients; its time stands still while another one is measured.
 
-    deviations  of steps that the policy predicted, how much longer they took
+    seen  its steps of nothing but decoding
     """
 
     def __init__(self, engine: Engine, questions: Sequence[Question], temperature: float) -> None:
         self.engine, self._questions, self._temperature = engine, questions, temperature
-        self.deviations: list[float] = []
+        self.seen: list[SeenStep] = []
         self._clock_s, self._num_sent, self._clients = 0.0, 0, 0
         self._answers: dict[str, Answer] = {}
 
@@ -63,14 +65,24 @@ class LiveLoop:
         self._clock_s += time.perf_counter() - started
 
     def _step(self, window: Window) -> None:
+        stats = self.engine.stats
+        worked, emitted = stats.step_tokens.total, stats.emitted
+        context = float(np.mean([one.num_computed for one in self.engine.scheduler.running] or [0]))
         started = time.perf_counter()
         emissions = self.engine.step()
-        self._clock_s += time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        self._clock_s += seconds
+        if stats.step_tokens.total - worked == stats.emitted - emitted:
+            self._see(len(emissions), context, seconds)
         for emission in emissions:
             self._answers[emission.request_id].arrive(window, self._clock_s, len(emission.token_ids))
             if emission.finish_reason is not None:
                 del self._answers[emission.request_id]
-        if records := self.engine.recent.records()[-1:]:
-            (last,) = records
-            if last.predicted_step_s and last.sampling == last.sequences:
-                self.deviations.append(last.step_s / last.predicted_step_s)
+
+    def _see(self, num_sequences: int, context: float, seconds: float) -> None:
+        """Note a step without prefill; of one without a drafter nothing is recorded."""
+        record = next(iter(self.engine.recent.records()[-1:]), None)
+        if record is None or record.step != self.engine.stats.steps:
+            self.seen.append(SeenStep(num_sequences, 0, 0, context, seconds))
+        elif record.rows == record.sampling + record.verified:
+            self.seen.append(SeenStep(record.sampling, record.followed, record.verified, record.context_len, seconds))

@@ -29,6 +29,11 @@ async def claimed(queue):
     return await take(queue)
 
 
+async def test_a_burst_of_commands_opens_as_many_connections_as_it_needs(queue):
+    jobs = [new_job() for _ in range(300)]
+    assert all(await asyncio.gather(*(queue.submit(job) for job in jobs)))
+
+
 async def test_a_claimed_id_is_taken_however_often_it_is_submitted(queue):
     claim = await claimed(queue)
     assert [await queue.submit(claim.job) for _ in range(3)] == [False] * 3

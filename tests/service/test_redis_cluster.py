@@ -51,7 +51,8 @@ def settings_of(cluster) -> QueueSettings:
 
 
 def service_settings(cluster, folder, **fields):
-    return fake_settings(cluster.url, folder / "model", redis_cluster=True, **fields)
+    usual = {"lease_ms": 5000, "command_timeout_s": 5.0}
+    return fake_settings(cluster.url, folder / "model", redis_cluster=True, **(usual | fields))
 
 
 def job_of_each(cluster):
@@ -179,10 +180,10 @@ async def test_whoever_submits_through_redis_gets_all_choices(cluster, tmp_path)
 
 
 async def test_a_worker_keeps_its_claims_beyond_a_lease(cluster, tmp_path):
-    settings = service_settings(cluster, tmp_path, lease_ms=500)
-    async with running(settings, FakeEngine(step_s=0.2)) as service:
-        status, body = await service.post(prompt="a", max_tokens=24)
-    assert (status, body["choices"][0]["text"], len(service.engine.seen)) == (200, spoken(24), 1)
+    settings = service_settings(cluster, tmp_path, lease_ms=2000)
+    async with running(settings, FakeEngine(step_s=0.25)) as service:
+        status, body = await service.post(prompt="a", max_tokens=36)
+    assert (status, body["choices"][0]["text"], len(service.engine.seen)) == (200, spoken(36), 1)
 
 
 async def test_a_client_that_leaves_ends_its_job(cluster, tmp_path):
@@ -198,7 +199,7 @@ async def test_a_client_that_leaves_ends_its_job(cluster, tmp_path):
 async def test_answers_outlive_the_node_that_has_them_and_the_one_that_has_the_queue(redis_binary, tmp_path):
     with redis_cluster(redis_binary, tmp_path / "nodes", replicas=1) as cluster:
         engine = FakeEngine(step_s=0.1, num_slots=16)
-        async with running(service_settings(cluster, tmp_path, lease_ms=3000), engine) as service:
+        async with running(service_settings(cluster, tmp_path, lease_ms=12_000), engine) as service:
             asked = [asyncio.create_task(service.stream(prompt="a", max_tokens=300)) for _ in range(8)]
             await until_true(lambda: len(engine.running) == 8)
             await asyncio.sleep(1.0)

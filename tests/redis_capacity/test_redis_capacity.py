@@ -1,4 +1,4 @@
-"""What Redis carries is measured on loads that are what they say, and its prices are those that make the cases up."""
+"""What Redis carries is measured on loads that are what they say, and told in what Redis itself has taken."""
 
 import asyncio
 import os
@@ -7,35 +7,11 @@ import time
 import msgspec
 import pytest
 
-from bench.redis_capacity.__main__ import Case, cpu_s, fit
-from bench.redis_capacity.load import READY_KEY, TOKENS_PER_STEP, WINDOW_KEY, Side, Window, play
-from bench.redis_capacity.memory import measure_memory
 from service.queue import connect
+from tests.redis_capacity.__main__ import cpu_s
+from tests.redis_capacity.load import READY_KEY, TOKENS_PER_STEP, WINDOW_KEY, Side, Window, play
+from tests.redis_capacity.memory import measure_memory
 from tests.service.fakes import until
-
-# Steps, chunks, jobs and workers.
-LOADS = (100, 800, 9, 1), (800, 800, 30, 8), (60, 3000, 40, 2), (900, 900, 1, 64)
-
-
-def case(steps, chunks, jobs, workers, prices):
-    share = sum(price * number for price, number in zip(prices, (steps, chunks, jobs, workers), strict=True)) / 1e6
-    return Case(workers, 8, 10.0, steps, steps, chunks, 3 * chunks, jobs, share, 1.0, 0.0, 0.0, (1.0, 2.0), {})
-
-
-def test_prices_are_found_that_make_up_every_case():
-    wanted = (30.0, 12.0, 250.0, 400.0)
-    cases = [
-        case(*counts, wanted) for counts in ((100, 800, 9, 1), (800, 800, 30, 8), (60, 3000, 40, 2), (9, 9, 1, 64))
-    ]
-    found = fit(cases)
-    assert (found.step_us, found.chunk_us, found.job_us, found.worker_us) == pytest.approx(wanted)
-    assert found.worst == pytest.approx(0.0, abs=1e-9)
-
-
-def test_no_price_is_below_nothing():
-    found = fit([case(*load, (30.0, 12.0, 250.0, -5.0)) for load in LOADS])
-    assert found.worker_us == 0.0
-    assert found.step_us > 0.0
 
 
 async def test_both_sides_count_the_same_chunks_and_jobs_of_a_window(redis_url, tmp_path):

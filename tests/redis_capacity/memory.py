@@ -2,12 +2,12 @@
 
 from msgspec import Struct
 
-from bench.redis_capacity.load import MODEL, new_job
 from client.wire import Chunk, Final, Usage
 from core.queue_settings import QueueSettings
 from core.types import FinishReason
 from service.claims import Append, Ending
 from service.queue import JobQueue, client_of
+from tests.redis_capacity.load import MODEL, new_job
 
 NUM_JOBS = 50
 LONG_PROMPT, ANSWER = 2000, 600

@@ -12,8 +12,16 @@ except ImportError as error:
     raise ImportError("figures need matplotlib; install specd with its extra: pip install 'specd[bench]'") from error
 
 
-def draw(cases: Sequence[Any], prices: Any, path: Path) -> None:
-    """Write the figure; cases and prices are those of the measurement, prices None where they were not fitted."""
+# Commands that clients send, by what they are for; what scripts call in turn is in `evalsha`.
+PARTS = {
+    "workers' scripts": ("evalsha",),
+    "gateways' reads": ("xread",),
+    "looks at the queue": ("xrange", "xinfo", "xlen", "info"),
+}
+
+
+def draw(cases: Sequence[Any], path: Path) -> None:
+    """Write the figure; cases are those of the measurement."""
     figure, (load, parts) = plt.subplots(1, 2, figsize=(2 * WIDTH, HEIGHT), layout="constrained")
     for index, workers in enumerate(dict.fromkeys(case.workers for case in cases)):
         own = sorted((case for case in cases if case.workers == workers), key=lambda case: case.tokens)
@@ -23,21 +31,16 @@ def draw(cases: Sequence[Any], prices: Any, path: Path) -> None:
     load.set(xlabel="tokens/s", ylabel="% of a core that Redis takes", xlim=(0, None), ylim=(0, None))
     load.legend(frameon=False)
     names = [f"{case.workers}x{case.sequences}\n{case.step_ms:g} ms" for case in cases]
-    if prices is not None:
-        bottom = [0.0] * len(cases)
-        shares = {
-            "a step's call": [prices.step_us * case.steps for case in cases],
-            "chunks": [prices.chunk_us * case.chunks for case in cases],
-            "jobs": [prices.job_us * case.jobs for case in cases],
-            "workers": [prices.worker_us * case.workers for case in cases],
-        }
-        for index, (name, times) in enumerate(shares.items()):
-            heights = [time / 1e4 for time in times]
-            parts.bar(names, heights, bottom=bottom, color=COLOURS[index + 1], label=name)
-            bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
-        parts.plot(names, [100 * case.redis_share for case in cases], "k_", markersize=18, label="measured")
-        parts.legend(frameon=False)
-    parts.set(ylabel="% of a core that Redis takes", xlabel="workers x jobs each, step")
+    bottom = [0.0] * len(cases)
+    for index, (name, commands) in enumerate(PARTS.items()):
+        heights = [
+            sum(case.commands_us.get(command, 0.0) for command in commands) / max(1.0, case.chunks) for case in cases
+        ]
+        parts.bar(names, heights, bottom=bottom, color=COLOURS[index + 1], label=name)
+        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    parts.legend(frameon=False)
+    parts.set(ylim=(0, 1.35 * max(bottom)))
+    parts.set(ylabel="microseconds for each chunk, by Redis's count", xlabel="workers x jobs each, step")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
     plt.close(figure)

@@ -10,8 +10,9 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,6 +25,7 @@ from service.claims import Append, Claim, Ending
 from service.open_answers import OpenAnswers
 from service.presence import Presence
 from service.priority_streams import ids_by_priority
+from service.process import cancel_all
 from service.queue import JobQueue, client_of
 from service.reader import BLOCK_MS, StreamReader
 from service.tasks import is_cancelled
@@ -35,6 +37,7 @@ IN_FLIGHT = 1.25
 # About what a worker tells of itself once a second, in bytes.
 STATS_BYTES = 4096
 BACKLOG_S, SCAN_S = 0.25, 0.1
+Part = Coroutine[Any, Any, None]
 READY_KEY, WINDOW_KEY = "bench:ready", "bench:window"
 
 
@@ -85,13 +88,11 @@ class SimulatedWorker:
         self._open: list[tuple[Claim, int, int]] = []
         self._num_claimed = 0
 
-    async def run(self) -> None:
-        """Work until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(Presence(self._queue, self._name, 4096, lambda: bytes(STATS_BYTES)).keep())
-            group.create_task(repeat(BACKLOG_S, self._look))
-            group.create_task(repeat(self._queue.settings.lease_ms / 3000, self._beat))
-            group.create_task(self._step_forever())
+    def parts(self) -> list[Part]:
+        """Return what goes on at the same time, each until cancelled."""
+        presence = Presence(self._queue, self._name, 4096, lambda: bytes(STATS_BYTES))
+        beat_s = self._queue.settings.lease_ms / 3000
+        return [presence.keep(), repeat(BACKLOG_S, self._look), repeat(beat_s, self._beat), self._step_forever()]
 
     async def _step_forever(self) -> None:
         next_s = time.monotonic()
@@ -151,14 +152,11 @@ class SimulatedGateway:
         self._queue, self._reader, self._side, self._window, self._counts = queue, reader, side, window, counts
         self._answers = OpenAnswers(queue)
 
-    async def run(self) -> None:
-        """Ask until cancelled."""
+    def parts(self) -> list[Part]:
+        """Return what goes on at the same time, each until cancelled."""
         num_clients = int(np.ceil(IN_FLIGHT * self._side.workers * self._side.sequences))
-        async with asyncio.TaskGroup() as group:
-            for work in (self._reader.run(), self._answers.keep(), repeat(SCAN_S, self._scan)):
-                group.create_task(work)
-            for _ in range(num_clients):
-                group.create_task(self._ask_forever())
+        clients = [self._ask_forever() for _ in range(num_clients)]
+        return [self._reader.run(), self._answers.keep(), repeat(SCAN_S, self._scan), *clients]
 
     async def _ask_forever(self) -> None:
         while not is_cancelled():
@@ -203,20 +201,20 @@ async def play(side: Side) -> Counts:
         window, counts = await until_told(queues[0], side.role), Counts()
         if side.role == "workers":
             parts = [
-                SimulatedWorker(queue, f"worker-{number}", side, window, counts).run()
+                part
                 for number, queue in enumerate(queues)
+                for part in SimulatedWorker(queue, f"worker-{number}", side, window, counts).parts()
             ]
         else:
             reader = StreamReader(reading, queues[0].client)
-            parts = [SimulatedGateway(queues[0], reader, side, window, counts).run()]
+            parts = SimulatedGateway(queues[0], reader, side, window, counts).parts()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(part) for part in parts]
             await asyncio.sleep(window.begin_s - time.monotonic())
             began_s = time.process_time()
             await asyncio.sleep(window.end_s - time.monotonic())
             counts.cpu_s = time.process_time() - began_s
-            for task in tasks:
-                task.cancel()
+            await cancel_all(tasks)
     return counts
 
 

@@ -1,13 +1,13 @@
 """What one Redis carries: jobs and tokens per second and core, and memory by job and token.
 
-    python -m bench.redis_capacity                         # 7 cases, under three minutes
-    python -m bench.redis_capacity --cases 8x8x10 --seconds 4
+    python -m tests.redis_capacity                         # 7 cases, under three minutes
+    python -m tests.redis_capacity --cases 8x8x10 --seconds 4
 
 A case is WORKERSxSEQUENCESxMS: workers that answer so many jobs each at once, a step every so many milliseconds.
 Redis runs as the private one does, append-only with `everysec`. What is measured is its processor time, all threads:
 the processes that make the load would be in its way long before it is busy, so what a whole core would carry is what
-it carried over the share of a core that this took. Where Redis's time goes is fitted to all cases: so much for a step's
-call, for a chunk written and read, for a job, for a worker that is there.
+it carried over the share of a core that this took. Where Redis's time goes is by its own count of its commands, which
+are timed by the wall clock: on a busy machine the shares tell something, the sum does not.
 """
 
 import argparse
@@ -31,13 +31,13 @@ from rich.table import Table
 from bench.child_process import child_process
 from bench.drain import redis
 from bench.logs import show_warnings_only
-from bench.redis_capacity.figure import draw
-from bench.redis_capacity.load import READY_KEY, WINDOW_KEY, Counts, Side, Window
-from bench.redis_capacity.memory import Memory, measure_memory
 from bench.report import describe_run, write_json
 from core.errors import SpecdError
+from tests.redis_capacity.figure import draw
+from tests.redis_capacity.load import READY_KEY, WINDOW_KEY, Counts, Side, Window
+from tests.redis_capacity.memory import Memory, measure_memory
 
-RESULTS = Path(__file__).parents[1] / "results" / "redis_capacity" / "redis_capacity.json"
+RESULTS = Path(__file__).parents[2] / "bench" / "results" / "redis_capacity" / "redis_capacity.json"
 CASES = ("1x8x10", "1x64x30", "8x8x10", "8x32x30", "64x2x30", "64x4x30", "64x8x30")
 # Until all slots are taken, and their jobs are not all of one age.
 RAMP_S = 4.0
@@ -72,19 +72,6 @@ class Case(Struct, frozen=True):
     commands_us: dict[str, float]
 
 
-class Prices(Struct, frozen=True):
-    """Microseconds of Redis: by a step's call, by a chunk from worker to gateway, by a job, and of a worker's second.
-
-    worst is by how much a case departs from what these say.
-    """
-
-    step_us: float
-    chunk_us: float
-    job_us: float
-    worker_us: float
-    worst: float
-
-
 def main() -> None:
     """Read the command line, measure, print and write."""
     parser = argparse.ArgumentParser(description="Measure what one Redis carries.")
@@ -97,20 +84,18 @@ def main() -> None:
     console = Console(highlight=False)
     cases = [run_case(arguments, text, console) for text in arguments.cases]
     memory, version = look_at_memory(arguments)
-    prices = fit(cases) if len(cases) >= 4 else None
     console.print(cases_table(cases))
-    console.print(f"{prices}\n{memory}")
+    console.print(str(memory))
     report = {
         "redis": version,
         "seconds": arguments.seconds,
         "answer_len": ANSWER_LEN,
         "cases": msgspec.to_builtins(cases),
-        "prices": msgspec.to_builtins(prices),
         "memory": msgspec.to_builtins(memory),
         "load_average": os.getloadavg(),
     }
     write_json(arguments.output, describe_run() | report)
-    draw(cases, prices, arguments.output.with_suffix(".png"))
+    draw(cases, arguments.output.with_suffix(".png"))
     console.print(f"load average {os.getloadavg()[0]:.1f}; wrote {arguments.output}")
 
 
@@ -137,7 +122,7 @@ def run_case(arguments: argparse.Namespace, text: str, console: Console) -> Case
         for role in ("workers", "gateway"):
             output = folder / f"{role}.json"
             side = Side(role, url, workers, sequences, step_ms / 1000, ANSWER_LEN, str(output))
-            command = [sys.executable, "-m", "bench.redis_capacity.load", msgspec.json.encode(side).decode()]
+            command = [sys.executable, "-m", "tests.redis_capacity.load", msgspec.json.encode(side).decode()]
             sides[role] = (stack.enter_context(child_process(command, folder / f"{role}.log")), output)
         window = start(client, [process for process, _ in sides.values()], arguments.seconds)
         time.sleep(window.begin_s - time.monotonic())
@@ -192,23 +177,6 @@ def cpu_s(pid: int) -> float:
     """Return the processor time of a process, all threads."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
-
-
-def fit(cases: Sequence[Case]) -> Prices:
-    """Return the prices that explain all cases best, each case's error as a share of its own time; none is below 0."""
-    asked = np.array([(case.steps, case.chunks, case.jobs, case.workers) for case in cases], dtype=np.float64)
-    took = np.array([1e6 * case.redis_share for case in cases])
-    kept = list(range(asked.shape[1]))
-    prices = np.zeros(asked.shape[1])
-    while kept:
-        found = np.linalg.lstsq(asked[:, kept] / took[:, None], np.ones(len(took)), rcond=None)[0]
-        if (found >= 0).all():
-            prices[kept] = found
-            break
-        kept.pop(int(found.argmin()))
-    worst = float(np.abs(asked @ prices / took - 1).max())
-    step_us, chunk_us, job_us, worker_us = prices.tolist()
-    return Prices(step_us, chunk_us, job_us, worker_us, worst)
 
 
 def cases_table(cases: Sequence[Case]) -> Table:

@@ -1,0 +1,60 @@
+"""A table that was corrected by steps says of such steps what they took, and of others what is likely."""
+
+import numpy as np
+import pytest
+
+from bench.simulate.seen_steps import SeenStep, corrected, deviations, price
+from core.cost import CostTable
+
+TABLE = CostTable(
+    sequences=(1, 4, 16),
+    lengths=(0, 3, 7),
+    contexts=(16,),
+    plain_s=((0.010, 0.012, 0.020),),
+    verify_s=(((0.011, 0.012, 0.014), (0.013, 0.016, 0.020), (0.022, 0.030, 0.044)),),
+    draft_s=((0.002, 0.003, 0.006),),
+    prefill_row_s=1e-4,
+    catch_up_row_s=1e-4,
+)
+
+
+def seen(num_sequences, length, *, followed, seconds=0.0):
+    return SeenStep(num_sequences, num_sequences * followed, num_sequences * length, 16.0, seconds)
+
+
+def steps_of(num_sequences, length, factor, *, followed=True, count=20):
+    seconds = factor * price(TABLE, seen(num_sequences, length, followed=followed))
+    # They scatter, and evenly.
+    shares = np.linspace(0.8, 1.2, count).tolist()
+    return [seen(num_sequences, length, followed=followed, seconds=seconds * share) for share in shares]
+
+
+def ratio(table, num_sequences, length, *, followed=True):
+    step = seen(num_sequences, length, followed=followed)
+    return price(table, step) / price(TABLE, step)
+
+
+def test_each_load_and_length_has_a_factor_of_its_own():
+    table = corrected(TABLE, [*steps_of(4, 3, 1.5), *steps_of(4, 7, 1.2), *steps_of(16, 7, 1.4)])
+    assert [ratio(table, *at) for at in ((4, 3), (4, 7), (16, 7))] == pytest.approx([1.5, 1.2, 1.4])
+
+
+def test_plain_steps_do_not_follow_those_that_speculate():
+    table = corrected(TABLE, [*steps_of(4, 7, 0.7), *steps_of(4, 0, 1.1, followed=False)])
+    assert table.plain_s[0] == pytest.approx([1.1 * seconds for seconds in TABLE.plain_s[0]])
+
+
+def test_what_was_not_seen_follows_its_load_then_its_kind():
+    table = corrected(TABLE, [*steps_of(4, 3, 1.5), *steps_of(4, 7, 1.1), *steps_of(16, 7, 1.4)])
+    assert ratio(table, 16, 3) == pytest.approx(1.4)
+    assert ratio(table, 1, 7) == pytest.approx((1.5 + 1.1 + 1.4) / 3)
+
+
+def test_a_few_steps_tell_nothing():
+    table = corrected(TABLE, steps_of(4, 3, 3.0, count=5))
+    assert [ratio(table, 4, 3), ratio(table, 1, 0)] == pytest.approx([1.0, 1.0])
+
+
+def test_steps_scatter_about_the_corrected_table_by_one_on_average():
+    steps = steps_of(4, 3, 2.0)
+    assert np.mean(deviations(corrected(TABLE, steps), steps)) == pytest.approx(1.0)
