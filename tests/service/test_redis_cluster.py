@@ -5,6 +5,9 @@ from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
+from redis.asyncio.cluster import ClusterPipeline
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisClusterException
 
 from client.direct import new_job_id, submit, submit_choices
 from client.wire import INTAKE_STREAM, Chunk, Final, IntakeRequest, job_key, out_stream, queue_stream
@@ -143,6 +146,25 @@ async def test_nothing_is_read_that_nobody_waits_for(cluster, queue, client):
             await tokens_from(events, 1)
             await until_true(lambda: num_blocked(cluster) == 1)
         await until_true(lambda: num_blocked(cluster) == 0)
+
+
+async def test_that_a_cluster_cannot_be_reached_is_a_fault_of_redis_like_any_other(client, monkeypatch):
+    """The library's word for it is no RedisError, which everybody here waits for."""
+
+    async def unreachable(*_, **__):
+        raise RedisClusterException("Redis Cluster cannot be connected")
+
+    monkeypatch.setattr(ClusterPipeline, "execute", unreachable)
+    async with client.pipeline(transaction=False) as pipe:
+        pipe.get("a")
+        with pytest.raises(RedisConnectionError, match="cannot be connected"):
+            await pipe.execute()
+    monkeypatch.undo()
+    # It looks anew who holds which slots, and goes on.
+    async with client.pipeline(transaction=False) as pipe:
+        pipe.set("a", 1)
+        pipe.get("a")
+        assert await pipe.execute() == [True, b"1"]
 
 
 async def test_a_job_whose_slot_moves_to_another_node_goes_on(cluster, queue, client):
