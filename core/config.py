@@ -28,6 +28,7 @@ CheckpointKind = Literal["dspark", "dflash", "eagle3"]
 class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """One model replica. target is "demo", a checkpoint folder or an id of the Hugging Face Hub, "owner/name", at
     target_revision (a commit, tag or branch; None is the main branch); max_model_len None takes the checkpoint's.
+
     max_num_batched_tokens bounds the prefill rows of a step; kv_cache_tokens is the room of the KV cache, for
     all sequences; num_threads are torch's on the CPU, where more threads than idle cores slow every step.
     verifier is that of requests without a seed, those with one are always `coupled`; batch_invariant numerics make an

@@ -5,14 +5,11 @@ but it is one of few places: so the numbers of all of them are made, and the rou
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
 from core.planning import F32
 from core.random import round_uniforms
+from engine.anchors import Anchors, KnownAnchors, anchors_of
 from engine.sequence import Sequence
-
-I64 = NDArray[np.int64]
-U64 = NDArray[np.uint64]
 
 
 class DrawsAhead:
@@ -20,9 +17,7 @@ class DrawsAhead:
 
     def __init__(self, num_slots: int, width: int) -> None:
         self._width = width
-        self._nonce = np.zeros(num_slots, dtype=np.uint64)
-        self._attempt = np.full(num_slots, -1, dtype=np.int64)
-        self._first = np.zeros(num_slots, dtype=np.int64)
+        self._known = KnownAnchors(num_slots, width + 1)
         self._draft = np.zeros((num_slots, width + 1, width), dtype=np.float32)
         self._verdict = np.zeros((num_slots, width + 1, width + 1), dtype=np.float32)
         self.num_found = self.num_made = 0
@@ -31,37 +26,26 @@ class DrawsAhead:
         """Make the numbers of the next round of sequences that get 1 to width + 1 tokens in the one under way."""
         if all(sequence.request.sampling.temperature == 0.0 for sequence in sequences):
             return
-        slots, nonces, anchors, attempts = facts_of(sequences)
-        ahead, count = anchors[:, None] + 1 + np.arange(self._width + 1), self._width + 1
-        draft, verdict = round_uniforms(
-            np.repeat(nonces, count), ahead.ravel(), np.repeat(attempts, count), self._width
-        )
-        self._draft[slots] = draft.reshape(-1, count, self._width)
-        self._verdict[slots] = verdict.reshape(-1, count, self._width + 1)
-        self._nonce[slots], self._attempt[slots], self._first[slots] = nonces, attempts, anchors + 1
+        at, count = anchors_of(sequences), self._width + 1
+        ahead = at.anchors[:, None] + 1 + np.arange(count)
+        nonces, attempts = np.repeat(at.nonces, count), np.repeat(at.attempts, count)
+        draft, verdict = round_uniforms(nonces, ahead.ravel(), attempts, self._width)
+        self._draft[at.slots] = draft.reshape(-1, count, self._width)
+        self._verdict[at.slots] = verdict.reshape(-1, count, self._width + 1)
+        self._known.learn(at, at.anchors + 1)
 
-    def of(self, sequences: tuple[Sequence, ...]) -> tuple[F32, F32]:
-        """Return what `round_uniforms` gives these sequences: draft f32 [B, G], verdict f32 [B, G + 1]."""
-        slots, nonces, anchors, attempts = facts_of(sequences)
-        place = anchors - self._first[slots]
-        missing = (place < 0) | (place > self._width)
-        missing |= (self._nonce[slots] != nonces) | (self._attempt[slots] != attempts)
+    def of(self, at: Anchors) -> tuple[F32, F32]:
+        """Return what `round_uniforms` gives rounds that begin there: draft f32 [B, G], verdict f32 [B, G + 1]."""
+        place, missing = self._known.places(at)
         num_missing = int(np.count_nonzero(missing))
         self.num_made += num_missing
-        self.num_found += len(slots) - num_missing
-        if num_missing == len(slots):
-            return round_uniforms(nonces, anchors, attempts, self._width)
+        self.num_found += len(place) - num_missing
+        if num_missing == len(place):
+            return round_uniforms(at.nonces, at.anchors, at.attempts, self._width)
         place[missing] = 0
-        draft, verdict = self._draft[slots, place], self._verdict[slots, place]
+        draft, verdict = self._draft[at.slots, place], self._verdict[at.slots, place]
         if num_missing:
-            made = round_uniforms(nonces[missing], anchors[missing], attempts[missing], self._width)
+            lacking = at.where(missing)
+            made = round_uniforms(lacking.nonces, lacking.anchors, lacking.attempts, self._width)
             draft[missing], verdict[missing] = made
         return draft, verdict
-
-
-def facts_of(sequences: tuple[Sequence, ...]) -> tuple[I64, U64, I64, I64]:
-    """Return the slots, nonces, anchors and attempts [B] of sequences."""
-    nonces = np.array([sequence.request.nonce for sequence in sequences], dtype=np.uint64)
-    rows = [(sequence.slot, len(sequence.tokens) - 1, sequence.attempt) for sequence in sequences]
-    slots, anchors, attempts = np.array(rows, dtype=np.int64).T
-    return slots, nonces, anchors, attempts

@@ -10,8 +10,9 @@ from torch import Tensor
 from core.planning import I32, BoolArray
 from core.random import round_uniforms
 from core.types import Request
+from engine.anchors import anchors_of
 from engine.device import CPU, upload
-from engine.draws_ahead import DrawsAhead, facts_of
+from engine.draws_ahead import DrawsAhead
 from engine.sequence import Sequence
 from engine.target_draws import TargetDraws
 from kernels.noise import gumbel_noise
@@ -72,8 +73,8 @@ def draw_noise(
     if not width and not is_coupled.any():
         verdict = upload(draws.plain.of(sequences), device)
         return RoundNoise(verdict[:, :0], verdict, upload(is_coupled, device), None, is_coupled)
-    _, nonces, anchors, attempts = facts_of(sequences)
-    made = draws.ahead.of(sequences) if width else round_uniforms(nonces, anchors, attempts, 0)
+    at = anchors_of(sequences)
+    made = draws.ahead.of(at) if width else round_uniforms(at.nonces, at.anchors, at.attempts, 0)
     draft, verdict = (upload(numbers, device) for numbers in made)
     coupled = upload(is_coupled, device)
     if not is_coupled.any():
@@ -83,7 +84,7 @@ def draw_noise(
     requests = [sequences[b].request for b in places.tolist()]
     noise = gumbel_noise(
         np.array([request.coupled_key for request in requests], dtype=np.uint64),
-        anchors[places, None] + 1 + np.arange(num_places),
+        at.anchors[places, None] + 1 + np.arange(num_places),
         np.array([request.n_index for request in requests], dtype=np.int64),
         vocab_size,
         device,

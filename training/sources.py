@@ -102,7 +102,7 @@ class Writer(msgspec.Struct, frozen=True):
     data: Data
     target: Qwen3
     tokenizer: Tokenizer
-    library: list[np.ndarray]
+    packages: list[np.ndarray]
     work: Path
     rows_at_once: int
 
@@ -113,7 +113,7 @@ class Writer(msgspec.Struct, frozen=True):
             count = self._told(source, TEXT_SHARES[source] * (1.0 - self.data.session_share))
             seed = 1000 * (1 + SOURCES.index(source))
             written = write_texts(
-                frozen_copy(self.target), self.tokenizer, source, self.library, "train", seed, count,
+                frozen_copy(self.target), self.tokenizer, source, self.packages, "train", seed, count,
                 num_rows=self.rows_at_once,
             )  # fmt: skip
             save_texts(path, written)

@@ -14,6 +14,7 @@ from core.random import round_uniforms
 from core.types import Numerics
 from drafters.dspark import DSpark
 from engine import engine as engine_module
+from engine.anchors import anchors_of
 from engine.draws_ahead import DrawsAhead
 from engine.engine import Engine
 from engine.slots import SlotTable
@@ -199,7 +200,7 @@ def alone(sequences):
 
 
 def assert_own(draws, *sequences):
-    for found, expected in zip(draws.of(sequences), alone(sequences), strict=True):
+    for found, expected in zip(draws.of(anchors_of(sequences)), alone(sequences), strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
