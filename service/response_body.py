@@ -71,14 +71,19 @@ class ResponseBody(Struct, frozen=True):
 
     def ended(self, chunks: Sequence[Chunk], final: Final) -> dict[str, Any]:
         """Return the body of a response that has ended, however it did."""
-        if error := failure([final]):
-            return self.failed(error)
         acceptance, items = Acceptance(), self.items()
         for chunk in chunks:
             acceptance.saw(chunk)
             deque(items.push(chunk.text), maxlen=0)
         deque(items.end(final.tail), maxlen=0)
-        is_cut, is_detailed = final.reason is FinishReason.LENGTH, self.asked.spec_decode_metrics == "detailed"
+        return self.closed(items, acceptance, final)
+
+    def closed(self, items: ResponseItems, acceptance: Acceptance, final: Final) -> dict[str, Any]:
+        """Return the same of items that have had all their text."""
+        if error := failure([final]):
+            return self.failed(error)
+        is_detailed = self.asked.spec_decode_metrics == "detailed"
+        is_cut = final.reason is FinishReason.LENGTH
         status = "incomplete" if is_cut else "completed"
         return self.standing(STATUSES[final.reason]) | {
             "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,

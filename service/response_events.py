@@ -7,8 +7,9 @@ those that the client has are left out.
 from collections.abc import Iterable
 from typing import Any
 
-from client.wire import Chunk, Final
+from client.wire import Final
 from core.errors import RequestError
+from service.acceptance import Acceptance
 from service.followers import Events
 from service.http_border import check_final
 from service.respond import next_event
@@ -23,8 +24,7 @@ class ResponseEvents:
     def __init__(self, body: ResponseBody, after: int = -1) -> None:
         self._body, self._after = body, after
         self._number = 0
-        self._items = body.items()
-        self._chunks: list[Chunk] = []
+        self._items, self._acceptance = body.items(), Acceptance()
 
     async def send(self, stream: EventResponse, events: Events) -> None:
         """Send the events as they come, up to the end; raises RequestError if the service gives the answer up."""
@@ -33,7 +33,7 @@ class ResponseEvents:
             _, message = await next_event(events, stream)
             if isinstance(message, Final):
                 break
-            self._chunks.append(message)
+            self._acceptance.saw(message)
             await self._add(stream, self._items.push(message.text))
         if not self._body.asked.background:
             # Nobody cancels an answer whose client waits, unless the service gives it up.
@@ -72,7 +72,7 @@ class ResponseEvents:
                 await self._send_of(stream, kind, change.index, delta=change.text)
 
     async def _close(self, stream: EventResponse, final: Final) -> None:
-        body = self._body.ended(self._chunks, final)
+        body = self._body.closed(self._items, self._acceptance, final)
         for index, item in enumerate(body["output"]):
             if item["type"] == MESSAGE:
                 (part,) = item["content"]
