@@ -50,6 +50,16 @@ def footprints(pids: dict[str, int]) -> dict[str, Footprint]:
     }
 
 
+def processor_s(pid: int) -> float:
+    """Return the processor time that a process has had, all threads, in seconds."""
+    return _spent_s(PROC / str(pid))
+
+
+def thread_processor_s(pid: int) -> dict[int, float]:
+    """Return the processor time of a process's threads by their ids; its main one has the id of the process."""
+    return {int(thread.name): _spent_s(thread) for thread in (PROC / str(pid) / "task").iterdir()}
+
+
 def pin(pid: int, cores: set[int]) -> None:
     """Keep a process, all its threads, on these cores."""
     for thread in (PROC / str(pid) / "task").iterdir():
@@ -65,3 +75,8 @@ def _role(pid: int) -> str:
         if role in words and b"--role" in words:
             return role.decode()
     return "redis" if b"redis-server" in words[0] else ""
+
+
+def _spent_s(folder: Path) -> float:
+    fields = (folder / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -12,17 +12,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from bench.footprints import descendants
+from bench.footprints import descendants, processor_s, thread_processor_s
 from bench.in_process import EngineTarget
 from bench.load import Load, Questions
 from bench.over_http import ServerTarget
 from bench.window import Window
 from engine.engine import Engine
-
-PROC = Path("/proc")
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 class MeteredServer(ServerTarget):
@@ -47,12 +43,12 @@ class MeteredServer(ServerTarget):
         """Serve for so long and return what happened."""
         pids = descendants(os.getpid())
         watched = [os.getpid(), *pids.values()]
-        before, engine_before = sum(map(process_s, watched)), _busiest_thread_s(pids["worker"])
+        before, engine_before = sum(map(processor_s, watched)), max(thread_processor_s(pids["worker"]).values())
         started_s = time.perf_counter()
         window = super().measure(seconds)
         self._seconds += time.perf_counter() - started_s
-        engine_s = _busiest_thread_s(pids["worker"]) - engine_before
-        self._spent_s += sum(map(process_s, watched)) - before - engine_s
+        engine_s = max(thread_processor_s(pids["worker"]).values()) - engine_before
+        self._spent_s += sum(map(processor_s, watched)) - before - engine_s
         return window
 
 
@@ -90,17 +86,3 @@ def neighbour() -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
         process.stdin.close()
         process.stdout.close()
-
-
-def process_s(pid: int) -> float:
-    """Return the processor time a process has had, in seconds."""
-    return _spent_s(PROC / str(pid) / "stat")
-
-
-def _busiest_thread_s(pid: int) -> float:
-    return max(_spent_s(thread / "stat") for thread in (PROC / str(pid) / "task").iterdir())
-
-
-def _spent_s(stat: Path) -> float:
-    fields = stat.read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * TICK_S

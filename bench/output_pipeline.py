@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
+from bench.footprints import descendants, thread_processor_s
 from bench.load import Load, Questions
 from bench.local_server import local_servers
 from bench.logs import show_warnings_only
@@ -133,18 +134,9 @@ def _counts(url: str) -> dict[str, float]:
 
 
 def _loop_cpu_s() -> float:
-    """Return the processor seconds of the event loop's thread, a worker's main one; this machine runs one worker."""
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            if b"--role\0worker" not in (folder / "cmdline").read_bytes():
-                continue
-            stat = (folder / "task" / folder.name / "stat").read_text()
-        except OSError:
-            continue
-        fields = stat.rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Return the processor seconds of the event loop's thread, the main one of our own server's worker."""
+    if worker := descendants(os.getpid()).get("worker"):
+        return thread_processor_s(worker)[worker]
     raise SpecdError("no worker process is to be seen under /proc")
 
 

@@ -2,15 +2,16 @@
 
 import time
 
-from bench.neighbour import neighbour, process_s
+from bench.footprints import processor_s
+from bench.neighbour import neighbour
 
 
 def spent_s(process, share, seconds=0.4):
     process.stdin.write(f"{share}\n".encode())
     process.stdin.flush()
-    before = process_s(process.pid)
+    before = processor_s(process.pid)
     time.sleep(seconds)
-    return process_s(process.pid) - before
+    return processor_s(process.pid) - before
 
 
 def test_it_works_when_it_is_told_to_and_rests_when_it_is_told_to():

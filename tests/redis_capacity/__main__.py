@@ -30,6 +30,7 @@ from rich.table import Table
 
 from bench.child_process import child_process
 from bench.drain import redis
+from bench.footprints import processor_s
 from bench.logs import show_warnings_only
 from bench.report import describe_run, write_json
 from core.errors import SpecdError
@@ -43,7 +44,6 @@ CASES = ("1x8x10", "1x64x30", "8x8x10", "8x32x30", "64x2x30", "64x4x30", "64x8x3
 RAMP_S = 4.0
 START_TIMEOUT_S, END_TIMEOUT_S, POLL_S = 120.0, 60.0, 0.05
 ANSWER_LEN = 258
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Case(Struct, frozen=True):
@@ -127,9 +127,9 @@ def run_case(arguments: argparse.Namespace, text: str, console: Console) -> Case
         window = start(client, [process for process, _ in sides.values()], arguments.seconds)
         time.sleep(window.begin_s - time.monotonic())
         client.config_resetstat()
-        before_s, clock_s = cpu_s(pid), time.monotonic()
+        before_s, clock_s = processor_s(pid), time.monotonic()
         time.sleep(window.end_s - time.monotonic())
-        share = (cpu_s(pid) - before_s) / (time.monotonic() - clock_s)
+        share = (processor_s(pid) - before_s) / (time.monotonic() - clock_s)
         commands = client.info("commandstats")
         found = {}
         for role, (process, output) in sides.items():
@@ -171,12 +171,6 @@ def start(client: Redis, processes: Sequence[subprocess.Popen[bytes]], seconds: 
     window = Window(begin_s, begin_s + seconds)
     client.set(WINDOW_KEY, msgspec.json.encode(window))
     return window
-
-
-def cpu_s(pid: int) -> float:
-    """Return the processor time of a process, all threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
 def cases_table(cases: Sequence[Case]) -> Table:

@@ -7,8 +7,8 @@ import time
 import msgspec
 import pytest
 
+from bench.footprints import processor_s
 from service.queue import connect
-from tests.redis_capacity.__main__ import cpu_s
 from tests.redis_capacity.load import READY_KEY, TOKENS_PER_STEP, WINDOW_KEY, Side, Window, play
 from tests.redis_capacity.memory import measure_memory
 from tests.service.fakes import until
@@ -37,7 +37,7 @@ async def test_memory_is_told_of_jobs_prompts_and_answers(redis_url):
 
 
 def test_processor_time_is_that_of_all_that_a_process_did():
-    before, began_s = cpu_s(os.getpid()), time.process_time()
+    before, began_s = processor_s(os.getpid()), time.process_time()
     while time.process_time() < began_s + 0.1:
         pass
-    assert cpu_s(os.getpid()) - before == pytest.approx(time.process_time() - began_s, abs=0.05)
+    assert processor_s(os.getpid()) - before == pytest.approx(time.process_time() - began_s, abs=0.05)
