@@ -14,7 +14,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,19 +22,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from msgspec import Struct
 from rich.console import Console
 
-from bench.child_process import child_process
 from bench.logs import show_warnings_only
 from bench.prompt_pool import PromptPool, Question
 from bench.report import describe_run, write_json
+from bench.server_roles import redis, role
 from client.jobs import Jobs
-from client.redis_executable import redis_executable
 from core.config import EngineSettings, FixedSettings, Settings
-from core.config_file import to_toml
 from core.errors import SpecdError
 from core.observing import LogSettings
 from core.queue_settings import QueueSettings
@@ -46,7 +42,7 @@ PORT = 18_473
 DOMAINS = ("math", "code", "chat")
 # Nobody is to take a halted worker for a dead one; a killed one's jobs go on after the other lease.
 LONG_LEASE_MS, SHORT_LEASE_MS = 120_000, 2_000
-START_TIMEOUT_S, DRAIN_TIMEOUT_S, POLL_S = 180.0, 240.0, 0.1
+DRAIN_TIMEOUT_S, POLL_S = 240.0, 0.1
 
 
 class Drain(Struct, frozen=True):
@@ -181,37 +177,6 @@ def crew(settings: Settings, workers: int, folder: Path) -> Iterator[list[subpro
     stem = folder / f"worker-{workers}"
     with role(settings, "worker", stem, "worker_ready") as process, crew(settings, workers - 1, folder) as others:
         yield [process, *others]
-
-
-@contextmanager
-def role(settings: Settings, name: str, stem: Path, ready: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run one role of `specd serve` until the block ends; begins when its log says that it is ready."""
-    own = msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, role=name))
-    config, log = stem.with_suffix(".toml"), stem.with_suffix(".log")
-    config.write_text(to_toml(own), encoding="utf-8")
-    command = [sys.executable, "-m", "cli.main", "serve", "--config", str(config)]
-    with child_process(command, log) as process:
-        wait_for(process, log, ready)
-        yield process
-
-
-@contextmanager
-def redis(folder: Path, wanted: str | None) -> Iterator[str]:
-    """Run a Redis of our own on a unix socket and yield its URL."""
-    socket, log = folder / "redis.sock", folder / "redis.log"
-    options = ("--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--appendonly", "yes", "--save", "")
-    with child_process([redis_executable(wanted), *options], log) as process:
-        wait_for(process, log, "ready to accept connections")
-        yield f"unix://{socket}"
-
-
-def wait_for(process: subprocess.Popen[bytes], log: Path, word: str) -> None:
-    """Wait until a log has a word; raises SpecdError if the process ends before, or takes too long."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while word not in (text := log.read_text(encoding="utf-8", errors="replace")):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise SpecdError(f"no {word!r} in the log of {process.args!r}:\n{text[-3000:]}")
-        time.sleep(POLL_S)
 
 
 if __name__ == "__main__":

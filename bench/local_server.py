@@ -36,7 +36,7 @@ def local_servers(wanted: list[Settings]) -> Iterator[list[str]]:
         for number, (settings, port) in enumerate(zip(wanted, ports, strict=True)):
             log = Path(folder) / f"{number}.log"
             # One after the other: servers that start side by side would profile each other.
-            _wait(stack.enter_context(_serving(settings, port, log)), port, log)
+            wait_until_healthy(stack.enter_context(_serving(settings, port, log)), port, log)
         yield [f"http://{HOST}:{port}" for port in ports]
 
 
@@ -55,9 +55,10 @@ def _serving(settings: Settings, port: int, log: Path) -> Iterator[subprocess.Po
         yield process
 
 
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Return once workers serve; raises SpecdError, with the end of the log, if the server ends or takes too long."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not is_healthy(port):
+    while not _is_healthy(port):
         if process.poll() is not None or time.monotonic() > deadline:
             tail = log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL_CHARS:].strip() or "(its log is empty)"
             what = "was not ready in time" if process.poll() is None else f"ended with status {process.returncode}"
@@ -65,7 +66,7 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         time.sleep(POLL_S)
 
 
-def is_healthy(port: int) -> bool:
+def _is_healthy(port: int) -> bool:
     """Tell whether the server at a port of this machine says that it serves."""
     connection = HTTPConnection(HOST, port, timeout=2.0)
     try:

@@ -12,7 +12,6 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,16 @@ import msgspec
 import torch
 from rich.console import Console
 
-from bench.drain import redis, role, wait_for
 from bench.experiments.busy import kept_busy
 from bench.in_process import EngineTarget
 from bench.interleave import Schedule, measure
 from bench.load import Load
-from bench.local_server import HOST, is_healthy
+from bench.local_server import HOST, wait_until_healthy
 from bench.logs import show_warnings_only
 from bench.modes import mode_settings
 from bench.prompt_pool import PromptPool
 from bench.report import describe_run, write_json
+from bench.server_roles import redis, role
 from bench.summary import paired_ratio
 from core.config import EngineSettings, Settings
 from core.errors import SpecdError
@@ -60,7 +59,6 @@ min_blocks = {blocks}
 """
 # A switchback goes on for a block or two more than it needs, as its last one waits for the unit after it.
 SPARE_BLOCKS = 2
-START_TIMEOUT_S, POLL_S = 60.0, 0.2
 # Nobody is refused on a machine that others slow down.
 MAX_WAIT_S = 120.0
 
@@ -108,8 +106,7 @@ def run_experiment(
             encoding="utf-8",
         )
         server = stack.enter_context(role(settings_of(url), "all", folder / "server", "worker_ready"))
-        wait_for(server, folder / "server.log", "gateway_ready")
-        wait_until_healthy(PORT)
+        wait_until_healthy(server, PORT, folder / "server.log")
         failed = stack.enter_context(kept_busy(f"http://{HOST}:{PORT}", pool, CLIENTS))
         specd("start", str(file), "--redis-url", url)
         seconds = 2 * SLOT_S * (PRE_BLOCKS + arguments.blocks + SPARE_BLOCKS)
@@ -120,15 +117,6 @@ def run_experiment(
         specd("stop", "--redis-url", url)
         found = msgspec.json.decode((arguments.output / f"live_{name}" / "report.json").read_bytes())
     return {"experiment": found, "seconds": seconds, "slot_s": SLOT_S, "slots": SLOTS, "clients": CLIENTS}
-
-
-def wait_until_healthy(port: int) -> None:
-    """Return once a server on this machine says that workers serve; raises SpecdError if none does in time."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not is_healthy(port):
-        if time.monotonic() > deadline:
-            raise SpecdError(f"the server was not healthy within {START_TIMEOUT_S:.0f} s")
-        time.sleep(POLL_S)
 
 
 def settings_of(redis_url: str) -> Settings:

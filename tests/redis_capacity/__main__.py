@@ -29,10 +29,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.child_process import child_process
-from bench.drain import redis
 from bench.footprints import processor_s
 from bench.logs import show_warnings_only
 from bench.report import describe_run, write_json
+from bench.server_roles import redis
 from core.errors import SpecdError
 from tests.redis_capacity.figure import draw
 from tests.redis_capacity.load import READY_KEY, WINDOW_KEY, Counts, Side, Window
