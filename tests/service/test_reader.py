@@ -9,6 +9,7 @@ from service.queue import connect
 from service.reader import StreamReader
 from tests.service.fakes import until_true
 from tests.service.jobs import new_job
+from tests.service.reading import at_work
 
 JOB = new_job(id="a" * 32)
 
@@ -35,13 +36,10 @@ async def reading(redis_url, client, held):
         return answer
 
     blocking.xread = hold
-    reader = StreamReader(blocking, client)
-    task = asyncio.create_task(reader.run())
     try:
-        yield reader
+        async with at_work(StreamReader(blocking, client)) as reader:
+            yield reader
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
         await blocking.aclose()
 
 

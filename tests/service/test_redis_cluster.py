@@ -19,6 +19,7 @@ from service.cluster_reader import ClusterReader, reader_of
 from service.queue import JobQueue, client_of
 from tests.service.fakes import FakeEngine, fake_settings, running, spoken, until_true
 from tests.service.jobs import append, ending, new_job, take, tokens_of
+from tests.service.reading import at_work
 from tests.service.redis_cluster import redis_cluster, server
 
 OURS = AppendResult(is_ours=True, is_cancelled=False)
@@ -90,12 +91,8 @@ async def reading(cluster, client):
     async with client_of(settings_of(cluster), 1.0) as blocking:
         reader = reader_of(blocking, client)
         assert isinstance(reader, ClusterReader)
-        task = asyncio.create_task(reader.run())
-        try:
+        async with at_work(reader):
             yield reader
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_step_of_jobs_on_all_nodes_is_appended_once_however_often_it_is_written(cluster, queue, client):
