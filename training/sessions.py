@@ -91,7 +91,7 @@ def write_sessions(
         if not answered:
             raise DataError(f"no session fits into {max_len} tokens; raise data.row_len, or set data.session_share = 0")
         texts += answered
-        made = sum(int(text.mask.sum()) for text in texts)
+        made += sum(int(text.mask.sum()) for text in answered)
     return texts
 
 
