@@ -19,7 +19,7 @@ class Footprint(Struct, frozen=True):
 
 
 def descendants(pid: int) -> dict[str, int]:
-    """Return the gateway, the worker and the Redis among the descendants of a process, by role."""
+    """Return the gateway, the worker, its engine and the Redis among the descendants of a process, by role."""
     parents = {}
     for folder in PROC.iterdir():
         if folder.name.isdecimal():
@@ -74,6 +74,8 @@ def _role(pid: int) -> str:
     for role in (b"gateway", b"worker"):
         if role in words and b"--role" in words:
             return role.decode()
+    if b"service.engine_process.main" in words:
+        return "engine"
     return "redis" if b"redis-server" in words[0] else ""
 
 

@@ -43,11 +43,11 @@ class MeteredServer(ServerTarget):
         """Serve for so long and return what happened."""
         pids = descendants(os.getpid())
         watched = [os.getpid(), *pids.values()]
-        before, engine_before = sum(map(processor_s, watched)), max(thread_processor_s(pids["worker"]).values())
+        before, engine_before = sum(map(processor_s, watched)), max(thread_processor_s(pids["engine"]).values())
         started_s = time.perf_counter()
         window = super().measure(seconds)
         self._seconds += time.perf_counter() - started_s
-        engine_s = max(thread_processor_s(pids["worker"]).values()) - engine_before
+        engine_s = max(thread_processor_s(pids["engine"]).values()) - engine_before
         self._spent_s += sum(map(processor_s, watched)) - before - engine_s
         return window
 

@@ -8,7 +8,7 @@ The usual load is a closed loop of some clients. Under overload ten times as man
 long as `Retry-After` says, as OpenAI's do, then hostile ones, which ask again after a moment. Three things are asked of
 the service (docs/guarantees.md): refusals are 429 or 503 with `Retry-After`; the first tokens of accepted requests and
 the time between tokens stay within 1.5 times of the usual at the 99th percentile; gateway and Redis grow no larger. A
-server of its own is started unless one is named; its worker gets a core to itself where there are several.
+server of its own is started unless one is named; its engine gets a core to itself where there are several.
 """
 
 import argparse
@@ -173,9 +173,9 @@ def measure(url: str, num_clients: int, seconds: float) -> dict[str, Phase]:
     """Run the loads one after the other; footprints are of a server that this process has started."""
     own = descendants(os.getpid())
     cores = sorted(os.sched_getaffinity(0))
-    if len(cores) > 1 and "worker" in own:
-        pin(own["worker"], {cores[-1]})
-        for pid in [os.getpid(), *(pid for role, pid in own.items() if role != "worker")]:
+    if len(cores) > 1 and "engine" in own:
+        pin(own["engine"], {cores[-1]})
+        for pid in [os.getpid(), *(pid for role, pid in own.items() if role != "engine")]:
             pin(pid, set(cores[:-1]))
     pool = PromptPool(["math", "code", "chat"], 0)
     return {

@@ -37,8 +37,8 @@ class Answering:
         """
         job_ids = [job.id for job in jobs]
         try:
-            async with self._open_answers.held(job_ids):
-                await self._jobs.submit(jobs)
+            with self._open_answers.held(job_ids) as held_in:
+                await self._jobs.submit(jobs, held_in)
                 with self._metrics.watch(jobs, started_s) as watch:
                     async with self._reader.follow(jobs, watch.saw) as events:
                         yield events

@@ -1,22 +1,18 @@
 """A worker's side of drafters that come and go: it makes its engine have what Redis says is wanted.
 
-A checkpoint is read in a thread of its own, while the engine goes on stepping; only putting it in, or taking one out,
-happens between two steps. What cannot be loaded is reported and changes nothing.
+A checkpoint is read while the engine goes on stepping; only putting it in, or taking one out, happens between two
+steps. What cannot be loaded is reported and changes nothing.
 """
 
 import asyncio
-from collections.abc import Callable
-from functools import partial
-from typing import Protocol
 
 import msgspec
 import structlog
 from redis.exceptions import RedisError
 
 from client.wire import DrafterState
-from core.config import DrafterSettings
 from core.errors import SpecdError
-from service.engine_thread import EngineThread
+from service.engine_process.client import EngineClient, EngineGone
 from service.tasks import is_cancelled
 from service.wanted_drafters import WantedDrafters, decode
 
@@ -24,42 +20,19 @@ log = structlog.get_logger()
 
 POLL_S = 1.0
 
-# Puts a drafter that has been read into the engine, or takes one out; to be called in the engine's thread.
-Change = Callable[[], None]
-
-
-class DrafterHost(Protocol):
-    """What loads drafters beside one engine."""
-
-    def prepare(self, name: str, settings: DrafterSettings) -> Change:
-        """Read a drafter's checkpoint and return what puts it in; called in any thread. Raises SpecdError."""
-        ...
-
-    def unload(self, name: str) -> None:
-        """Take a drafter out; called in the engine's thread. Raises ConfigError for an unknown name."""
-        ...
-
-    def expect(self, name: str) -> None:
-        """Let requests that name a drafter decode plainly while it is not loaded; called in the engine's thread."""
-        ...
-
-    def kv_mib(self) -> dict[str, float]:
-        """Return the KV memory of every drafter that is loaded."""
-        ...
-
 
 class DrafterLoads:
     """Follows what is wanted; states are what it tells of it."""
 
-    def __init__(self, wanted: WantedDrafters, engine: EngineThread, host: DrafterHost) -> None:
-        self._wanted, self._engine, self._host = wanted, engine, host
+    def __init__(self, wanted: WantedDrafters, engine: EngineClient) -> None:
+        self._wanted, self._engine = wanted, engine
         self._done: dict[str, bytes] = {}
         self._changed: dict[str, DrafterState] = {}
 
     @property
     def states(self) -> list[DrafterState]:
         """Every drafter of the engine, and those that are wanted and not there."""
-        loaded = self._host.kv_mib()
+        loaded = self._engine.drafters
         told = {name: DrafterState(name, "loaded") for name in loaded} | self._changed
         return [
             msgspec.structs.replace(one, serves=name in loaded, kv_mib=loaded.get(name, 0.0))
@@ -93,26 +66,25 @@ class DrafterLoads:
     async def _expect(self, wanted: dict[str, bytes]) -> None:
         """See to it, before anything slow, that no request fails for naming a drafter that is on its way."""
         for name, value in wanted.items():
-            await self._engine.call(partial(self._host.expect, name))
+            await self._engine.expect_drafter(name)
             self._changed[name] = DrafterState(name, "unloaded" if value == b"null" else "loading")
 
     async def _do(self, name: str, value: bytes) -> None:
         try:
             settings = decode(name, value)
             if settings is not None:
-                change = await asyncio.to_thread(self._host.prepare, name, settings)
-                await self._engine.call(change)
+                await self._engine.load_drafter(name, settings)
                 self._changed[name] = DrafterState(name, "loaded")
-            elif name in self._host.kv_mib():
-                await self._engine.call(partial(self._host.unload, name))
+            elif name in self._engine.drafters:
+                await self._engine.unload_drafter(name)
                 self._changed[name] = DrafterState(name, "unloaded")
+        except EngineGone:
+            raise
         except SpecdError as error:
-            self._failed(name, str(error), None)
-        except Exception as error:  # noqa: BLE001 - a drafter is a plug-in; its worker must outlive it
-            self._failed(name, f"loading failed: {error!r}", error)
+            self._failed(name, str(error))
         else:
             log.info("drafter_changed", drafter=name, state=self._changed[name].state)
 
-    def _failed(self, name: str, told: str, error: Exception | None) -> None:
+    def _failed(self, name: str, told: str) -> None:
         self._changed[name] = DrafterState(name, "failed", error=told)
-        log.warning("drafter_not_loaded", drafter=name, error=told, exc_info=error)
+        log.warning("drafter_not_loaded", drafter=name, error=told)

@@ -157,13 +157,13 @@ class JobMaker:
             raise _queue_down() from error
         known.check(speculation)
 
-    async def submit(self, jobs: list[Job]) -> None:
-        """Queue the jobs of one request; raises RequestError if that cannot be done.
+    async def submit(self, jobs: list[Job], held_in: str | None = None) -> None:
+        """Queue the jobs of one request, put into the set held_in; raises RequestError if that cannot be done.
 
         A submission that broke off may be repeated: jobs that exist are left as they are.
         """
         try:
-            created = [await self._queue.submit(job) for job in jobs]
+            created = [await self._queue.submit(job, held_in) for job in jobs]
         except (RedisError, OSError) as error:
             raise _queue_down() from error
         if not any(created):

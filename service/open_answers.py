@@ -9,8 +9,8 @@ Redis, stand in no such set.
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -40,16 +40,15 @@ class OpenAnswers:
         self._open: set[str] = set()
         self._closed: set[str] = set()
 
-    @asynccontextmanager
-    async def held(self, job_ids: Sequence[str]) -> AsyncIterator[None]:
-        """Have jobs cancelled if this gateway dies within the context; to be entered before they are submitted.
+    @contextmanager
+    def held(self, job_ids: Sequence[str]) -> Iterator[str]:
+        """Have jobs cancelled if this gateway dies within the context.
 
-        Raises RedisError or OSError.
+        Yields the key of the set that they are to be put into, with or before their submission; every beat does, too.
         """
         self._open.update(job_ids)
         try:
-            await self._client.sadd(self._key, *job_ids)
-            yield
+            yield self._key
         finally:
             # With the next beat: cancelling what has ended does nothing.
             self._open.difference_update(job_ids)

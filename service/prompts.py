@@ -1,9 +1,10 @@
-"""Text to token ids and back, off the event loop: a long prompt must not hold up other streams."""
+"""Text to token ids and back, off the event loop where it is long: a long prompt must not hold up other streams."""
 
 import asyncio
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +19,10 @@ Result = TypeVar("Result")
 
 # Waiting for a thread included. Templates end themselves sooner (models/chat.py).
 PROMPT_S = 10.0
+# Up to so much is done at once: a thread would take longer to wake than to tokenise it.
+SHORT_CHARS = 2000
+# What a message costs its template, whatever its text.
+MESSAGE_CHARS = 50
 
 
 class Prompts:
@@ -30,10 +35,13 @@ class Prompts:
     async def ids(self, request: CompletionRequest | ChatRequest) -> list[int]:
         """Return a request's prompt; raises RequestError if the chat template refuses its messages."""
         if isinstance(request, ChatRequest):
-            return await self._run(lambda: self._chat_prompt(request))
+            return (
+                self._chat_prompt(request) if is_short(request) else await self._run(lambda: self._chat_prompt(request))
+            )
         prompt = request.prompt
         if isinstance(prompt, str):
-            return await self._run(lambda: self._tokenizer.encode(prompt))
+            encode = partial(self._tokenizer.encode, prompt)
+            return encode() if len(prompt) <= SHORT_CHARS else await self._run(encode)
         return prompt
 
     async def text(self, request: CompletionRequest) -> str:
@@ -93,6 +101,12 @@ class Prompts:
                 status=503,
                 code="prompt_timeout",
             ) from None
+
+
+def is_short(request: ChatRequest) -> bool:
+    """Tell whether a chat is made a prompt so soon that no other stream is held up."""
+    size = sum(MESSAGE_CHARS + len(message.text) for message in request.messages)
+    return size <= SHORT_CHARS and not request.offered_tools and not any(one.tool_calls for one in request.messages)
 
 
 def _for_template(message: Message) -> dict[str, Any]:

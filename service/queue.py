@@ -13,6 +13,7 @@ from typing import Any, cast
 import msgspec
 import structlog
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
@@ -124,27 +125,41 @@ class JobQueue:
 
     # --- Gateways ----------------------------------------------------------------------------------------------
 
-    async def submit(self, job: Job) -> bool:
-        """Create a job and queue it; False if its id exists."""
-        deadline = "" if job.deadline_ms is None else job.deadline_ms
-        values = (encode(job), job.created_ms, LIVE_TTL_S, deadline)
-        # First of all: whatever breaks off from here on is found by those who look at live jobs.
-        await self.note(job.id)
-        created = await self.scripts.run("submit", Call((job_key(job.id),), values))
+    async def submit(self, job: Job, held_in: str | None = None) -> bool:
+        """Create a job and queue it; False if its id exists. held_in is a set of ids that it is put into before."""
+        created = await self.create(job, held_in)
         if created:
             if job.deadline_ms is not None:
                 await self.client.zadd(deadlines_key(self.model), {job.id: job.deadline_ms})
             # The queue is another key than the job, and a creator may die between the two. A second entry is harmless.
             await self.add_entry(job)
-        return bool(created == 1)
+        return created == 1
 
-    async def note(self, job_id: str) -> None:
+    async def create(self, job: Job, held_in: str | None) -> int:
+        """Create a job that waits to be queued: 1 if that is done, 2 if it waits already, 0 if it is past that."""
+        deadline = "" if job.deadline_ms is None else job.deadline_ms
+        call = Call((job_key(job.id),), (encode(job), job.created_ms, LIVE_TTL_S, deadline))
+        # The job last: whatever breaks off then is found by those who look at live jobs, and at gateways that are gone.
+        if self.settings.redis_cluster:
+            # Its nodes keep no order among themselves.
+            await self.note(job.id, held_in)
+            return int(await self.scripts.run("submit", call))
+        async with self.client.pipeline(transaction=False) as pipe:
+            self._note(pipe, job.id, held_in)
+            return int(await self.scripts.run_last(pipe, "submit", call))
+
+    async def note(self, job_id: str, held_in: str | None) -> None:
         """Have those who look at live jobs look at this one, too (service/lost_entries.py)."""
         async with self.client.pipeline(transaction=False) as pipe:
-            pipe.zadd(live_key(self.model), {job_id: 0}, nx=True)
-            # As long as a job may live.
-            pipe.expire(live_key(self.model), LIVE_TTL_S)
+            self._note(pipe, job_id, held_in)
             await pipe.execute()
+
+    def _note(self, pipe: Pipeline, job_id: str, held_in: str | None) -> None:
+        if held_in:
+            pipe.sadd(held_in, job_id)
+        pipe.zadd(live_key(self.model), {job_id: 0}, nx=True)
+        # As long as a job may live.
+        pipe.expire(live_key(self.model), LIVE_TTL_S)
 
     async def add_entry(self, job: Job) -> None:
         """Give a job a place in the queue."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 from redis.exceptions import (
     AskError,
     BusyLoadingError,
@@ -77,6 +78,19 @@ class Scripts:
                 return answers
             self._sha[script] = await self._client.script_load(SCRIPTS[script])
         raise QueueError(f"Redis does not keep the script {script!r}")
+
+    async def run_last(self, pipe: Pipeline, script: str, call: Call) -> Any:
+        """Run a script after what a pipeline holds, in one round trip, and return its answer; raises RedisError."""
+        pipe.execute_command("EVALSHA", self._sha[script], len(call.keys), *call.keys, *call.values)
+        *before, answer = await pipe.execute(raise_on_error=False)
+        for one in before:
+            if isinstance(one, RedisError):
+                raise one
+        if isinstance(answer, NoScriptError):
+            return await self.run(script, call)
+        if isinstance(answer, RedisError):
+            raise answer
+        return answer
 
     async def _run_once(self, script: str, calls: list[Call]) -> list[Any]:
         if len(calls) == 1:

@@ -1,4 +1,4 @@
-"""The worker process: an asyncio continuous-batching loop around an engine that steps in one dedicated thread.
+"""The worker process: an asyncio continuous-batching loop around an engine that steps in a process of its own.
 
 Intake claims jobs up to the engine's free slots, the loop awaits each step and hands its emissions to the stream
 writer, the heartbeat keeps the claims. No request can end the loop: what the engine refuses ends that job alone.
@@ -16,16 +16,14 @@ from redis.exceptions import RedisError
 
 from client.wire import WORKER_GROUP, WireError
 from core.config import Settings, model_name
-from core.errors import EngineError, QueueError, ReplicaLost
+from core.errors import EngineError, QueueError, ReplicaLost, SpecdError
 from core.types import FinishReason
-from engine.build import build_engine
 from models.folders import target_folder
 from models.tokenizer import Tokenizer
 from service.claims import Entry
-from service.drafter_loads import DrafterHost, DrafterLoads
-from service.engine_host import EngineHost
-from service.engine_thread import EngineThread, SteppedEngine
-from service.experiments.arm_host import ArmHost, EngineArms
+from service.drafter_loads import DrafterLoads
+from service.engine_process.client import EngineClient, EngineGone
+from service.engine_process.start import engine_process
 from service.experiments.follower import ExperimentFollower
 from service.group_healing import GroupHealing
 from service.heartbeat import Heartbeat
@@ -64,27 +62,24 @@ REST_S = 1.0
 class Worker:
     """One engine as a consumer of the queue.
 
-    verifier is that of requests without a seed; host loads drafters while it runs, None has those it began with; arms
-    serves experiments, None takes no part in any.
+    verifier is that of requests without a seed.
     """
 
     def __init__(
         self,
-        engine: SteppedEngine,
+        engine: EngineClient,
         tokenizer: Tokenizer,
         queue: JobQueue,
         heartbeat: Heartbeat,
         verifier: str = "rejection",
-        host: DrafterHost | None = None,
         tracing: Tracing | None = None,
         recorder: Recorder | None = None,
-        arms: ArmHost | None = None,
     ) -> None:
         self._recorder = recorder
         self.name, self._verifier = heartbeat.worker, verifier
         self._queue, self._heartbeat = queue, heartbeat
-        self._engine = EngineThread(engine)
-        self._experiments = ExperimentFollower(queue, self.name, self._engine, arms) if arms else None
+        self._engine = engine
+        self._experiments = ExperimentFollower(queue, self.name, engine) if engine.serves_arms else None
         ended = self._experiments.ended if self._experiments else None
         self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold, tracing, recorder, ended)
         self._stopping = asyncio.Event()
@@ -92,7 +87,7 @@ class Worker:
         self._queue_times, self._num_dead, self._num_heals = QueueTimes(), 0, 0
         self._healing = GroupHealing(WORKER_GROUP, queue.make_group, self._healed)
         self._next_reclaim = 0.0
-        self._drafters = DrafterLoads(WantedDrafters(queue), self._engine, host) if host else None
+        self._drafters = DrafterLoads(WantedDrafters(queue), engine) if engine.loads_drafters else None
         self._presence = Presence(queue, self.name, self._engine.max_model_len, self._stats)
 
     def stop(self) -> None:
@@ -102,7 +97,6 @@ class Worker:
     async def run(self) -> None:
         """Serve until `stop`; raises EngineError if the engine is past use."""
         self._heartbeat.start()
-        self._engine.start()
         if self._recorder:
             self._recorder.start()
         try:
@@ -128,7 +122,7 @@ class Worker:
                 await cancel_all(others)
         finally:
             self._heartbeat.stop()
-            self._engine.close()
+            await self._engine.close()
             await self._leave()
             if self._recorder:
                 await asyncio.to_thread(self._recorder.close)
@@ -144,8 +138,10 @@ class Worker:
     async def _leave(self) -> None:
         """Give unfinished jobs back, so that others need not wait for the lease, and sign off."""
         entries = self._writer.entries
+        # Whatever ended the engine's process may have been one of them: then this was an attempt.
+        spared = () if self._engine.is_gone else self._writer.claims
         try:
-            await self._queue.release(self.name, entries, self._writer.claims)
+            await self._queue.release(self.name, entries, spared)
             await self._queue.wake(len(entries))
             await self._presence.leave()
         except (RedisError, OSError) as error:
@@ -172,8 +168,7 @@ class Worker:
                     entries = await self._queue.read(self.name, free, block_ms)
                     await self._take(entries)
                     # As many as there was room for: more are likely to wait.
-                    self._engine.has_backlog = len(entries) == free
-                    self._engine.refilled()
+                    self._engine.refilled(has_backlog=len(entries) == free)
                 self._healing.worked()
             except (RedisError, OSError) as error:
                 log.warning("intake_failed", error=str(error))
@@ -285,7 +280,7 @@ class Worker:
             if not self._engine.has_work:
                 continue
             try:
-                self._engine.backlog = await self._queue.backlog()
+                self._engine.waiting(await self._queue.backlog())
             except (RedisError, OSError) as error:
                 log.warning("backlog_unknown", error=str(error))
 
@@ -295,7 +290,7 @@ class Worker:
         while not is_cancelled():
             try:
                 stepped = await self._engine.step()
-            except Exception as error:  # noqa: BLE001 - the border to the engine: the loop must outlive a broken step
+            except SpecdError as error:
                 await self._step_failed(error)
                 continue
             self._heartbeat.progress()
@@ -309,17 +304,17 @@ class Worker:
                 self._heartbeat.progress()
             await asyncio.sleep(REST_S)
 
-    async def _step_failed(self, error: Exception) -> None:
+    async def _step_failed(self, error: SpecdError) -> None:
         """End every running job, for which of them broke the step is not known; raises EngineError if none ran.
 
-        A replica that has lost a rank is the end of this worker, not of its jobs: others go on with them.
+        An engine that is gone, or has lost a rank, is the end of this worker, not of its jobs: others go on with them.
         """
-        if isinstance(error, ReplicaLost):
+        if isinstance(error, ReplicaLost | EngineGone):
             raise error
-        log.error("step_failed", error=repr(error), exc_info=error)
+        log.error("step_failed", error=str(error))
         request_ids = self._writer.request_ids
         if not request_ids:
-            raise EngineError(f"the engine fails without any request: {error!r}") from error
+            raise EngineError(f"the engine fails without any request: {error}") from error
         told = WireError("the step that ran this request failed")
         for request_id in request_ids:
             self._engine.abort(request_id)
@@ -354,19 +349,16 @@ async def serve_queue(settings: Settings, stop: asyncio.Event) -> None:
         # Of torchrun, which would otherwise leave its ranks behind.
         die_with_parent()
     folder = target_folder(settings.engine.target, settings.engine.target_revision)
-    with contextlib.closing(build_engine(settings)) as engine:
-        host, arms = EngineHost(engine, settings.engine), EngineArms(engine, settings)
-        await work(settings, stop, engine, Tokenizer(folder), host, arms=arms)
+    async with engine_process(settings) as engine:
+        await work(settings, stop, engine, Tokenizer(folder))
 
 
 async def work(
     settings: Settings,
     stop: asyncio.Event,
-    engine: SteppedEngine,
+    engine: EngineClient,
     tokenizer: Tokenizer,
-    host: DrafterHost | None = None,
     tracing: Tracing | None = None,
-    arms: ArmHost | None = None,
 ) -> None:
     """Work off the queue with `engine` until `stop` is set. Raises QueueError without Redis."""
     url = redis_url(settings.queue)
@@ -379,7 +371,7 @@ async def work(
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         heartbeat = Heartbeat(url, settings.queue, queue.model, name)
         recorder = open_recorder(settings.recording, name, tokenizer)
-        worker = Worker(engine, tokenizer, queue, heartbeat, settings.engine.verifier, host, tracing, recorder, arms)
+        worker = Worker(engine, tokenizer, queue, heartbeat, settings.engine.verifier, tracing, recorder)
         log.info("worker_ready", worker=name, model=queue.model, max_model_len=engine.max_model_len)
         async with asyncio.TaskGroup() as group:
             stopping = group.create_task(_stop_on(stop, worker))

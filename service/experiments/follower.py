@@ -14,14 +14,11 @@ from redis.exceptions import RedisError
 from client.wire import Final
 from core.errors import ConfigError, QueueError
 from core.experiments.analysis import find_breach
-from core.experiments.assignment import arm_of_key, arm_of_slot, slot_at
-from core.experiments.spec import Experiment
+from core.experiments.assignment import arm_of_slot, slot_at
 from core.experiments.unit_sums import UnitRecord
-from core.types import Request
-from engine.groups import Arm
-from service.claims import Claim, job_id_of
-from service.engine_thread import EngineThread
-from service.experiments.arm_host import ArmHost
+from service.claims import Claim
+from service.engine_process.client import EngineClient
+from service.experiments.split import arm_of_request
 from service.experiments.store import ExperimentStore, Standing
 from service.experiments.unit_counter import UnitCounter
 from service.phases import Stopwatch
@@ -46,11 +43,10 @@ class Turn:
 class ExperimentFollower:
     """Follows the experiments of one model in one worker; `begun` and `ended` are told of its jobs."""
 
-    def __init__(self, queue: JobQueue, worker: str, engine: EngineThread, host: ArmHost) -> None:
-        self._queue, self._worker, self._engine, self._host = queue, worker, engine, host
+    def __init__(self, queue: JobQueue, worker: str, engine: EngineClient) -> None:
+        self._queue, self._worker, self._engine = queue, worker, engine
         self._store = ExperimentStore(queue.client, queue.model)
         self._standing: Standing | None = None
-        self._arms: dict[str, Arm] = {}
         self._refused = ""
         self._turn: Turn | None = None
         # Between the clock of Redis, on which all workers agree, and this machine's.
@@ -100,7 +96,7 @@ class ExperimentFollower:
     async def _begin(self, standing: Standing) -> None:
         experiment = standing.experiment
         try:
-            self._arms = self._host.make(experiment)
+            await self._engine.make_arms(experiment)
         except ConfigError as error:
             # Served by other policies than it says, it would show nothing.
             self._refused = standing.run
@@ -113,10 +109,9 @@ class ExperimentFollower:
     async def _end(self, why: str | None) -> None:
         """Go back to the server's own policy; the unit that was being counted is nobody's."""
         assert self._standing is not None
-        experiment, arms = self._standing.experiment, self._arms
-        self._standing, self._turn, self._arms = None, None, {}
-        await self._engine.call(lambda: self._host.serve(None))
-        await self._engine.call(lambda: self._host.forget(arms))
+        experiment = self._standing.experiment
+        self._standing = self._turn = None
+        await self._engine.end_arms()
         log.info("experiment_ended", experiment=experiment.id, why=why)
 
     # --- Turns -------------------------------------------------------------------------------------------------
@@ -146,8 +141,7 @@ class ExperimentFollower:
         experiment = standing.experiment
         served = experiment.control_arm if turn.is_pre else turn.arm
         log.info("experiment_turn", experiment=experiment.id, slot=turn.slot, arm=turn.arm, is_before=turn.is_pre)
-        choose = partial(choose_arm, experiment, self._arms, None if self._splits(turn) else served)
-        await self._engine.call(lambda: self._host.serve(choose))
+        await self._engine.serve_arm(None if self._splits(turn) else served)
 
     async def _close(self, standing: Standing, turn: Turn) -> None:
         """Write down what a unit came to, and look whether anything got too bad."""
@@ -203,15 +197,3 @@ class ExperimentFollower:
     def _takes_part(self, claim: Claim) -> bool:
         assert self._standing is not None
         return self._standing.experiment.eligible.admits(claim.job)
-
-
-def choose_arm(experiment: Experiment, arms: dict[str, Arm], served: str | None, request: Request) -> Arm | None:
-    """Return the arm of a request: `served`, or where requests are split its own; None if it takes no part."""
-    if not experiment.eligible.admits(request):
-        return None
-    return arms[served if served is not None else arm_of_request(experiment, request.id)]
-
-
-def arm_of_request(experiment: Experiment, run_id: str) -> str:
-    """Return the arm of a request where requests are split, the same in every worker that takes its job over."""
-    return arm_of_key(experiment.salt, experiment.weights, job_id_of(run_id))

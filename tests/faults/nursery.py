@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import os
 import signal
+import socket
 import sys
 import traceback
 from pathlib import Path
@@ -21,12 +22,16 @@ import service.gateway
 import service.worker
 from core.config import EngineSettings, ServerSettings, Settings
 from core.queue_settings import QueueSettings
+from models.folders import target_folder
 from models.tokenizer import Tokenizer
+from service.engine_process.client import engine_at
+from service.engine_process.main import serve as serve_engine
 from service.process import run_process
 from service.processes import die_with_parent
 from tests.faults.plants import plant
 from tests.faults.points import Fault, PointedQueue, Points
 from tests.faults.recital import RecitingEngine
+from tests.service.fakes import served
 
 
 class Birth(Struct, frozen=True, tag="birth"):
@@ -80,14 +85,32 @@ def live(birth: Birth) -> int:
         plant(birth.plant)
     if birth.role == "gateway":
         return run_process(settings_of(birth), service.gateway.serve_http)
-    if birth.engine:
-        return run_process(settings_of(birth), service.worker.serve_queue)
+    connection = beget_engine(birth) if birth.engine else None
+    folder = target_folder(settings_of(birth).engine.target) if birth.engine else Path(birth.tokenizer)
 
     async def serve(settings, stop):
-        engine = RecitingEngine(birth.max_model_len, birth.num_slots, birth.step_s)
-        await service.worker.work(settings, stop, engine, Tokenizer(Path(birth.tokenizer)))
+        reciting = RecitingEngine(birth.max_model_len, birth.num_slots, birth.step_s)
+        async with engine_at(connection) if connection else served(reciting) as engine:
+            await service.worker.work(settings, stop, engine, Tokenizer(folder))
 
     return run_process(settings_of(birth), serve)
+
+
+def beget_engine(birth: Birth) -> socket.socket:
+    """Fork the process of a worker's real engine; returns the worker's end of the connection."""
+    ours, theirs = socket.socketpair()
+    if os.fork():
+        theirs.close()
+        return ours
+    try:
+        die_with_parent()
+        ours.close()
+        serve_engine(theirs, settings_of(birth))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def bear(birth: Birth) -> int:

@@ -61,9 +61,11 @@ class PointedQueue(JobQueue):
             self.points.reach(MID_SUBMIT)
         return await self._xadd(key, *rest, **options)
 
-    async def note(self, job_id):
-        await super().note(job_id)
+    async def create(self, job, held_in):
+        # In production both travel together, and a connection may break between them.
+        await self.note(job.id, held_in)
         self.points.reach(AFTER_NOTE)
+        return await super().create(job, held_in)
 
     async def _run_script(self, script, call):
         answer = await self._run(script, call)

@@ -10,7 +10,7 @@ from service.heartbeat import Heartbeat
 from service.queue import connect
 from service.worker import READ_BLOCK_MS, Worker
 from tests.faults.proxy import Proxy
-from tests.service.fakes import FakeEngine, fake_settings, spoken, until_true, worker, write_tokenizer
+from tests.service.fakes import FakeEngine, fake_settings, served, spoken, until_true, worker, write_tokenizer
 from tests.service.jobs import end_of, new_job, text_of
 
 LEASE_S = 1.0
@@ -92,8 +92,8 @@ async def test_it_takes_new_work_when_redis_is_back_and_every_answer_is_whole(se
 async def test_a_worker_that_cannot_beat_takes_no_new_work_though_it_could_read_some(settings, queue, proxy, tmp_path):
     engine = FakeEngine(step_s=0.05)
     heartbeat = Heartbeat(proxy.url, settings.queue, "fake", "one")
-    one = Worker(engine, write_tokenizer(tmp_path / "tokenizer"), queue, heartbeat)
-    async with asyncio.TaskGroup() as group:
+    async with served(engine) as told, asyncio.TaskGroup() as group:
+        one = Worker(told, write_tokenizer(tmp_path / "tokenizer"), queue, heartbeat)
         group.create_task(one.run())
         refuse(proxy)
         await until_true(lambda: heartbeat.is_cut_off, LEASE_S + LATE_S)

@@ -10,7 +10,7 @@ from models.folders import target_folder
 from models.tokenizer import Tokenizer
 from service.worker import work
 from tests.page.engine import run, shown, visit
-from tests.service.fakes import Service, gateway, health, until
+from tests.service.fakes import Service, gateway, health, served, until
 
 FIELDS = {"prompt": "Hugo buys 37 apples for 3 dollars each. How many dollars does Hugo pay?", "max_tokens": "96"}
 
@@ -20,8 +20,8 @@ async def test_the_page_draws_what_the_engine_counted(tab, settings):
     settings = msgspec.structs.replace(settings, engine=engine_settings)
     engine = build_engine(settings)
     stop = asyncio.Event()
-    async with asyncio.TaskGroup() as group, gateway(settings, ready_status=503) as http:
-        group.create_task(work(settings, stop, engine, Tokenizer(target_folder("demo")), None, None))
+    async with served(engine) as told, asyncio.TaskGroup() as group, gateway(settings, ready_status=503) as http:
+        group.create_task(work(settings, stop, told, Tokenizer(target_folder("demo"))))
         await until(lambda: health(http, settings), 200)
         service = Service(settings, engine, http)
         await visit(tab, service.url, **FIELDS)

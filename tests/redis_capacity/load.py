@@ -161,13 +161,14 @@ class SimulatedGateway:
     async def _ask_forever(self) -> None:
         while not is_cancelled():
             job = new_job(self._side.answer_len)
-            async with self._answers.held([job.id]), self._reader.follow([job], lambda *_: None) as events:
-                await self._queue.submit(job)
-                while not isinstance(event := (await events.get())[1], Final):
-                    if self._window.is_open:
-                        self._counts.chunks += 1
-                        self._counts.lag_s.append(time.monotonic() - float(event.pieces[0]))
-                self._counts.jobs += self._window.is_open
+            with self._answers.held([job.id]) as held_in:
+                async with self._reader.follow([job], lambda *_: None) as events:
+                    await self._queue.submit(job, held_in)
+                    while not isinstance(event := (await events.get())[1], Final):
+                        if self._window.is_open:
+                            self._counts.chunks += 1
+                            self._counts.lag_s.append(time.monotonic() - float(event.pieces[0]))
+                    self._counts.jobs += self._window.is_open
 
     async def _scan(self) -> None:
         await self._queue.look()

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +19,9 @@ from core.errors import RequestError
 from core.queue_settings import QueueSettings
 from core.types import Backlog, Emission, FinishReason, Request, TokenLogprobs
 from models.tokenizer import Tokenizer
+from service.engine_process.client import EngineClient, engine_at
+from service.engine_process.server import EngineServer
+from service.engine_process.thread import SteppedEngine
 from service.gateway import serve_http
 from service.main import base_url, free_port
 from service.worker import work
@@ -217,13 +222,25 @@ def fake_settings(redis_url: str, folder: Path, *, request_timeout_s: float = 30
 
 
 @asynccontextmanager
+async def served(engine: SteppedEngine, host: object = None, arms: object = None) -> AsyncIterator[EngineClient]:
+    """Serve an engine as its process does, from a thread of this one, where a test can look at it."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        thread = threading.Thread(target=EngineServer(theirs, engine, host, arms).run, daemon=True)
+        thread.start()
+        async with engine_at(ours) as client:
+            yield client
+        await asyncio.to_thread(thread.join)
+
+
+@asynccontextmanager
 async def worker(
-    settings: Settings, engine: FakeEngine, host: object = None, tracing: object = None, arms: object = None
+    settings: Settings, engine: SteppedEngine, host: object = None, tracing: object = None, arms: object = None
 ) -> AsyncIterator[None]:
     """Run a worker for as long as the context lasts."""
     stop = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        group.create_task(work(settings, stop, engine, Tokenizer(Path(settings.engine.target)), host, tracing, arms))
+    async with served(engine, host, arms) as client, asyncio.TaskGroup() as group:
+        group.create_task(work(settings, stop, client, Tokenizer(Path(settings.engine.target)), tracing))
         try:
             yield
         finally:

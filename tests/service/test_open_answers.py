@@ -3,7 +3,7 @@
 import pytest
 from redis.exceptions import RedisError
 
-from client.wire import answers_key, gateways_key
+from client.wire import answers_key, gateways_key, job_key
 from core.types import FinishReason
 from service.open_answers import GRACE_LOOKS, GoneGateways, OpenAnswers
 from tests.service.jobs import final_of, new_job, state_of
@@ -78,7 +78,10 @@ async def test_other_jobs_are_not_touched(queue, client, orphan):
 
 async def test_an_answer_is_among_the_open_ones_before_it_is_submitted_and_until_it_has_ended(queue, client):
     answers, job = OpenAnswers(queue), new_job()
-    async with answers.held([job.id]):
+    with answers.held([job.id]) as held_in:
+        await queue.note(job.id, held_in)
+        assert not await client.exists(job_key(job.id))
+        await queue.submit(job, held_in)
         assert await client.smembers(answers._key) == {job.id.encode()}
     await answers._beat()
     assert await client.smembers(answers._key) == set()
@@ -86,7 +89,8 @@ async def test_an_answer_is_among_the_open_ones_before_it_is_submitted_and_until
 
 async def test_what_an_emptied_redis_has_lost_of_it_is_told_again(queue, client):
     answers, job = OpenAnswers(queue), new_job()
-    async with answers.held([job.id]):
+    with answers.held([job.id]) as held_in:
+        await queue.submit(job, held_in)
         await client.flushall()
         await answers._beat()
         assert await client.smembers(answers._key) == {job.id.encode()}
@@ -96,7 +100,7 @@ async def test_what_an_emptied_redis_has_lost_of_it_is_told_again(queue, client)
 async def test_a_gateway_signs_off_unless_answers_are_open(queue, client):
     answers = OpenAnswers(queue)
     await answers._beat()
-    async with answers.held(["a" * 32]):
+    with answers.held(["a" * 32]):
         await answers._leave()
         assert await client.hlen(gateways_key("fake")) == 1
     await answers._leave()

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 
 import msgspec
 import pytest
@@ -15,7 +16,7 @@ from service.queue import JobQueue, connect
 from service.worker import Worker
 from service.worker_metrics import read_workers
 from tests.service.conftest import LEASE_MS
-from tests.service.fakes import BYTES, FakeEngine, spoken, until, until_true, worker, write_tokenizer
+from tests.service.fakes import BYTES, FakeEngine, served, spoken, until, until_true, worker, write_tokenizer
 from tests.service.jobs import append, end_of, final_of, new_job, state_of, take, text_of, tokens_of
 
 LEASE_S = LEASE_MS / 1000
@@ -29,18 +30,17 @@ async def has_streamed(client, job, num_tokens):
 @pytest.fixture
 async def make_worker(settings, tmp_path):
     """Make workers that a test may abandon: what kill -9 leaves of a worker."""
-    clients, tokenizer = [], write_tokenizer(tmp_path / "tokenizer")
+    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    async with AsyncExitStack() as stack:
 
-    async def make(engine, name):
-        client = connect(settings.queue.redis_url, 2.0)
-        clients.append(client)
-        queue = JobQueue(client, settings.queue, "fake")
-        await queue.open()
-        return Worker(engine, tokenizer, queue, Heartbeat(settings.queue.redis_url, settings.queue, "fake", name))
+        async def make(engine, name):
+            client = await stack.enter_async_context(connect(settings.queue.redis_url, 2.0))
+            queue = JobQueue(client, settings.queue, "fake")
+            await queue.open()
+            told = await stack.enter_async_context(served(engine))
+            return Worker(told, tokenizer, queue, Heartbeat(settings.queue.redis_url, settings.queue, "fake", name))
 
-    yield make
-    for client in clients:
-        await client.aclose()
+        yield make
 
 
 async def test_every_job_gets_its_text_and_its_count(settings, queue, client):

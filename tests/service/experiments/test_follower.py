@@ -16,8 +16,8 @@ from core.experiments.unit_sums import UnitRecord, UnitSums
 from core.types import Sampling, Speculation
 from engine.engine import Engine
 from policies.fixed import Fixed
+from service.engine_process.arm_host import EngineArms
 from service.experiments import follower
-from service.experiments.arm_host import EngineArms
 from service.experiments.store import ExperimentStore
 from service.queue import JobQueue
 from service.tasks import is_cancelled

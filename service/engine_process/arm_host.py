@@ -1,7 +1,5 @@
 """The arms of an experiment in the engine of this process: made once, served by turns, forgotten at the end."""
 
-from typing import Protocol
-
 from core.config import Settings
 from core.errors import ConfigError
 from core.experiments.spec import Experiment, arm_policies
@@ -9,22 +7,6 @@ from engine.arms import forget_arms, make_arms, serve_arms
 from engine.build import COSTLESS
 from engine.engine import Engine
 from engine.groups import Arm, Choose
-
-
-class ArmHost(Protocol):
-    """What serves arms in one engine; all but `make` is called in the engine's thread."""
-
-    def make(self, experiment: Experiment) -> dict[str, Arm]:
-        """Return an experiment's arms by name; raises ConfigError for one that cannot be served here."""
-        ...
-
-    def serve(self, choose: Choose | None) -> None:
-        """Let requests be served by the arms that `choose` returns, None is by the defaults."""
-        ...
-
-    def forget(self, arms: dict[str, Arm]) -> None:
-        """Let go of arms."""
-        ...
 
 
 class EngineArms:

@@ -9,7 +9,7 @@ from core.errors import ConfigError
 from engine.build import load_into, make_drafter
 from engine.engine import Engine
 from engine.speculator import NO_DRAFTER
-from service.drafter_loads import Change
+from service.engine_process.thread import Change
 
 
 class EngineHost:
