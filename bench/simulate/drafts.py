@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
@@ -30,6 +31,7 @@ class Texts(Struct, frozen=True):
     evidence    f32 [N, T, G]; logits of conditional acceptance, as the drafter gives them
     lengths     i32 [N]; anchors that each text has, beyond which it begins anew
     prompt_len  i32 [N]; tokens of each prompt, 0 where nobody recorded them
+    asked       i32 [N]; most tokens that each answer might have had, None where nobody recorded them
     domains     which texts each domain has
     calibration what the drafter knows of its evidence; None takes it for the logit it should be
     """
@@ -40,6 +42,7 @@ class Texts(Struct, frozen=True):
     prompt_len: I32
     domains: dict[str, NDArray[np.int64]]
     calibration: Calibration | None = None
+    asked: I32 | None = None
 
     @property
     def width(self) -> int:
@@ -120,7 +123,7 @@ def rescaled(texts: Texts, scale: float, seed: int) -> Texts:
     turned = np.where(wanted > mean, (wanted - mean) / np.maximum(1.0 - mean, LEAST_DOUBT), 0.0)
     passes = np.where(was_accepted, draw < kept, np.where(was_rejected, draw < turned, draw < wanted))
     new = np.logical_and.accumulate(passes, axis=2).sum(2, dtype=np.int32)
-    return Texts(new, texts.evidence, texts.lengths, texts.prompt_len, texts.domains, texts.calibration)
+    return replace(texts, accepted=new)
 
 
 def read_recorded(path: Path) -> Texts:
@@ -141,6 +144,7 @@ def read_recorded(path: Path) -> Texts:
             prompt_len=arrays["prompt_len"],
             domains=domains,
             calibration=known,
+            asked=arrays.get("asked"),
         )
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise ConfigError(f"{path} is no recording of this version: {error}") from error

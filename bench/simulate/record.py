@@ -98,7 +98,7 @@ def record(engine: Engine, drafter: str, questions: Sequence[Question], temperat
                 rows.append(_record_one(engine, ear, request_of(number, question, engine, temperature)))
     finally:
         speculator.drafter = own
-    return _joined(rows, [question.domain for question in questions], own.spec.calibration, own.spec.max_drafts)
+    return _joined(rows, questions, own.spec.calibration, own.spec.max_drafts)
 
 
 Row = tuple[NDArray[np.int32], NDArray[np.float32], int]
@@ -126,7 +126,8 @@ def _record_one(engine: Engine, ear: Eavesdropper, request: Request) -> Row:
     return accepted, evidence, num_prompt
 
 
-def _joined(rows: list[Row], domains: list[str], calibration: Calibration | None, width: int) -> Texts:
+def _joined(rows: list[Row], questions: Sequence[Question], calibration: Calibration | None, width: int) -> Texts:
+    domains = [question.domain for question in questions]
     longest = max(len(accepted) for accepted, _, _ in rows)
     accepted = np.zeros((len(rows), longest), dtype=np.int32)
     evidence = np.zeros((len(rows), longest, width), dtype=np.float32)
@@ -139,6 +140,7 @@ def _joined(rows: list[Row], domains: list[str], calibration: Calibration | None
         prompt_len=np.array([num_prompt for _, _, num_prompt in rows], dtype=np.int32),
         domains={name: np.flatnonzero(np.array(domains) == name) for name in dict.fromkeys(domains)},
         calibration=calibration,
+        asked=np.array([question.max_tokens for question in questions], dtype=np.int32),
     )
 
 
@@ -156,6 +158,8 @@ def write_recording(path: Path, texts: Texts) -> None:
         "domain": domain,
         "calibration": np.array((known.slope, known.intercept), dtype=np.float64),
     }
+    if texts.asked is not None:
+        arrays["asked"] = texts.asked
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(arrays, path, metadata={"domains": ",".join(texts.domains)})
 

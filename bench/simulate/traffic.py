@@ -71,15 +71,19 @@ class Arrivals:
     def _make(self, now_s: float, share: float = 1.0) -> Job:
         name = self._pick()
         domain, text = self._domains[name], self._text(name)
-        if domain.is_recorded:
-            prompt_len, output_len = int(self._texts.prompt_len[text]), int(self._texts.lengths[text])
-        else:
+        if not domain.is_recorded:
             prompt_len, output_len = (draw_length(law, self._random) for law in (domain.prompt, domain.output))
-        return self._job(now_s, text, prompt_len, max(1, round(share * output_len)))
+            return self._job(now_s, text, prompt_len, max(1, round(share * output_len)))
+        prompt_len, output_len = int(self._texts.prompt_len[text]), int(self._texts.lengths[text])
+        if self._texts.asked is None:
+            return self._job(now_s, text, prompt_len, max(1, round(share * output_len)))
+        # Most answers end before the engine knows of it, and until then it drafts and verifies what comes to nothing.
+        asked = max(1, round(share * int(self._texts.asked[text])))
+        return self._job(now_s, text, prompt_len, min(output_len, asked), asked)
 
-    def _job(self, now_s: float, text: int, prompt_len: int, output_len: int) -> Job:
+    def _job(self, now_s: float, text: int, prompt_len: int, output_len: int, asked: int = 0) -> Job:
         self._num_made += 1
-        limit = max(output_len, self._traffic.max_tokens or 0)
+        limit = max(output_len, self._traffic.max_tokens or asked)
         deadline_s = None if self._traffic.deadline_s is None else now_s + self._traffic.deadline_s
         return Job(self._num_made, text, prompt_len, output_len, limit, now_s, deadline_s)
 

@@ -50,12 +50,14 @@ def test_what_is_recorded_is_read_back(tmp_path):
     texts = Texts(
         *(drawn.accepted, drawn.evidence, drawn.lengths, np.full(size, 7, np.int32), drawn.domains),
         calibration=Calibration((0.5,), (0.25,)),
+        asked=np.full(size, 9, np.int32),
     )
     write_recording(tmp_path / "recording", texts)
     back = read_recorded(tmp_path / "recording")
     assert (back.accepted == texts.accepted).all()
     assert (back.evidence == texts.evidence).all()
     assert back.calibration == texts.calibration
+    assert (back.asked == texts.asked).all()
     assert {name: index.tolist() for name, index in back.domains.items()} == {
         name: index.tolist() for name, index in texts.domains.items()
     }

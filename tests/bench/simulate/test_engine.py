@@ -26,6 +26,16 @@ def play(simulated, jobs):
     return steps
 
 
+def test_whoever_does_not_know_where_an_answer_ends_drafts_in_full_to_its_end():
+    told, _ = engine(Fixed(3), texts(3))
+    steps = play(told, [Job(1, 0, 5, 8, 8, 0.0)])
+    untold, _ = engine(Fixed(3), texts(3))
+    longer = play(untold, [Job(1, 0, 5, 8, 60, 0.0)])
+    assert [tokens for _, tokens, _ in steps] == [tokens for _, tokens, _ in longer] == [1, 4, 3]
+    assert [verified for *_, verified in steps] == [0, 3, 2]
+    assert [verified for *_, verified in longer] == [0, 3, 3]
+
+
 def test_plain_decoding_is_a_prefill_and_a_step_per_token():
     simulated, _ = engine(Off(), None)
     prefill = PLAIN_S + 4 * PREFILL_S

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bench.simulate.settings import Lengths, Traffic, read_simulation
 from bench.simulate.traffic import Arrivals, draw_length
@@ -66,6 +67,14 @@ def test_a_trace_is_played_as_it_is_written_and_a_bad_line_is_named(tmp_path):
     path.write_text('{"at_s": 1, "prompt_len": 0, "output_len": 1}')
     with pytest.raises(ConfigError, match="line 1"):
         Arrivals(traffic, 2.0, texts(1), 0)
+
+
+def test_recorded_requests_ask_for_what_they_asked_and_end_where_they_ended():
+    recorded = replace(texts(1, length=10), prompt_len=np.full(4, 5, np.int32), asked=np.full(4, 40, np.int32))
+    arrivals = Arrivals(Traffic(kind="closed", loads=(4.0,)), 4.0, recorded, 0)
+    first = sorted((job.max_tokens, job.output_len) for job in arrivals.opening())
+    # Of the clients' first, as of a loop that had been running, a quarter is asked for, a half, and so on.
+    assert first == [(10, 10), (20, 10), (30, 10), (40, 10)]
 
 
 def test_arrivals_are_as_many_as_the_rate_says():
