@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -52,7 +53,7 @@ async def _until_signalled(settings: Settings, work: Work) -> None:
     await work(settings, stop)
 
 
-async def cancel_all(tasks: Iterable[asyncio.Task[None]], again_s: float = 0.2) -> None:
+async def cancel_all(tasks: Iterable[asyncio.Task[Any]], again_s: float = 0.2) -> None:
     """Cancel tasks until they have ended.
 
     Once may not be enough: before Python 3.12 asyncio.wait_for, which redis-py uses for every command, loses a

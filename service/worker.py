@@ -10,6 +10,7 @@ import os
 import socket
 import time
 import uuid
+from contextlib import AsyncExitStack
 
 import structlog
 from redis.exceptions import RedisError
@@ -349,8 +350,16 @@ async def serve_queue(settings: Settings, stop: asyncio.Event) -> None:
         # Of torchrun, which would otherwise leave its ranks behind.
         die_with_parent()
     folder = target_folder(settings.engine.target, settings.engine.target_revision)
-    async with engine_process(settings) as engine:
-        await work(settings, stop, engine, Tokenizer(folder))
+    async with AsyncExitStack() as stack:
+        building = asyncio.create_task(stack.enter_async_context(engine_process(settings)))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({building, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not building.done():
+            # Nobody wants it any more.
+            await cancel_all([building])
+            return
+        await work(settings, stop, building.result(), Tokenizer(folder))
 
 
 async def work(

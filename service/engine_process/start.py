@@ -12,18 +12,24 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
+import structlog
 
 from core.config import Settings
 from service.engine_process.client import EngineClient, engine_at
 from service.engine_process.messages import LENGTH
 from service.processes import die_with_parent
 
+log = structlog.get_logger()
+
 STOP_S = 3.0
 
 
 @asynccontextmanager
 async def engine_process(settings: Settings) -> AsyncIterator[EngineClient]:
-    """Yield an engine of these settings, which lives as long as the block; raises what building it raises."""
+    """Yield an engine of these settings, which lives as long as the block; raises what building it raises.
+
+    Cancelled before it is built, it is gone at once.
+    """
     ours, theirs = socket.socketpair()
     with theirs:
         # A session of its own: Ctrl-C reaches the worker alone, which ends its engine in order.
@@ -34,6 +40,7 @@ async def engine_process(settings: Settings) -> AsyncIterator[EngineClient]:
             preexec_fn=die_with_parent,
             start_new_session=True,
         )
+    engine: EngineClient | None = None
     try:
         body = msgspec.msgpack.encode(settings)
         # Far less than a socket holds, so it cannot block; what has ended already is heard of below.
@@ -42,7 +49,11 @@ async def engine_process(settings: Settings) -> AsyncIterator[EngineClient]:
         async with engine_at(ours) as engine:
             yield engine
     finally:
+        if engine is None and process.returncode is None:
+            process.kill()
         await _end(process)
+        if engine is not None and engine.is_gone:
+            log.error("engine_died", status=process.returncode)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -16,7 +16,8 @@ from core.types import Request, Sampling
 from service.engine_process import thread
 from service.engine_process.client import EngineGone, engine_at
 from service.engine_process.messages import Ready, framed
-from service.engine_process.start import engine_process
+from service.engine_process.start import STOP_S, engine_process
+from service.worker import serve_queue
 from tests.service.fakes import FakeEngine, served, until_true
 from tests.service.test_main import needs_demo
 
@@ -183,6 +184,16 @@ async def test_a_real_engine_answers_takes_a_drafter_in_and_its_death_is_heard_o
         os.kill(descendants(os.getpid())["engine"], signal.SIGKILL)
         with pytest.raises(EngineGone):
             await step_forever(client)
+
+
+async def test_a_worker_that_is_stopped_while_its_engine_is_built_ends_at_once():
+    stop, begun = asyncio.Event(), time.monotonic()
+    serving = asyncio.create_task(serve_queue(DEMO, stop))
+    await until_true(lambda: "engine" in descendants(os.getpid()))
+    stop.set()
+    await serving
+    assert time.monotonic() - begun < STOP_S
+    assert "engine" not in descendants(os.getpid())
 
 
 async def step_forever(client):

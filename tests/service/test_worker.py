@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from client.wire import WORKER_GROUP, WORKERS_KEY, dead_stream, job_key, queue_stream, worker_key
 from core.errors import EngineError, ReplicaLost
 from core.types import Backlog, FinishReason
+from service.engine_process.client import EngineGone
 from service.heartbeat import Heartbeat
 from service.queue import JobQueue, connect
 from service.worker import Worker
@@ -130,6 +131,30 @@ async def test_a_replica_that_lost_a_rank_ends_the_worker_and_none_of_its_jobs(m
             await one.run()
     assert caught.group_contains(ReplicaLost)
     assert 0 < len(await tokens_of(client, job.id)) < 40
+    async with worker(settings, FakeEngine()):
+        assert (await end_of(client, job)).reason is FinishReason.LENGTH
+    assert await text_of(client, job) == spoken(40)
+
+
+async def test_an_engine_that_died_ends_the_worker_and_what_it_ran_counts_as_tried(
+    make_worker, queue, client, settings
+):
+    class Dying(FakeEngine):
+        def step(self):
+            if self.num_steps == 3:
+                told._writer.transport.abort()
+            return super().step()
+
+    job, dying = new_job(max_tokens=40), Dying()
+    await queue.submit(job)
+    one = await make_worker(dying, "one")
+    told = one._engine
+    with pytest.raises(ExceptionGroup) as caught:
+        async with asyncio.timeout(20.0):
+            await one.run()
+    assert caught.group_contains(EngineGone)
+    # Had it been given back of the worker's own will, this would be 0: a job that ends engines is tried so often only.
+    assert await client.hget(job_key(job.id), "attempts") == b"1"
     async with worker(settings, FakeEngine()):
         assert (await end_of(client, job)).reason is FinishReason.LENGTH
     assert await text_of(client, job) == spoken(40)
