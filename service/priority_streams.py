@@ -37,9 +37,13 @@ class PriorityStreams:
             await make_group(self._client, name, WORKER_GROUP)
 
     async def add(self, job: Job) -> None:
-        """Add a job's entry: its id comes first, then what is counted at admission."""
-        fields = {"j": job.id, "t": len(job.prompt_ids), "a": job.sampling.max_tokens, "u": job.user}
-        await self._client.xadd(self.names[job.priority], fields)  # type: ignore[arg-type]
+        """Add a job's entry."""
+        fields = self.fields(job)
+        await self._client.xadd(self.names[job.priority], dict(zip(fields[::2], fields[1::2], strict=True)))
+
+    def fields(self, job: Job) -> tuple[str | int, ...]:
+        """Return the names and values of a job's entry: its id comes first, then what is counted at admission."""
+        return ("j", job.id, "t", len(job.prompt_ids), "a", job.sampling.max_tokens, "u", job.user)
 
     async def wake(self, num_workers: int) -> None:
         """Have so many workers look around at once, those that wait for entries first."""

@@ -127,26 +127,29 @@ class JobQueue:
 
     async def submit(self, job: Job, held_in: str | None = None) -> bool:
         """Create a job and queue it; False if its id exists. held_in is a set of ids that it is put into before."""
-        created = await self.create(job, held_in)
+        if self.settings.redis_cluster or job.deadline_ms is not None:
+            return await self.submit_in_parts(job, held_in)
+        call = self._submission(job)
+        entry = Call((*call.keys, self._streams.names[job.priority]), (*call.values, *self._streams.fields(job)))
+        async with self.client.pipeline(transaction=False) as pipe:
+            self._note(pipe, job.id, held_in)
+            return bool(await self.scripts.run_last(pipe, "submit", entry) == 1)
+
+    async def submit_in_parts(self, job: Job, held_in: str | None = None) -> bool:
+        """Do the same key by key, as a Cluster keeps them on several nodes; a creator may die after each."""
+        # First of all: whatever breaks off from here on is found by those who look at live jobs.
+        await self.note(job.id, held_in)
+        created = await self.scripts.run("submit", self._submission(job))
         if created:
             if job.deadline_ms is not None:
                 await self.client.zadd(deadlines_key(self.model), {job.id: job.deadline_ms})
-            # The queue is another key than the job, and a creator may die between the two. A second entry is harmless.
+            # A second entry is harmless.
             await self.add_entry(job)
-        return created == 1
+        return bool(created == 1)
 
-    async def create(self, job: Job, held_in: str | None) -> int:
-        """Create a job that waits to be queued: 1 if that is done, 2 if it waits already, 0 if it is past that."""
+    def _submission(self, job: Job) -> Call:
         deadline = "" if job.deadline_ms is None else job.deadline_ms
-        call = Call((job_key(job.id),), (encode(job), job.created_ms, LIVE_TTL_S, deadline))
-        # The job last: whatever breaks off then is found by those who look at live jobs, and at gateways that are gone.
-        if self.settings.redis_cluster:
-            # Its nodes keep no order among themselves.
-            await self.note(job.id, held_in)
-            return int(await self.scripts.run("submit", call))
-        async with self.client.pipeline(transaction=False) as pipe:
-            self._note(pipe, job.id, held_in)
-            return int(await self.scripts.run_last(pipe, "submit", call))
+        return Call((job_key(job.id),), (encode(job), job.created_ms, LIVE_TTL_S, deadline))
 
     async def note(self, job_id: str, held_in: str | None) -> None:
         """Have those who look at live jobs look at this one, too (service/lost_entries.py)."""

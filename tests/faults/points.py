@@ -61,11 +61,13 @@ class PointedQueue(JobQueue):
             self.points.reach(MID_SUBMIT)
         return await self._xadd(key, *rest, **options)
 
-    async def create(self, job, held_in):
-        # In production both travel together, and a connection may break between them.
-        await self.note(job.id, held_in)
+    async def submit(self, job, held_in=None):
+        # Of a Redis that is no Cluster all of it is one script; there is no place to die at.
+        return await super().submit_in_parts(job, held_in)
+
+    async def note(self, job_id, held_in):
+        await super().note(job_id, held_in)
         self.points.reach(AFTER_NOTE)
-        return await super().create(job, held_in)
 
     async def _run_script(self, script, call):
         answer = await self._run(script, call)
