@@ -112,7 +112,10 @@ def test_it_answers_and_outlives_its_worker():
     with serving() as server:
         whole = server.ask(max_tokens=24)
         assert whole["usage"]["completion_tokens"] == 24
+        engines = [pid for pid in descendants(server.process.pid) if b"service.engine_process.main" in command_line(pid)]
         os.kill(server.child("worker"), signal.SIGKILL)
+        assert len(engines) == 1
+        assert are_gone(engines)
         assert server.ask_until_answered(max_tokens=24)["choices"][0]["text"] == whole["choices"][0]["text"]
         expected = server.ask(max_tokens=250)["choices"][0]["text"]
         with server.open(max_tokens=250, stream=True) as response:
