@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from core.config import ENV_PREFIX
+from core.processes import die_with_parent
 
 
 @contextmanager
@@ -22,8 +23,9 @@ def child_process(command: list[str], log: Path, stop_s: float = 0.0) -> Iterato
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # A session of its own: what it starts can be ended with it.
+            # A session of its own: what it starts can be ended with it. A benchmark that is killed takes it along.
             start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, for which no lock is needed
         )
     try:
         yield process

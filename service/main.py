@@ -24,9 +24,9 @@ from core.config import ENV_PREFIX, Settings, kind_of, model_name
 from core.config_file import to_toml
 from core.errors import ConfigError, QueueError, SpecdError
 from core.masking import shown
+from core.processes import die_with_parent
 from core.queue_settings import QueueSettings
 from service.process import run_process
-from service.processes import die_with_parent
 from service.queue import client_of
 from service.redis_server import private_redis
 

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from client.redis_executable import redis_executable
 from core.errors import QueueError
-from service.processes import die_with_parent
+from core.processes import die_with_parent
 
 START_S = 10.0
 POLL_S = 0.02

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from client.wire import WORKER_GROUP, WireError
 from core.config import Settings, model_name
 from core.errors import EngineError, QueueError, ReplicaLost, SpecdError
+from core.processes import die_with_parent
 from core.types import FinishReason
 from models.folders import target_folder
 from models.tokenizer import Tokenizer
@@ -31,7 +32,6 @@ from service.heartbeat import Heartbeat
 from service.presence import Presence
 from service.priority_streams import WAKE
 from service.process import cancel_all, run_process
-from service.processes import die_with_parent
 from service.queue import JobQueue, client_of, redis_url
 from service.recording import Recorder, open_recorder
 from service.stream import End, StreamWriter

@@ -15,9 +15,9 @@ import msgspec
 import structlog
 
 from core.config import Settings
+from core.processes import die_with_parent
 from service.engine_process.client import EngineClient, engine_at
 from service.engine_process.messages import LENGTH
-from service.processes import die_with_parent
 
 log = structlog.get_logger()
 

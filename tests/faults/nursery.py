@@ -21,13 +21,13 @@ from msgspec import Struct
 import service.gateway
 import service.worker
 from core.config import EngineSettings, ServerSettings, Settings
+from core.processes import die_with_parent
 from core.queue_settings import QueueSettings
 from models.folders import target_folder
 from models.tokenizer import Tokenizer
 from service.engine_process.client import engine_at
 from service.engine_process.main import serve as serve_engine
 from service.process import run_process
-from service.processes import die_with_parent
 from tests.faults.plants import plant
 from tests.faults.points import Fault, PointedQueue, Points
 from tests.faults.recital import RecitingEngine

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from service.processes import die_with_parent
+from core.processes import die_with_parent
 from tests.faults.nursery import Birth, Status
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from redis import Redis
 
-from service.processes import die_with_parent
+from core.processes import die_with_parent
 from tests.conftest import until_it_answers
 
 

@@ -14,8 +14,8 @@ import msgspec
 
 from core.config import LogSettings, Settings
 from core.config_file import to_toml
+from core.processes import die_with_parent
 from service.main import base_url
-from service.processes import die_with_parent
 from tests.service.fakes import FakeEngine, health, until, worker
 
 READY_S = 60.0

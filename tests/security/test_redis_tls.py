@@ -10,9 +10,9 @@ from redis import Redis
 from client.redis_address import redis_address
 from client.redis_executable import redis_executable
 from core.errors import ConfigError, QueueError
+from core.processes import die_with_parent
 from core.queue_settings import QueueSettings
 from service.main import check_redis, free_port
-from service.processes import die_with_parent
 from tests.conftest import until_it_answers
 from tests.service.fakes import FakeEngine, fake_settings, running
 

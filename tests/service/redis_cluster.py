@@ -11,7 +11,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from service.processes import die_with_parent
+from core.processes import die_with_parent
 from tests.conftest import until_it_answers
 
 NUM_SLOTS = 16384

@@ -112,7 +112,9 @@ def test_it_answers_and_outlives_its_worker():
     with serving() as server:
         whole = server.ask(max_tokens=24)
         assert whole["usage"]["completion_tokens"] == 24
-        engines = [pid for pid in descendants(server.process.pid) if b"service.engine_process.main" in command_line(pid)]
+        engines = [
+            pid for pid in descendants(server.process.pid) if b"service.engine_process.main" in command_line(pid)
+        ]
         os.kill(server.child("worker"), signal.SIGKILL)
         assert len(engines) == 1
         assert are_gone(engines)
