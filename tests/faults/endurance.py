@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from service.queue import FORGOTTEN_S
 from tests.faults.demo_pair import MODEL
-from tests.faults.footprint import Sample, Trend, process_footprint, redis_footprint, trends
+from tests.faults.footprint import Sample, Trend, process_footprint, redis_footprint, trends, worker_footprint
 from tests.faults.mixed_load import MixedLoad
 from tests.faults.processes import Member
 from tests.faults.world import World, health
@@ -99,7 +99,7 @@ class Endurance:
         begun_s = time.monotonic()
         every_s = min(SAMPLE_EVERY_S, 60 * self.minutes / LEAST_SAMPLES)
         while True:
-            values = process_footprint("gateway", self.gateway.pid) | process_footprint("worker", self.steady.pid)
+            values = process_footprint("gateway", self.gateway.pid) | worker_footprint(self.steady.pid)
             values |= await redis_footprint(self.world.client, MODEL)
             self.samples.append(Sample(time.monotonic() - begun_s, values))
             await asyncio.sleep(every_s)

@@ -38,6 +38,12 @@ def process_footprint(name: str, pid: int) -> dict[str, float]:
     return {f"{name}_mib": int(rss_kib) / 1024, f"{name}_open_files": len(list(Path(f"/proc/{pid}/fd").iterdir()))}
 
 
+def worker_footprint(pid: int) -> dict[str, float]:
+    """Return the same of a worker and of its engine, the only process that it has started."""
+    (engine,) = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    return process_footprint("worker", pid) | process_footprint("engine", int(engine))
+
+
 async def redis_footprint(client: Redis, model: str) -> dict[str, float]:
     """Return Redis's memory, its keys, its clients and the workers that its groups know of."""
     memory, clients = await client.info("memory"), await client.info("clients")
