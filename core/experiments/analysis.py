@@ -21,6 +21,9 @@ from core.experiments.values import ArmValue, arm_values
 from core.ratios import adjusted, adjusted_in_turn, fit_adjustment
 from core.statistics import Interval
 
+# A trip is worse than blocks of before are by chance, by so many of their deviations.
+TRIP_DEVIATIONS = 2.0
+
 Advice = Literal["ship", "keep running", "stop"]
 
 
@@ -166,13 +169,22 @@ def _guardrail(
     # Only one side is asked about, and either side is as likely to be passed by chance.
     interval = _exp(confidence_sequence(worse, scale_of(before, experiment.stop.min_blocks, 2 * alpha), 2 * alpha))
     interval = Interval(interval.estimate, interval.low, math.inf)
-    last = worse[-experiment.stop.trip_blocks :]
+    last, trip = worse[-experiment.stop.trip_blocks :], trip_of(experiment, before)
     reason = ""
     if interval.low > limit:
         reason = f"{metric} is worse by more than the limit {limit:g}: at least {interval.low:.3g} times the control's"
-    elif len(last) == experiment.stop.trip_blocks and bool((last > math.log(experiment.stop.trip)).all()):
-        reason = f"{metric} was worse by more than {experiment.stop.trip:g} in {len(last)} blocks running"
+    elif len(last) == experiment.stop.trip_blocks and bool((last > math.log(trip)).all()):
+        reason = f"{metric} was worse by more than {trip:.3g} in {len(last)} blocks running"
     return Guardrail(metric, limit, interval, bool(reason), reason)
+
+
+def trip_of(experiment: Experiment, before: F64) -> float:
+    """Return the factor by which a metric trips: the experiment's, or beyond what it does by chance.
+
+    What that is, the blocks before the comparison say: quantiles of a few answers are easily off by half.
+    """
+    usual = float((before**2).mean()) ** 0.5 if len(before) > 1 else 0.0
+    return max(experiment.stop.trip, math.exp(TRIP_DEVIATIONS * usual))
 
 
 def _advice(

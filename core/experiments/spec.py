@@ -101,7 +101,8 @@ class StopSpec(Struct, frozen=True, forbid_unknown_fields=True):
                     and say how blocks vary and what covariates explain
     smallest_effect an effect that matters, as a share; an interval within it ends the experiment as "no difference"
     trip, trip_blocks
-                    a guardrail's metric that is worse by this factor in so many blocks running stops it at once
+                    a guardrail's metric that is worse by this factor in so many blocks running stops it at once;
+                    and by twice what the blocks before the comparison deviate, lest a p95 of ten answers trip
     """
 
     alpha: Annotated[float, Meta(gt=0.0, lt=0.5)] = 0.05

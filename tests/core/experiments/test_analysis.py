@@ -24,7 +24,7 @@ def experiment_of(**fields):
     return make_experiment(values | fields, "test")
 
 
-def units(experiment, num_blocks, effect=1.0, seed=0, load=0.0, first=1.0, errors=0, stops=0.5):
+def units(experiment, num_blocks, effect=1.0, seed=0, load=0.0, first=1.0, errors=0, stops=0.5, answers=200):
     """Return units whose speed wanders from slot to slot, up to the first of another block; the treatment's are changed
     as told."""
     rng, place, records = np.random.default_rng(seed), 0.0, []
@@ -39,7 +39,7 @@ def units(experiment, num_blocks, effect=1.0, seed=0, load=0.0, first=1.0, error
         sums.tokens = int(60_000 * math.exp(place + arrivals) * (effect if is_treated else 1.0))
         sums.stops = int(rng.binomial(100, stops if is_treated else 0.5))
         sums.errors = errors if is_treated else 0
-        for latency in rng.lognormal(0.0, 0.3, size=200) * (first if is_treated else 1.0):
+        for latency in rng.lognormal(0.0, 0.3, size=answers) * (first if is_treated else 1.0):
             count_latency(sums.first, latency)
         records.append(UnitRecord(experiment.id, experiment.digest, "w", slot, arm, sums, is_pre))
     return records
@@ -148,6 +148,19 @@ def test_a_planted_harm_trips_its_guardrail_within_four_blocks(harm, reason):
     assert find_breach(experiment, units(experiment, 14)) is None
     found = analyse(experiment, records)
     assert (found.advice, "guardrail" in found.why) == ("stop", True)
+
+
+@pytest.mark.parametrize(("pre_blocks", "is_fooled"), [(10, False), (0, True)])
+def test_quantiles_of_a_few_answers_trip_nothing_where_blocks_of_before_say_how_they_vary(pre_blocks, is_fooled):
+    stop = {"pre_blocks": pre_blocks, "min_blocks": 20, "max_blocks": 90, "trip": 1.1}
+    experiment = experiment_of(guardrails={"first_s_p95": 4.0}, stop=stop)
+    num_tripped = 0
+    for seed in range(12):
+        records = units(experiment, pre_blocks + 30, seed=seed, answers=6)
+        whole = range(2 * (pre_blocks + 3), len(records), 2)
+        num_tripped += any(find_breach(experiment, records[:end]) for end in whole)
+    assert (num_tripped > 3) == is_fooled
+    assert is_fooled or num_tripped == 0
 
 
 def test_a_harm_too_small_to_trip_is_found_by_its_limit():
