@@ -10,12 +10,35 @@ import msgspec
 import pytest
 
 from bench.footprints import descendants
-from core.config import EngineSettings, NgramSettings, Settings
-from core.errors import ConfigError, SpecdError
-from core.types import Request, Sampling
+from client.wire import WireError
+from core.config import (
+    BatchTableSettings,
+    DSparkSettings,
+    EngineSettings,
+    NgramSettings,
+    PluginSettings,
+    Settings,
+)
+from core.errors import CheckpointError, ConfigError, EngineError, ReplicaLost, SpecdError
+from core.experiments.spec import make_experiment
+from core.grammar import Grammar, GrammarKind
+from core.types import Emission, FinishReason, Request, Sampling, Speculation, TokenLogprobs
 from service.engine_process import thread
 from service.engine_process.client import EngineGone, engine_at
-from service.engine_process.messages import Ready, framed
+from service.engine_process.messages import (
+    LENGTH,
+    Add,
+    Call,
+    Failure,
+    LoadDrafter,
+    MakeArms,
+    Ready,
+    ServeArm,
+    Stepped,
+    framed,
+    heard_decoder,
+    told_decoder,
+)
 from service.engine_process.start import STOP_S, engine_process
 from service.worker import serve_queue
 from tests.service.fakes import FakeEngine, served, until_true
@@ -159,6 +182,41 @@ async def test_whoever_waits_for_an_engine_that_is_gone_is_told():
 
 def thread_ready():
     return framed(Ready(512, 4, {}, None, serves_arms=False))
+
+
+def test_whatever_can_be_told_comes_out_as_it_went_in():
+    settings = Settings(
+        drafter=NgramSettings(max_drafts=3),
+        drafters={"own": PluginSettings(name="mine", options={"depth": 2, "rates": [0.5, "x"]}), "d": DSparkSettings()},
+        policies={"table": BatchTableSettings(lengths=((1, 2, 7), (3, 4096, 2)))},
+    )
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(settings), type=Settings) == settings
+    sampling = Sampling(
+        *(8, 0.5, 0.9, 40, 0.01, -(2**63), 0.5, -0.5, 1.1),
+        logit_bias=((3, -1.5),),
+        stop=("end",),
+        logprobs=3,
+        grammar=Grammar(GrammarKind.REGEX, "a+"),
+    )
+    request = Request("a:1", (1, 2), sampling, 2**64 - 1, (3,), 1, 2**64 - 1, "salt", Speculation(2, "own"), 0, 1.5)
+    experiment = make_experiment(
+        {"id": "x", "arms": {"a": {"policy": "fixed", "parameters": {"length": 4}}, "b": {"policy": "off"}}}, "test"
+    )
+    orders = (LoadDrafter("own", NgramSettings()), MakeArms(experiment), ServeArm(None))
+    for told in (Add(request), *(Call(number, order) for number, order in enumerate(orders))):
+        assert told_decoder.decode(framed(told)[LENGTH.size :]) == told
+    logprobs = (TokenLogprobs(-0.5, 1, (7, 8), (-0.5, -1.5)),)
+    emission = Emission("a:1", (7,), 3, 2, 1, FinishReason.STOP, None, logprobs, 4, 5)
+    stepped = Stepped([emission], [("b:1", WireError("no", 400, "code", "n"))], 3, True, 0.25, {"steps": 1})
+    assert heard_decoder.decode(framed(stepped)[LENGTH.size :]) == stepped
+
+
+@pytest.mark.parametrize("error", [ConfigError("a"), ReplicaLost("b"), EngineError("c"), CheckpointError("d")])
+def test_an_error_of_ours_is_raised_as_what_it_is_and_others_with_their_names(error):
+    raised = Failure.of(error).error()
+    assert str(raised) == str(error)
+    assert isinstance(error, type(raised))
+    assert str(Failure.of(KeyError("x")).error()) == "KeyError('x')"
 
 
 # --- For real ------------------------------------------------------------------------------------------------------
