@@ -1,13 +1,13 @@
-"""The simulator held against the real engine on the demo pair: one command, under five minutes on a quiet machine.
+"""The simulator held against the real engine on the demo pair: one command, eight minutes of a quiet machine.
 
     python -m bench.simulate.check                 # five loads, five policies
     python -m bench.simulate.check --loads 1 8 --window 0.5 --requests 9
 
 Both play the same requests: their texts, and how drafts fare in them, are recorded first (bench/simulate/record.py).
-What steps cost is what the engine profiled at start-up, corrected by the steps of all policies' warm-up, load by load
-and length by length; how they scatter is taken from the warm-up as well. Then real engines run by turns, in windows of
-a closed loop, and the simulator says what they should have shown. A machine that does other things at the same time
-shows in the A/A spread: each policy's windows, one half against the other.
+Real engines run by turns, in windows of a closed loop, and the simulator says what they should have shown. What steps
+cost is what the engine profiled at start-up, corrected by the steps of every other window of all policies, load by load
+and length by length, and so is how they scatter; none of those windows is compared. A machine that does other things at
+the same time shows in the A/A spread: each policy's windows, one half against the other.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from bench.simulate.case import Case, play
 from bench.simulate.live import LiveLoop
 from bench.simulate.measure import Outcome
 from bench.simulate.record import DOMAINS, record, write_recording
-from bench.simulate.seen_steps import corrected, deviations
+from bench.simulate.seen_steps import SeenStep, corrected, deviations
 from bench.simulate.settings import Acceptance, Costs, Shape, Simulation, Traffic
 from bench.window import Window, merge
 from core.config import EngineSettings
@@ -42,6 +42,8 @@ from engine.cost_cache import SavedTable
 
 RESULTS = Path(__file__).parents[1] / "results" / "simulator_check.json"
 POLICIES = (BASELINE, "fixed:1", "fixed:3", "fixed:7", "load_adaptive")
+# In which direction policies take turns: every other window has each as often.
+ORDER = (1, -1, -1, 1)
 ADAPTIVE, DRAFTER = "load_adaptive", "dspark"
 # How far the simulator may be off, or twice the A/A spread if that is more; and at the 95th percentile.
 MOST_OFF, MOST_P95_OFF = 0.05, 0.15
@@ -68,7 +70,7 @@ def main() -> None:
     parser.add_argument("--policies", nargs="+", default=list(POLICIES))
     parser.add_argument("--window", type=float, default=1.5, help="seconds of a window (default %(default)s)")
     parser.add_argument(
-        "--rounds", type=int, default=4, help="windows of each policy and load, even (default %(default)s)"
+        "--rounds", type=int, default=4, help="windows of each policy and load to compare, even (default %(default)s)"
     )
     parser.add_argument("--requests", type=int, default=30, help="to record (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=60.0, help="virtual, of each case (default %(default)s)")
@@ -129,22 +131,24 @@ def run_engines(
     write_recording(folder / "recording.safetensors", record(engines[ADAPTIVE], DRAFTER, questions, 1.0))
     loops = {name: LiveLoop(engine, questions, 1.0) for name, engine in engines.items()}
     profiled = engines[ADAPTIVE].costs[DRAFTER]
-    for load in arguments.loads:
-        for loop in loops.values():
-            loop.start(load)
-            loop.measure(arguments.window)
-    steps = [step for loop in loops.values() for step in loop.seen]
-    table = corrected(profiled, steps)
-    (folder / "table.json").write_bytes(msgspec.json.encode(SavedTable("", table)))
     windows: dict[Key, list[Window]] = {}
+    steps: list[SeenStep] = []
     for load in arguments.loads:
         console.print(f"{load} at once")
         for loop in loops.values():
             loop.start(load)
             loop.measure(arguments.window)
-        for turn in range(arguments.rounds):
-            for name in list(loops)[:: 1 if turn % 2 else -1]:
-                windows.setdefault((name, load), []).append(loops[name].measure(arguments.window))
+        # Every other window says what steps cost, the others are compared: a machine is not as fast at all times.
+        for turn in range(2 * arguments.rounds):
+            for name in list(loops)[:: ORDER[turn % len(ORDER)]]:
+                loops[name].seen.clear()
+                window = loops[name].measure(arguments.window)
+                if turn % 2:
+                    windows.setdefault((name, load), []).append(window)
+                else:
+                    steps += loops[name].seen
+    table = corrected(profiled, steps)
+    (folder / "table.json").write_bytes(msgspec.json.encode(SavedTable("", table)))
     return windows, simulation_of(arguments, folder, settings, deviations(table, steps))
 
 
