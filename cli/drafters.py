@@ -15,7 +15,7 @@ from cli.configuration import with_state_dirs
 from client.drafters import WorkerDrafters, fetch_drafters, load_drafter, unload_drafter
 from core.config_file import load_settings
 from core.errors import ConfigError, QueueError
-from service.admin_socket import admin_path
+from service.http.admin_socket import admin_path
 
 POLL_S = 0.5
 

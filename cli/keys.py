@@ -10,8 +10,8 @@ from rich.table import Table
 
 from core.config_file import NAME, load_settings
 from core.errors import ConfigError
-from service.api_keys import ApiKey, hash_of, new_key, read_keys, write_keys
-from service.tenants import Limits
+from service.door.api_keys import ApiKey, hash_of, new_key, read_keys, write_keys
+from service.door.tenants import Limits
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from service.redis_acl import acl_lines, read_passwords
+from service.storage.redis_acl import acl_lines, read_passwords
 
 
 def run(arguments: argparse.Namespace) -> int:

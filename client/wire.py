@@ -53,7 +53,7 @@ def queue_stream(model: str, priority: int = NORMAL) -> str:
 
 
 def dead_stream(model: str) -> str:
-    """Return the stream of jobs that were given up: one entry of plain fields for each (service.claims.DeadLetter)."""
+    """Return the stream of jobs that were given up: an entry of plain fields each (service/storage/claims.py)."""
     return f"specd:dead:{model}"
 
 
@@ -63,12 +63,12 @@ def deadlines_key(model: str) -> str:
 
 
 def live_key(model: str) -> str:
-    """Return the sorted set of a model's live jobs, by the last look at each (service/lost_entries.py)."""
+    """Return the sorted set of a model's live jobs, by the last look at each (service/upkeep/lost_entries.py)."""
     return f"specd:live:{model}"
 
 
 def gateways_key(model: str) -> str:
-    """Return the hash of a model's gateways and their beats (service/open_answers.py)."""
+    """Return the hash of a model's gateways and their beats (service/upkeep/open_answers.py)."""
     return f"specd:gateways:{model}"
 
 

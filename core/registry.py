@@ -98,7 +98,7 @@ POLICIES = Registry(
 )
 
 # Functions from text to text, of what is recorded.
-REDACTORS = Registry("redactor", {"contacts": "service.redaction:redact_contacts"}, "specd.redactors")
+REDACTORS = Registry("redactor", {"contacts": "service.recording.redaction:redact_contacts"}, "specd.redactors")
 
 # The `architectures` of a checkpoint's config.json to the network of ours (a models.target.Target) that computes it.
 TARGETS = Registry(
@@ -124,7 +124,7 @@ OPTIONAL = Registry(
         "hf_hub_download": "huggingface_hub:hf_hub_download",
         "SummaryWriter": "torch.utils.tensorboard:SummaryWriter",
         # Ours, over OpenTelemetry's.
-        "tracing": "service.otel:send_traces",
+        "tracing": "service.telemetry.otel:send_traces",
         # Ours, over matplotlib and over a model.
         "experiment_figure": "bench.experiments.figure:draw_experiment",
         "experiment_replay": "bench.experiments.replay:replay_experiment",

@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 from client.wire import DrafterState
 from core.errors import SpecdError
 from service.engine_process.client import EngineClient, EngineGone
+from service.storage.wanted_drafters import WantedDrafters, decode
 from service.tasks import is_cancelled
-from service.wanted_drafters import WantedDrafters, decode
 
 log = structlog.get_logger()
 

@@ -17,40 +17,40 @@ from core.config import Settings, model_name
 from core.errors import ConfigError
 from models.folders import target_folder
 from models.tokenizer import Tokenizer
-from service.admin_socket import admin_path, admin_socket
-from service.answer_log import AnswerRecord, log_answer
-from service.answering import Answering
-from service.arm_sums import ArmSums
-from service.bodies import Bodies
-from service.cluster_reader import reader_of
-from service.completion_routes import CompletionRoutes
-from service.doorkeeper import Doorkeeper
-from service.drafter_routes import DrafterRoutes
-from service.fingerprint import system_fingerprint
-from service.http_border import BODY_TIMEOUT, as_openai_errors
-from service.http_metrics import HttpMetrics
-from service.intake import Intake
-from service.job_routes import JobRoutes
+from service.answers.answering import Answering
+from service.door.doorkeeper import Doorkeeper
+from service.door.speculation import known_names
+from service.door.tenant_limits import TenantLimits
+from service.http.admin_socket import admin_path, admin_socket
+from service.http.bodies import Bodies
+from service.http.fingerprint import system_fingerprint
+from service.http.http_border import BODY_TIMEOUT, as_openai_errors
+from service.http.openapi import OpenApiRoutes
+from service.http.request_ids import add_headers, with_request_id
 from service.jobs import JobMaker
-from service.live import LiveReader
-from service.lost_jobs import LostJobs
 from service.metrics import Metrics
-from service.model_routes import ModelRoutes
-from service.open_answers import OpenAnswers
-from service.openapi import OpenApiRoutes
-from service.page_routes import PageRoutes
-from service.probe_routes import ProbeRoutes
 from service.process import cancel_all, run_process
 from service.prompts import Prompts
 from service.queue import JobQueue, client_of
-from service.reader import BLOCK_MS
-from service.request_ids import add_headers, with_request_id
-from service.response_routes import ResponseRoutes
-from service.speculation import known_names
-from service.sweeper import Sweeper
-from service.tenant_limits import TenantLimits
-from service.tracing import Tracing, open_tracing
-from service.upkeep_metrics import UpkeepMetrics
+from service.routes.completion_routes import CompletionRoutes
+from service.routes.drafter_routes import DrafterRoutes
+from service.routes.job_routes import JobRoutes
+from service.routes.live import LiveReader
+from service.routes.model_routes import ModelRoutes
+from service.routes.page_routes import PageRoutes
+from service.routes.probe_routes import ProbeRoutes
+from service.routes.response_routes import ResponseRoutes
+from service.storage.cluster_reader import reader_of
+from service.storage.intake import Intake
+from service.storage.reader import BLOCK_MS
+from service.telemetry.answer_log import AnswerRecord, log_answer
+from service.telemetry.arm_sums import ArmSums
+from service.telemetry.http_metrics import HttpMetrics
+from service.telemetry.tracing import Tracing, open_tracing
+from service.telemetry.upkeep_metrics import UpkeepMetrics
+from service.upkeep.lost_jobs import LostJobs
+from service.upkeep.open_answers import OpenAnswers
+from service.upkeep.sweeper import Sweeper
 
 log = structlog.get_logger()
 

@@ -18,8 +18,8 @@ from redis.retry import Retry
 
 from client.wire import PRIORITIES, WORKER_GROUP, queue_stream
 from core.queue_settings import QueueSettings
-from service.claims import Entry
-from service.priority_streams import ids_by_priority
+from service.storage.claims import Entry
+from service.storage.priority_streams import ids_by_priority
 
 log = structlog.get_logger()
 

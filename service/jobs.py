@@ -13,15 +13,15 @@ from client.wire import WORKERS_KEY, IntakeRequest, Job, child_id, worker_key
 from core.config import Settings, model_name, nearest
 from core.errors import RequestError
 from core.types import Sampling, Speculation
-from service.admission import Admission, user_key
-from service.arms import Arms
+from service.door.admission import Admission, user_key
+from service.door.arms import Arms
+from service.door.speculation import KnownNames, known_now
+from service.door.tenant_limits import TenantLimits
+from service.door.tenants import Tenant
+from service.http.parse import convert
 from service.openai import MAX_TOKENS, ChatRequest, CompletionRequest
-from service.parse import convert
 from service.prompts import Prompts
 from service.queue import JobQueue
-from service.speculation import KnownNames, known_now
-from service.tenant_limits import TenantLimits
-from service.tenants import Tenant
 
 # What an answer may hold at most where the request does not say: OpenAI's default for completions.
 DEFAULT_COMPLETION_TOKENS = 16
@@ -31,7 +31,7 @@ WORKERS_TTL_S = 1.0
 class JobMaker:
     """Holds requests to the model's limits, draws nonces and submits jobs, one for each choice.
 
-    shed is told why there was no room for a request (service/admission.py); traceparent returns the span that a job at
+    shed is told why there was no room for a request (door/admission.py); traceparent returns the span that a job at
     hand belongs to, "" for none.
     """
 

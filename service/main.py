@@ -28,7 +28,7 @@ from core.processes import die_with_parent
 from core.queue_settings import QueueSettings
 from service.process import run_process
 from service.queue import client_of
-from service.redis_server import private_redis
+from service.storage.redis_server import private_redis
 
 log = structlog.get_logger()
 

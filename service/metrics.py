@@ -1,6 +1,6 @@
 """A gateway's own metrics: what clients saw, counted from the events of their answers.
 
-What engines computed is told by service/worker_metrics.py, what HTTP saw by service/http_metrics.py.
+What engines computed is told by telemetry/worker_metrics.py, what HTTP saw by telemetry/http_metrics.py.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from client.wire import Job
 from core.config import Settings, kind_of, model_name, policy_drafters
-from service.answer_counters import AnswerCounters, Labels
-from service.answer_log import AnswerRecord, log_answer
-from service.watch import Watch
+from service.answers.watch import Watch
+from service.telemetry.answer_counters import AnswerCounters, Labels
+from service.telemetry.answer_log import AnswerRecord, log_answer
 
 # What the engine calls the drafter and the policy of plain decoding.
 NO_DRAFTER, NO_POLICY = "none", "off"

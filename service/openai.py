@@ -1,7 +1,7 @@
 """The OpenAI surface as types: what requests may say, and what is refused by name.
 
 Sampling fields have the names of OpenAI and vLLM and the bounds of `core.types.Sampling`. Every known field that is not
-built is refused with a 400 that names it, unless its value asks for nothing (service/parse.py).
+built is refused with a 400 that names it, unless its value asks for nothing (service/http/parse.py).
 """
 
 from typing import Annotated, Literal
@@ -12,8 +12,8 @@ from client.wire import HIGH, LOW, NORMAL
 from core.errors import RequestError
 from core.grammar import Grammar
 from core.types import Sampling, Speculation
-from service.response_format import ResponseFormat, StructuredOutputs, format_grammar
-from service.tool_calls import Function, Tool, ToolChoice, call_grammar, forced_functions
+from service.answers.response_format import ResponseFormat, StructuredOutputs, format_grammar
+from service.answers.tool_calls import Function, Tool, ToolChoice, call_grammar, forced_functions
 
 # Known fields that are not built, with the values that ask for nothing.
 NOT_BUILT: dict[str, tuple[object, ...]] = {

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from client.wire import WORKERS_KEY, worker_key
 from service.queue import JobQueue
 from service.tasks import is_cancelled
-from service.worker_stats import STATS_FIELD
+from service.telemetry.worker_stats import STATS_FIELD
 
 log = structlog.get_logger()
 

@@ -12,7 +12,7 @@ import msgspec
 from core.errors import RequestError
 from models.chat import ChatTemplate
 from models.tokenizer import Tokenizer
-from service.grammar_check import GrammarCheck
+from service.door.grammar_check import GrammarCheck
 from service.openai import Called, ChatRequest, CompletionRequest, DetokenizeRequest, Message, TokenizeRequest
 
 Result = TypeVar("Result")

@@ -38,11 +38,11 @@ from client.wire import (
 from core.errors import QueueError
 from core.queue_settings import QueueSettings
 from core.types import Backlog, FinishReason
-from service.claims import Append, AppendResult, Claim, DeadLetter, Ending, Entry, Standing
-from service.priority_streams import PriorityStreams
-from service.redis_cluster import ClusterClient, connect_cluster
-from service.redis_connections import MAX_CONNECTIONS, packed
-from service.scripts import Call, Scripts, raise_if_transient
+from service.storage.claims import Append, AppendResult, Claim, DeadLetter, Ending, Entry, Standing
+from service.storage.priority_streams import PriorityStreams
+from service.storage.redis_cluster import ClusterClient, connect_cluster
+from service.storage.redis_connections import MAX_CONNECTIONS, packed
+from service.storage.scripts import Call, Scripts, raise_if_transient
 
 log = structlog.get_logger()
 
@@ -152,7 +152,7 @@ class JobQueue:
         return Call((job_key(job.id),), (encode(job), job.created_ms, LIVE_TTL_S, deadline))
 
     async def note(self, job_id: str, held_in: str | None) -> None:
-        """Have those who look at live jobs look at this one, too (service/lost_entries.py)."""
+        """Have those who look at live jobs look at this one, too (service/upkeep/lost_entries.py)."""
         async with self.client.pipeline(transaction=False) as pipe:
             self._note(pipe, job_id, held_in)
             await pipe.execute()

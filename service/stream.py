@@ -20,13 +20,13 @@ from client.wire import Chunk, Final, Speculated, Usage, WireError
 from core.types import Emission, FinishReason
 from models.answer_text import AnswerText
 from models.tokenizer import Tokenizer
-from service.claims import Append, Claim, DeadLetter, Ending, Entry, run_id
-from service.finished_log import log_finished
-from service.phases import Phases, Stopwatch
 from service.queue import JobQueue
-from service.recording import Recorder
+from service.recording.recording import Recorder
+from service.storage.claims import Append, Claim, DeadLetter, Ending, Entry, run_id
 from service.tasks import is_cancelled
-from service.tracing import Tracing
+from service.telemetry.finished_log import log_finished
+from service.telemetry.phases import Phases, Stopwatch
+from service.telemetry.tracing import Tracing
 
 log = structlog.get_logger()
 

@@ -5,7 +5,7 @@ import time
 from client.wire import LOW, WireError
 from core.random import derive_coupled_key, derive_nonce
 from core.types import FinishReason, Request
-from service.claims import Claim, DeadLetter
+from service.storage.claims import Claim, DeadLetter
 from service.stream import End
 
 KEY_SPACE = 1 << 64

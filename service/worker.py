@@ -22,24 +22,24 @@ from core.processes import die_with_parent
 from core.types import FinishReason
 from models.folders import target_folder
 from models.tokenizer import Tokenizer
-from service.claims import Entry
 from service.drafter_loads import DrafterLoads
 from service.engine_process.client import EngineClient, EngineGone
 from service.engine_process.start import engine_process
 from service.experiments.follower import ExperimentFollower
-from service.group_healing import GroupHealing
 from service.heartbeat import Heartbeat
 from service.presence import Presence
-from service.priority_streams import WAKE
 from service.process import cancel_all, run_process
 from service.queue import JobQueue, client_of, redis_url
-from service.recording import Recorder, open_recorder
+from service.recording.recording import Recorder, open_recorder
+from service.storage.claims import Entry
+from service.storage.priority_streams import WAKE
+from service.storage.wanted_drafters import WantedDrafters
 from service.stream import End, StreamWriter
 from service.takeover import end_without_work, to_request
 from service.tasks import is_cancelled
-from service.tracing import Tracing, open_tracing
-from service.wanted_drafters import WantedDrafters
-from service.worker_stats import OutputCounts, QueueTimes, WorkCounts, encode_stats
+from service.telemetry.tracing import Tracing, open_tracing
+from service.telemetry.worker_stats import OutputCounts, QueueTimes, WorkCounts, encode_stats
+from service.upkeep.group_healing import GroupHealing
 
 log = structlog.get_logger()
 

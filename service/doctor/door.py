@@ -9,9 +9,9 @@ from pathlib import Path
 from core.config import Settings
 from core.config_check import is_loopback
 from core.errors import ConfigError
-from service.admin_socket import MAX_PATH_BYTES, admin_path
-from service.api_keys import read_keys
 from service.doctor.check import Check, failed, ok, unsure
+from service.door.api_keys import read_keys
+from service.http.admin_socket import MAX_PATH_BYTES, admin_path
 from service.main import check_port
 
 GROUP_OR_OTHERS_WRITE, GROUP_OR_OTHERS = 0o022, 0o077

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from core.config import Settings
 from service.doctor.check import Check, failed, ok, unsure
-from service.recording_files import PREFIX
+from service.recording.recording_files import PREFIX
 
 NAME = "recording"
 MIB = 1 << 20

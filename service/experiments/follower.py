@@ -16,14 +16,14 @@ from core.errors import ConfigError, QueueError
 from core.experiments.analysis import find_breach
 from core.experiments.assignment import arm_of_slot, slot_at
 from core.experiments.unit_sums import UnitRecord
-from service.claims import Claim
 from service.engine_process.client import EngineClient
 from service.experiments.split import arm_of_request
 from service.experiments.store import ExperimentStore, Standing
 from service.experiments.unit_counter import UnitCounter
-from service.phases import Stopwatch
 from service.queue import JobQueue
+from service.storage.claims import Claim
 from service.tasks import is_cancelled
+from service.telemetry.phases import Stopwatch
 
 log = structlog.get_logger()
 

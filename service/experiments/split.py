@@ -2,7 +2,7 @@
 
 from core.experiments.assignment import arm_of_key
 from core.experiments.spec import Experiment
-from service.claims import job_id_of
+from service.storage.claims import job_id_of
 
 
 def arm_of_request(experiment: Experiment, run_id: str) -> str:

@@ -8,8 +8,8 @@ from client.wire import Final
 from core.experiments.spec import Experiment
 from core.experiments.unit_sums import UnitSums, count_latency
 from core.types import FinishReason
-from service.claims import Claim
-from service.phases import Stopwatch
+from service.storage.claims import Claim
+from service.telemetry.phases import Stopwatch
 
 # Of the engine's snapshot, by the names that they have here.
 COUNTS = {

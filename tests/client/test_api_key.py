@@ -9,7 +9,7 @@ from client.steps import fetch_steps
 from client.wire import Final
 from core.config_file import load_settings
 from core.errors import QueueError, RequestError
-from service.api_keys import ApiKey, hash_of, write_keys
+from service.door.api_keys import ApiKey, hash_of, write_keys
 from tests.service.fakes import FakeEngine, fake_settings, running
 
 KEY = "sk-alice"

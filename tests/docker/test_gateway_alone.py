@@ -10,7 +10,7 @@ import pytest
 
 from layers import ROOT
 from service.main import free_port
-from service.redis_server import private_redis
+from service.storage.redis_server import private_redis
 
 # Resident, before its first request; and a start on an idle core takes about a second, here perhaps a busy one.
 MAX_RSS_MIB = 80

@@ -10,7 +10,7 @@ from core.planning import Calibration
 from kernels.survival import survival
 from policies.fixed import Fixed
 from policies.online_calibration import OnlineCalibration
-from service.worker_stats import QueueTimes, decode_stats, encode_stats
+from service.telemetry.worker_stats import QueueTimes, decode_stats, encode_stats
 from toys import make_engine, request, run, tiny_dspark, tiny_target
 
 KNOWN = Calibration((0.5, 1.0, 2.0, 0.1), (0.3, 0.0, -1.0, 0.0))

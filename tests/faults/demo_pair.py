@@ -24,7 +24,7 @@ from engine.cost_cache import SavedTable, cost_key
 from engine.engine import Engine
 from models.folders import target_folder
 from models.tokenizer import Tokenizer
-from service.claims import Claim, Entry
+from service.storage.claims import Claim, Entry
 from service.takeover import to_request
 from tests.faults.history import Seen, text_in, tokens_in
 

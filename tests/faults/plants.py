@@ -3,7 +3,7 @@
 import msgspec
 
 import service.worker
-from service.scripts import SCRIPTS
+from service.storage.scripts import SCRIPTS
 from service.takeover import to_request
 
 NO_FENCE, NO_COUNT, STAR_IDS, NAIVE_RESUME = "no_fence", "no_count", "star_ids", "naive_resume"

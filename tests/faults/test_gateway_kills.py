@@ -16,7 +16,7 @@ from tests.faults.world import health, new_jobs
 from tests.service.fakes import until
 
 # A grace of a second in place of five.
-HASTE = {"service.open_answers.BEAT_S": 0.05, "service.sweeper.LOOK_S": 0.2}
+HASTE = {"service.upkeep.open_answers.BEAT_S": 0.05, "service.upkeep.sweeper.LOOK_S": 0.2}
 GRACE_S = 1.0
 
 

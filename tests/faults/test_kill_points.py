@@ -50,7 +50,7 @@ async def submit_natively(client: Redis, job):
 
 
 # Looks at live jobs all the time, so that tests need not wait for ten seconds.
-SWEEPING = {"service.lost_entries.LOOK_AFTER_MS": 200, "service.sweeper.RESTORE_S": 0.1}
+SWEEPING = {"service.upkeep.lost_entries.LOOK_AFTER_MS": 200, "service.upkeep.sweeper.RESTORE_S": 0.1}
 
 
 async def die_submitting(world, point, heir_constants):
@@ -73,11 +73,11 @@ async def die_submitting(world, point, heir_constants):
 @pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
 async def test_a_gateway_may_die_while_it_submits(world, point, times):
     for _ in range(times):
-        assert await die_submitting(world, point, {"service.intake.ABANDONED_MS": 300}) == []
+        assert await die_submitting(world, point, {"service.storage.intake.ABANDONED_MS": 300}) == []
 
 
 async def test_a_job_without_a_place_in_the_queue_is_given_one_though_nobody_submits_it_again(world):
-    found = await die_submitting(world, MID_SUBMIT, SWEEPING | {"service.intake.ABANDONED_MS": 3_600_000})
+    found = await die_submitting(world, MID_SUBMIT, SWEEPING | {"service.storage.intake.ABANDONED_MS": 3_600_000})
     assert found == []
 
 

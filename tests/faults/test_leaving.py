@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from client.wire import job_key
-from service.worker_metrics import read_workers
+from service.telemetry.worker_metrics import read_workers
 from tests.faults.world import health
 from tests.service.fakes import until
 

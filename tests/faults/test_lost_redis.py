@@ -21,7 +21,7 @@ from tests.service.jobs import events_of
 NUM_TOKENS = 90
 BOUND_S = 30.0
 # Sooner than usual, where it is not the time that is tested.
-SOON = {"service.lost_jobs.CHECK_S": 0.2, "service.lost_jobs.SETTLE_S": 0.6}
+SOON = {"service.upkeep.lost_jobs.CHECK_S": 0.2, "service.upkeep.lost_jobs.SETTLE_S": 0.6}
 
 
 class Reader:
@@ -155,7 +155,7 @@ async def is_restored(world, job_id):
 
 
 async def test_a_client_that_leaves_before_its_job_is_queued_again_cancels_it(world, http):
-    (gateway,) = await serving(world, http, constants=SOON | {"service.lost_jobs.SETTLE_S": 60.0})
+    (gateway,) = await serving(world, http, constants=SOON | {"service.upkeep.lost_jobs.SETTLE_S": 60.0})
     reader = Reader(http, gateway)
     await has_begun(reader)
     await world.client.flushall()
@@ -168,7 +168,7 @@ async def test_a_client_that_leaves_before_its_job_is_queued_again_cancels_it(wo
 
 
 async def test_a_stream_that_stands_without_its_job_ends_in_an_error(world, http):
-    (gateway,) = await serving(world, http, constants=SOON | {"service.lost_jobs.GIVE_UP_S": 0.5})
+    (gateway,) = await serving(world, http, constants=SOON | {"service.upkeep.lost_jobs.GIVE_UP_S": 0.5})
     reader = Reader(http, gateway)
     await has_begun(reader)
     await world.client.delete(job_key(reader.job_id))

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from service.api_keys import ApiKey, hash_of, write_keys
+from service.door.api_keys import ApiKey, hash_of, write_keys
 from tests.page.browser import CTRL
 from tests.page.engine import IS_DONE, VariedEngine, run, shown, visit
 from tests.service.fakes import running

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from service.api_keys import ApiKey, hash_of, write_keys
-from service.live import Live
-from service.page_routes import CONTENT_TYPES, POLICY, page_files
+from service.door.api_keys import ApiKey, hash_of, write_keys
+from service.routes.live import Live
+from service.routes.page_routes import CONTENT_TYPES, POLICY, page_files
 from tests.service.fakes import FakeEngine, running, until
 
 FILES = page_files()

@@ -21,14 +21,14 @@ from msgspec import Struct
 from client.wire import WORKER_GROUP, Chunk, Final, Job, Usage, queue_stream
 from core.queue_settings import QueueSettings
 from core.types import FinishReason, Sampling
-from service.claims import Append, Claim, Ending
-from service.open_answers import OpenAnswers
 from service.presence import Presence
-from service.priority_streams import ids_by_priority
 from service.process import cancel_all
 from service.queue import JobQueue, client_of
-from service.reader import BLOCK_MS, StreamReader
+from service.storage.claims import Append, Claim, Ending
+from service.storage.priority_streams import ids_by_priority
+from service.storage.reader import BLOCK_MS, StreamReader
 from service.tasks import is_cancelled
+from service.upkeep.open_answers import OpenAnswers
 
 MODEL = "capacity"
 PROMPT_LEN, TOKENS_PER_STEP = 200, 3

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from service.api_keys import ApiKey, hash_of, write_keys
+from service.door.api_keys import ApiKey, hash_of, write_keys
 from tests.service.fakes import fake_settings
 
 # Names of tenants are their keys', too: what is tested is not how keys are drawn.

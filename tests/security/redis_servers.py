@@ -11,7 +11,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 from client.redis_address import redis_address
 from client.redis_executable import redis_executable
 from core.processes import die_with_parent
-from service.redis_acl import acl_lines, read_passwords
+from service.storage.redis_acl import acl_lines, read_passwords
 from tests.conftest import until_it_answers
 
 

@@ -13,7 +13,7 @@ from client.wire import INTAKE_STREAM, Final, decode_event, out_stream
 from core.config import Settings
 from core.errors import RequestError, SpecdError
 from service import process
-from service.parse import MAX_DEPTH, check_depth
+from service.http.parse import MAX_DEPTH, check_depth
 from service.process import run_process
 from service.queue import connect
 from tests.security.processes import gateway_process

@@ -12,8 +12,8 @@ from client.direct import new_job_id, submit
 from client.drafters import load_drafter
 from client.wire import Final, IntakeRequest
 from service import drafter_loads
-from service.redis_acl import ROLES
-from service.scripts import SCRIPTS
+from service.storage.redis_acl import ROLES
+from service.storage.scripts import SCRIPTS
 from tests.security.redis_servers import is_redis_6, redis_with_users, refuses
 from tests.service.fakes import FakeEngine, Service, fake_settings, gateway, until, worker
 from tests.service.test_drafters import FakeHost

@@ -8,8 +8,8 @@ import pytest
 from core.config_file import load_settings
 from core.errors import ConfigError
 from models.tokenizer import Tokenizer
-from service import api_keys
-from service.doorkeeper import METRICS_PATH, OPEN_PATHS
+from service.door import api_keys
+from service.door.doorkeeper import METRICS_PATH, OPEN_PATHS
 from service.gateway import Gateway
 from tests.security.conftest import KEYS, key_of
 from tests.service.fakes import FakeEngine, running, until

@@ -4,7 +4,7 @@ import uuid
 
 from client.wire import OUT_FIELD, Chunk, Final, Job, Usage, decode_event, job_key, out_stream
 from core.types import FinishReason, Sampling
-from service.claims import Append, Ending
+from service.storage.claims import Append, Ending
 from tests.service.fakes import until
 
 

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from core.errors import RequestError
-from service import admission as admissions
-from service.admission import Admission, user_key
-from service.speed import Speed
+from service.door import admission as admissions
+from service.door.admission import Admission, user_key
+from service.door.speed import Speed
 from tests.service.fakes import FakeEngine, fake_settings, running, until_true
 from tests.service.jobs import new_job, take
 

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from client.wire import job_key
 from core.config import ArmSettings, FixedSettings
 from core.observing import LogSettings
-from service.admission import user_key
+from service.door.admission import user_key
 from service.logs import configure_logs
 from tests.service.fakes import TEXT, FakeEngine, fake_settings, running, until_true
 

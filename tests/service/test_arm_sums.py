@@ -5,8 +5,8 @@ import pytest
 from client.wire import Job, Speculated, Usage
 from core.statistics import mean_interval
 from core.types import Sampling
-from service.answer_log import AnswerRecord
-from service.arm_sums import ArmSums, Mean, RunningMean
+from service.telemetry.answer_log import AnswerRecord
+from service.telemetry.arm_sums import ArmSums, Mean, RunningMean
 
 VALUES = [0.010, 0.012, 0.011, 0.035, 0.009]
 

@@ -4,7 +4,7 @@ import pytest
 
 from core.config import ArmSettings
 from core.types import Speculation
-from service.arms import Arm, Arms, place
+from service.door.arms import Arm, Arms, place
 
 HALVES = {"control": ArmSettings(policy="fixed"), "treatment": ArmSettings(policy="load_adaptive", max_drafts=4)}
 
@@ -51,5 +51,5 @@ def test_a_weight_may_grow_without_moving_anybody_out_of_the_first_arm():
 
 def test_the_end_of_the_line_belongs_to_the_last_arm(monkeypatch):
     arms = Arms({f"arm-{index}": ArmSettings(0.1) for index in range(10)})
-    monkeypatch.setattr("service.arms.place", lambda _: 1.0 - 2**-53)
+    monkeypatch.setattr("service.door.arms.place", lambda _: 1.0 - 2**-53)
     assert arms.pick("anybody").name == "arm-9"

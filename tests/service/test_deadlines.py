@@ -7,7 +7,7 @@ import pytest
 
 from client.wire import Chunk, WireError, deadlines_key, job_key
 from core.types import FinishReason
-from service.http_border import NOT_TO_REPEAT
+from service.http.http_border import NOT_TO_REPEAT
 from service.stream import End
 from service.takeover import end_without_work, to_request
 from tests.service.fakes import FakeEngine, gateway, running, until, until_true, worker

@@ -12,7 +12,7 @@ from client.wire import drafters_key
 from core.errors import CheckpointError, ConfigError, QueueError
 from core.types import Speculation
 from service import drafter_loads
-from service.admin_socket import admin_path, admin_socket
+from service.http.admin_socket import admin_path, admin_socket
 from service.queue import connect
 from tests.service.fakes import FakeEngine, running, until
 

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from client.wire import INTAKE_GROUP, INTAKE_STREAM, PRIORITIES, WORKER_GROUP, WORKERS_KEY, queue_stream
 from core.types import FinishReason
-from service.group_healing import GroupHealing
+from service.upkeep.group_healing import GroupHealing
 from tests.service.fakes import FakeEngine, gateway, running, until, worker
 from tests.service.jobs import end_of, new_job
 

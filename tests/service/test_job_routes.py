@@ -8,11 +8,13 @@ import pytest
 
 from client.wire import job_key, out_stream
 from core.config import ServerSettings
-from service import idempotency, lost_jobs, respond
-from service.idempotency import Held, IdempotencyKeys, idempotency_key
+from service.answers import respond
+from service.door import idempotency
+from service.door.idempotency import Held, IdempotencyKeys, idempotency_key
+from service.door.tenants import ANYBODY
 from service.main import base_url, free_port
 from service.queue import JobQueue
-from service.tenants import ANYBODY
+from service.upkeep import lost_jobs
 from tests.service.fakes import FakeEngine, gateway, running, spoken, until
 
 CHAT = [{"role": "user", "content": "hi"}]

@@ -9,7 +9,7 @@ import pytest
 
 from client.wire import Chunk
 from core.types import TokenLogprobs
-from service.logprobs import LogprobsWriter
+from service.answers.logprobs import LogprobsWriter
 from tests.service.fakes import BYTES, FakeEngine, running, until_true, write_tokenizer
 
 CHAT = [{"role": "user", "content": "hi"}]

@@ -3,7 +3,7 @@
 import pytest
 
 from client.wire import WORKER_GROUP, job_key, live_key, queue_stream, worker_key
-from service.lost_entries import LostEntries
+from service.upkeep.lost_entries import LostEntries
 from tests.service.jobs import append, ending, new_job, take
 
 STREAM = queue_stream("fake")
@@ -12,7 +12,7 @@ STREAM = queue_stream("fake")
 @pytest.fixture
 def lost(queue, monkeypatch):
     """Look at every job each time."""
-    monkeypatch.setattr("service.lost_entries.LOOK_AFTER_MS", 0)
+    monkeypatch.setattr("service.upkeep.lost_entries.LOOK_AFTER_MS", 0)
     return LostEntries(queue)
 
 
@@ -50,7 +50,7 @@ async def test_a_job_is_left_alone_for_ten_seconds(queue, client, monkeypatch):
     await queue.submit(new_job())
     await lose_entries(client, queue)
     assert await restored(LostEntries(queue)) == 0
-    monkeypatch.setattr("service.lost_entries.LOOK_AFTER_MS", 0)
+    monkeypatch.setattr("service.upkeep.lost_entries.LOOK_AFTER_MS", 0)
     assert await LostEntries(queue).restore() == 1
 
 

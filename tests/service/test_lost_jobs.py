@@ -4,10 +4,10 @@ import pytest
 
 from client.wire import decode_job, job_key, out_stream
 from core.types import FinishReason
-from service import lost_jobs
-from service.lost_jobs import LostJobs
 from service.queue import JobQueue
-from service.reader import StreamReader
+from service.storage.reader import StreamReader
+from service.upkeep import lost_jobs
+from service.upkeep.lost_jobs import LostJobs
 from tests.service.fakes import FakeEngine, until_true, worker
 from tests.service.jobs import append, end_of, new_job, take, tokens_of
 

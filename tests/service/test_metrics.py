@@ -13,8 +13,15 @@ from client.wire import WORKERS_KEY, job_key, worker_key
 from core.config import ArmSettings, FixedSettings, NgramSettings
 from core.errors import QueueError
 from layers import ROOT
-from service.arms import Arms
-from service.worker_stats import STATS_FIELD, EngineCounts, QueueTimes, WorkerStats, decode_stats, encode_stats
+from service.door.arms import Arms
+from service.telemetry.worker_stats import (
+    STATS_FIELD,
+    EngineCounts,
+    QueueTimes,
+    WorkerStats,
+    decode_stats,
+    encode_stats,
+)
 from tests.service.fakes import FakeEngine, fake_settings, gateway, running, until, until_true, worker
 
 ARMS = {"control": ArmSettings(policy="off"), "treatment": ArmSettings(drafter="dspark", max_drafts=3)}

@@ -5,7 +5,7 @@ from redis.exceptions import RedisError
 
 from client.wire import answers_key, gateways_key, job_key
 from core.types import FinishReason
-from service.open_answers import GRACE_LOOKS, GoneGateways, OpenAnswers
+from service.upkeep.open_answers import GRACE_LOOKS, GoneGateways, OpenAnswers
 from tests.service.jobs import final_of, new_job, state_of
 
 OWN, GONE = "g0", "g1"

@@ -7,8 +7,8 @@ import pytest
 
 from core.errors import RequestError
 from core.types import Sampling, Speculation
+from service.http.parse import MAX_DEPTH, parse
 from service.openai import NOT_BUILT, ChatRequest, CompletionRequest
-from service.parse import MAX_DEPTH, parse
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 

@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from service.gateway import Gateway
-from service.openapi import BODIES, CONTENT, PARAMETERS, describe
+from service.http.openapi import BODIES, CONTENT, PARAMETERS, describe
 from tests.service.fakes import FakeEngine, fake_settings, running, write_tokenizer
 
 

@@ -9,7 +9,7 @@ from client.wire import HIGH, LOW, NORMAL, PRIORITIES, WORKER_GROUP, queue_strea
 from core.types import FinishReason
 from service.openai import CompletionRequest
 from service.takeover import to_request
-from service.worker_metrics import families, read_workers
+from service.telemetry.worker_metrics import families, read_workers
 from tests.service.conftest import LEASE_MS
 from tests.service.fakes import FakeEngine, running, until, worker
 from tests.service.jobs import end_of, ending, final_of, new_job, take

@@ -4,9 +4,9 @@ import asyncio
 from contextlib import asynccontextmanager
 
 from client.wire import Chunk, encode, out_stream
-from service.followers import MAX_EVENTS
 from service.queue import connect
-from service.reader import StreamReader
+from service.storage.followers import MAX_EVENTS
+from service.storage.reader import StreamReader
 from tests.service.fakes import until_true
 from tests.service.jobs import new_job
 from tests.service.reading import at_work

@@ -15,10 +15,10 @@ from core.config_file import load_settings
 from core.errors import ConfigError
 from core.observing import RecordingSettings
 from core.registry import REDACTORS
-from service import recording
-from service.recording import BEHIND, DISK, REDACTION, Recorder
-from service.recording_files import RecordingFiles
-from service.redaction import redact_contacts
+from service.recording import recording
+from service.recording.recording import BEHIND, DISK, REDACTION, Recorder
+from service.recording.recording_files import RecordingFiles
+from service.recording.redaction import redact_contacts
 from tests.service.fakes import (
     BYTES,
     FakeEngine,

@@ -5,7 +5,7 @@ from redis.asyncio import Redis
 
 from client.redis_executable import redis_executable
 from core.errors import QueueError
-from service.redis_server import private_redis
+from service.storage.redis_server import private_redis
 
 
 async def test_the_private_redis_is_the_executable_that_was_asked_for(redis_binary, tmp_path):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.response_items import ResponseItems
-from service.tool_calls import ToolCallReader
+from service.answers.tool_calls import ToolCallReader
+from service.responses.response_items import ResponseItems
 
 CALL = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
 

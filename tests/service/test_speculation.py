@@ -6,7 +6,7 @@ import pytest
 from core.config import NgramSettings
 from core.errors import RequestError
 from core.types import Speculation
-from service.speculation import KnownNames, known_names
+from service.door.speculation import KnownNames, known_names
 from tests.service.fakes import FakeEngine, running
 
 KNOWN = KnownNames(("dspark", "lookup"), ("off", "load_adaptive"))

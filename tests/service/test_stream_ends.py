@@ -12,8 +12,11 @@ import pytest
 
 from client.wire import out_stream
 from service import gateway as gateways
-from service import job_events, lost_jobs, reader, respond, sse
-from service.choices import ChoiceWriter
+from service import sse
+from service.answers import job_events, respond
+from service.answers.choices import ChoiceWriter
+from service.storage import reader
+from service.upkeep import lost_jobs
 from tests.service.fakes import FakeEngine, fake_settings, running, until_true
 
 DOORS = ["answer", "job"]

@@ -8,8 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from core.config import FixedSettings
-from service.http_border import NOT_TO_REPEAT
-from service.request_ids import REQUEST_ID_HEADER
+from service.http.http_border import NOT_TO_REPEAT
+from service.http.request_ids import REQUEST_ID_HEADER
 from tests.service.fakes import FakeEngine, fake_settings, gateway, running, spoken, until_true
 
 CHAT = [{"role": "user", "content": "hi"}]

@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry
 
 from client.wire import INTAKE_GROUP, INTAKE_STREAM, WORKER_GROUP, live_key, queue_stream
 from core.types import FinishReason
-from service.priority_streams import make_group
-from service.sweeper import Sweeper
-from service.upkeep_metrics import UpkeepMetrics
+from service.storage.priority_streams import make_group
+from service.telemetry.upkeep_metrics import UpkeepMetrics
+from service.upkeep.sweeper import Sweeper
 from tests.service.fakes import until
 from tests.service.jobs import final_of, new_job, take
 
@@ -21,8 +21,8 @@ STREAM = queue_stream("fake")
 async def sweeping(queue, client, monkeypatch):
     """Sweep fast, with no patience; yields the registry of what is counted."""
     for name, value in {"CONSUMER_IDLE_MS": 50, "PRUNE_S": 0.05, "RESTORE_S": 0.05, "SWEEP_S": 0.02}.items():
-        monkeypatch.setattr(f"service.sweeper.{name}", value)
-    monkeypatch.setattr("service.lost_entries.LOOK_AFTER_MS", 50)
+        monkeypatch.setattr(f"service.upkeep.sweeper.{name}", value)
+    monkeypatch.setattr("service.upkeep.lost_entries.LOOK_AFTER_MS", 50)
     await make_group(client, INTAKE_STREAM, INTAKE_GROUP)
     registry = CollectorRegistry()
     task = asyncio.create_task(Sweeper(queue, UpkeepMetrics(registry, "fake"), "g0").run())
@@ -56,7 +56,7 @@ async def test_consumers_that_hold_nothing_and_are_silent_go_and_no_entry_with_t
 
 
 async def test_a_consumer_that_was_heard_of_lately_stays(queue, client, sweeping, monkeypatch):
-    monkeypatch.setattr("service.sweeper.CONSUMER_IDLE_MS", 60_000)
+    monkeypatch.setattr("service.upkeep.sweeper.CONSUMER_IDLE_MS", 60_000)
     await client.xgroup_createconsumer(STREAM, WORKER_GROUP, "idle")
     await asyncio.sleep(0.3)
     assert await names(client) == {"idle"}

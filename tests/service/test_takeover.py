@@ -3,7 +3,7 @@
 import msgspec
 
 from core.random import derive_coupled_key
-from service.claims import Claim, Entry
+from service.storage.claims import Claim, Entry
 from service.takeover import to_request
 from tests.service.jobs import new_job
 

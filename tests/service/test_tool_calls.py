@@ -6,7 +6,15 @@ import pytest
 
 from core.errors import RequestError
 from core.grammar import Grammar, GrammarKind
-from service.tool_calls import Function, NamedFunction, NamedTool, Tool, ToolCallReader, call_grammar, forced_functions
+from service.answers.tool_calls import (
+    Function,
+    NamedFunction,
+    NamedTool,
+    Tool,
+    ToolCallReader,
+    call_grammar,
+    forced_functions,
+)
 
 ADD = Function("add", parameters={"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
 TWO_CALLS = (

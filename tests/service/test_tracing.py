@@ -17,7 +17,7 @@ from core.observing import TracingSettings
 from core.registry import OPTIONAL
 from layers import ROOT
 from service.main import free_port
-from service.tracing import Tracing, make_tracing
+from service.telemetry.tracing import Tracing, make_tracing
 from tests.service.fakes import TEXT, FakeEngine, Service, fake_settings, gateway, running, until, until_true, worker
 
 SECRET = "xyzzy-plugh"
@@ -35,7 +35,9 @@ class Traced:
     """A service whose gateway and worker write their spans to one list."""
 
     def __init__(self, ratio: float = 1.0) -> None:
-        otel = pytest.importorskip("service.otel", reason="specd[otel] brings opentelemetry", exc_type=ImportError)
+        otel = pytest.importorskip(
+            "service.telemetry.otel", reason="specd[otel] brings opentelemetry", exc_type=ImportError
+        )
         memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
         export = pytest.importorskip("opentelemetry.sdk.trace.export")
         self._exporter = memory.InMemorySpanExporter()

@@ -14,8 +14,8 @@ from core.types import Backlog, FinishReason
 from service.engine_process.client import EngineGone
 from service.heartbeat import Heartbeat
 from service.queue import JobQueue, connect
+from service.telemetry.worker_metrics import read_workers
 from service.worker import Worker
-from service.worker_metrics import read_workers
 from tests.service.conftest import LEASE_MS
 from tests.service.fakes import BYTES, FakeEngine, served, spoken, until, until_true, worker, write_tokenizer
 from tests.service.jobs import append, end_of, final_of, new_job, state_of, take, text_of, tokens_of

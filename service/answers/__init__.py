@@ -1,0 +1,1 @@
+"""From the events of jobs to answers as clients of OpenAI read them."""

@@ -1,0 +1,1 @@
+"""What lets requests in, and what of them: keys, tenants, limits, names, and how much may wait."""

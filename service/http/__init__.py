@@ -1,0 +1,1 @@
+"""How HTTP is spoken here: bodies in, errors out, ids, and the description of it all."""

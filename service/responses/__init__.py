@@ -1,0 +1,1 @@
+"""OpenAI's responses: what may be asked, and how answers are spelt."""

@@ -1,0 +1,1 @@
+"""What of the service lies in Redis, and the ways to it."""

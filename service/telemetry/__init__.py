@@ -1,0 +1,1 @@
+"""What is counted, traced and written down of requests, gateways and workers."""
