@@ -17,7 +17,7 @@ from engine.engine import Engine
 class LiveLoop:
     """One engine with its clients; its time stands still while another one is measured.
 
-    seen  its steps of nothing but decoding
+    seen  its steps, but for those in which a drafter caught up
     """
 
     def __init__(self, engine: Engine, questions: Sequence[Question], temperature: float) -> None:
@@ -72,17 +72,21 @@ class LiveLoop:
         emissions = self.engine.step()
         seconds = time.perf_counter() - started
         self._clock_s += seconds
-        if stats.step_tokens.total - worked == stats.emitted - emitted:
-            self._see(len(emissions), context, seconds)
+        prefill_rows = round(stats.step_tokens.total - worked) - (stats.emitted - emitted)
+        self._see(len(emissions), context, seconds, prefill_rows)
         for emission in emissions:
             self._answers[emission.request_id].arrive(window, self._clock_s, len(emission.token_ids))
             if emission.finish_reason is not None:
                 del self._answers[emission.request_id]
 
-    def _see(self, num_sequences: int, context: float, seconds: float) -> None:
-        """Note a step without prefill; of one without a drafter nothing is recorded."""
+    def _see(self, num_sequences: int, context: float, seconds: float, prefill_rows: int) -> None:
+        """Note a step in which somebody decodes; of one without a drafter nothing is recorded."""
         record = next(iter(self.engine.recent.records()[-1:]), None)
         if record is None or record.step != self.engine.stats.steps:
-            self.seen.append(SeenStep(num_sequences, 0, 0, context, seconds))
-        elif record.rows == record.sampling + record.verified:
-            self.seen.append(SeenStep(record.sampling, record.followed, record.verified, record.context_len, seconds))
+            told = (num_sequences, 0, 0, context)
+        elif record.rows == record.sampling + record.verified + prefill_rows:
+            told = (record.sampling, record.followed, record.verified, record.context_len)
+        else:
+            return
+        if told[0]:
+            self.seen.append(SeenStep(*told, seconds, prefill_rows))

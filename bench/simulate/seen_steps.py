@@ -21,18 +21,20 @@ FEWEST = 8
 
 
 class SeenStep(Struct, frozen=True):
-    """A step of nothing but decoding: what it did, and the seconds it took, all that the engine does included."""
+    """A step: what it did, and the seconds it took, all that the engine does included."""
 
     num_sequences: int
     num_followed: int
     num_verified: int
     context: float
     seconds: float
+    prefill_rows: int = 0
 
 
 def price(table: CostTable, step: SeenStep) -> float:
     """Return what a table says of a step."""
-    return float(table.step_s(step.num_sequences, step.num_followed, step.num_verified, step.context))
+    decoding_s = table.step_s(step.num_sequences, step.num_followed, step.num_verified, step.context)
+    return float(decoding_s) + step.prefill_rows * table.prefill_row_s
 
 
 def deviations(table: CostTable, steps: Sequence[SeenStep]) -> list[float]:
@@ -43,11 +45,13 @@ def deviations(table: CostTable, steps: Sequence[SeenStep]) -> list[float]:
 def corrected(table: CostTable, steps: Sequence[SeenStep]) -> CostTable:
     """Return the table that says of steps, load by load and length by length, what they took on average.
 
-    A length that was not seen at a load follows that load's others, a load that was not seen its kind's.
+    A length that was not seen at a load follows that load's others, a load that was not seen its kind's. These are of
+    steps of nothing but decoding; what the others took longer is the price of their rows of prefill, which a profile of
+    an idle engine cannot know: under load it has requests to take in as well.
     """
     shape = len(table.sequences), len(table.lengths)
     speculating, plain = np.empty(shape), np.empty(shape[0])
-    found = [(step, *_place(table, step)) for step in steps]
+    found = [(step, *_place(table, step)) for step in steps if not step.prefill_rows]
     for i in range(shape[0]):
         plain[i] = _ratio(table, [step for step, at, _ in found if not step.num_followed and at == i])
         for j in range(shape[1]):
@@ -57,11 +61,22 @@ def corrected(table: CostTable, steps: Sequence[SeenStep]) -> CostTable:
     whole = verify + draft[:, :, None]
     verify = np.maximum(whole * _filled(speculating)[None] - draft[:, :, None], 0.0)
     plain_s = np.array(table.plain_s) * _filled(plain[:, None])[:, 0]
-    return replace(
+    decoding = replace(
         table,
         plain_s=tuple(map(tuple, plain_s.tolist())),
         verify_s=tuple(tuple(map(tuple, rows)) for rows in verify.tolist()),
+        prefill_row_s=0.0,
     )
+    return replace(decoding, prefill_row_s=_prefill_row_s(table, decoding, steps))
+
+
+def _prefill_row_s(table: CostTable, decoding: CostTable, steps: Sequence[SeenStep]) -> float:
+    """Return by how much a row of prefill made steps longer than `decoding` says; what the table says for too few."""
+    filling = [step for step in steps if step.prefill_rows]
+    if len(filling) < FEWEST:
+        return table.prefill_row_s
+    longer_s = sum(step.seconds - price(decoding, step) for step in filling)
+    return max(0.0, longer_s / sum(step.prefill_rows for step in filling))
 
 
 def _place(table: CostTable, step: SeenStep) -> tuple[int, int]:

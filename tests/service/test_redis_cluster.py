@@ -8,7 +8,6 @@ import pytest
 from redis.asyncio.cluster import ClusterPipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException
-from tests.service.redis_cluster import redis_cluster, server
 
 from client.direct import new_job_id, submit, submit_choices
 from client.wire import INTAKE_STREAM, Chunk, Final, IntakeRequest, job_key, out_stream, queue_stream
@@ -21,6 +20,7 @@ from service.storage.cluster_reader import ClusterReader, reader_of
 from tests.service.fakes import FakeEngine, fake_settings, running, spoken, until_true
 from tests.service.jobs import append, ending, new_job, take, tokens_of
 from tests.service.reading import at_work
+from tests.service.redis_cluster import redis_cluster, server
 
 OURS = AppendResult(is_ours=True, is_cancelled=False)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bench.simulate.seen_steps import SeenStep, corrected, deviations, price
 from core.cost import CostTable
@@ -48,6 +49,17 @@ def test_what_was_not_seen_follows_its_load_then_its_kind():
     table = corrected(TABLE, [*steps_of(4, 3, 1.5), *steps_of(4, 7, 1.1), *steps_of(16, 7, 1.4)])
     assert ratio(table, 16, 3) == pytest.approx(1.4)
     assert ratio(table, 1, 7) == pytest.approx((1.5 + 1.1 + 1.4) / 3)
+
+
+def test_a_row_of_prefill_costs_what_it_makes_a_step_longer():
+    filling = [
+        replace(step, seconds=step.seconds + rows * 3e-4, prefill_rows=rows)
+        for step, rows in zip(steps_of(4, 3, 1.5), range(10, 30), strict=True)
+    ]
+    table = corrected(TABLE, [*steps_of(4, 3, 1.5), *filling])
+    assert table.prefill_row_s == pytest.approx(3e-4)
+    assert ratio(table, 4, 3) == pytest.approx(1.5)
+    assert corrected(TABLE, [*steps_of(4, 3, 1.5), *filling[:5]]).prefill_row_s == TABLE.prefill_row_s
 
 
 def test_a_few_steps_tell_nothing():
