@@ -1,11 +1,11 @@
 """Experiments on a live server at saturation: does a switchback find what separate long runs find, and nothing in A/A.
 
-    python -m bench.experiments.live               # A/B and long runs, then A/A: a quarter hour
-    python -m bench.experiments.live a_b --blocks 24 --windows 4
+    python -m bench.experiments.live               # A/B, long runs, A/A: fifty minutes
+    python -m bench.experiments.live a_b long --blocks 24 --windows 4
 
 One server, one worker, more clients than slots. The experiment runs as an operator's does: stored in Redis, followed by
-the worker. The long runs are two engines of one policy each, by turns. Prompts are of a domain that the demo's
-drafter was not trained on, where it matters which policy plans.
+the worker. The long runs are two servers of one policy each, by turns. Prompts are of a domain that the demo's drafter
+was not trained on, where it matters which policy plans.
 """
 
 import argparse
@@ -13,20 +13,22 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
+from msgspec.structs import replace
 from rich.console import Console
 
 from bench.experiments.busy import kept_busy
-from bench.in_process import EngineTarget
 from bench.interleave import Schedule, measure
 from bench.load import Load
-from bench.local_server import HOST, wait_until_healthy
+from bench.local_server import HOST, local_servers, wait_until_healthy
 from bench.logs import show_warnings_only
 from bench.modes import mode_settings
+from bench.openai_stream import Connection
+from bench.over_http import ServerTarget
 from bench.prompt_pool import PromptPool
 from bench.report import describe_run, write_json
 from bench.server_roles import redis, role
@@ -36,13 +38,13 @@ from core.errors import SpecdError
 from core.observing import LogSettings
 from core.queue_settings import QueueSettings
 from core.server_settings import ServerSettings
-from engine.build import build_engine
 
 RESULTS = Path(__file__).parents[1] / "results" / "experiments"
-PARTS = ("a_b", "a_a")
+PARTS = ("a_b", "long", "a_a")
 PORT = 18_474
 SLOTS, CLIENTS = 16, 20
-SLOT_S, BURN_IN_S, PRE_BLOCKS = 6, 2, 8
+# Burn-in outlasts an answer, which takes six seconds: what the arm before has begun is then out of it.
+SLOT_S, BURN_IN_S, PRE_BLOCKS = 20, 8, 8
 FIXED, ADAPTIVE = 'policy = "fixed"\nparameters = {length = 7}', 'policy = "load_adaptive"'
 EXPERIMENT = """
 id = "{id}"
@@ -66,21 +68,21 @@ MAX_WAIT_S = 120.0
 def main() -> None:
     """Read the command line, run what is asked, print and write."""
     parser = argparse.ArgumentParser(description="Run experiments on a live server at saturation.")
-    parser.add_argument("parts", nargs="*", choices=PARTS, metavar="PART", help="a_b or a_a (default: both)")
+    parser.add_argument("parts", nargs="*", choices=PARTS, metavar="PART", help="a_b, long or a_a (default: all)")
     parser.add_argument("--blocks", type=int, default=24, help="of comparison (default %(default)s)")
-    parser.add_argument("--windows", type=int, default=20, help="of each long run (default %(default)s)")
-    parser.add_argument("--window", type=float, default=3.0, help="seconds of one (default %(default)s)")
+    parser.add_argument("--windows", type=int, default=8, help="of each long run (default %(default)s)")
+    parser.add_argument("--window", type=float, default=10.0, help="seconds of one (default %(default)s)")
     parser.add_argument("--domains", nargs="+", default=["library"], help="of the prompts (default %(default)s)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder (default %(default)s)")
     arguments = parser.parse_args()
     show_warnings_only()
     console = Console(highlight=False, soft_wrap=True)
     for part in arguments.parts or PARTS:
-        treatment = ADAPTIVE if part == "a_b" else FIXED
-        report = run_experiment(part, FIXED, treatment, arguments, console)
-        if part == "a_b":
-            report["long_runs"] = long_runs(arguments, console)
-            console.print("long runs:", report["long_runs"])
+        if part == "long":
+            report = long_runs(arguments, console)
+            console.print("long runs:", report["ratio"])
+        else:
+            report = run_experiment(part, FIXED, ADAPTIVE if part == "a_b" else FIXED, arguments, console)
         write_json(arguments.output / f"live_{part}.json", describe_run() | report)
 
 
@@ -130,15 +132,17 @@ def settings_of(redis_url: str) -> Settings:
 
 
 def long_runs(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Return the ratio of two engines, one policy each, that are never out of requests, in windows by turns.
+    """Return the ratio of two servers, one policy each, under the load of the experiment, in windows by turns.
 
-    In this process, and each paused as it is while the other one is measured: a window needs no ramp.
+    Not of engines alone: what HTTP and Redis take of a step is more of a short one.
     """
-    engine, names = EngineSettings(max_num_seqs=SLOTS), ("load_adaptive", "fixed:7")
-    torch.set_num_threads(1)
-    targets = [EngineTarget(name, build_engine(mode_settings(name, "dspark", engine))) for name in names]
-    load, schedule = Load(SLOTS, 1.0), Schedule(arguments.windows, arguments.window, 2 * arguments.window)
-    found = measure(targets, [load], PromptPool(arguments.domains, 1), schedule, 0, console.print)[load]
+    engine, names = EngineSettings(max_num_seqs=SLOTS, num_threads=1), ("load_adaptive", "fixed:7")
+    modes = [mode_settings(name, "dspark", engine) for name in names]
+    patient = [replace(mode, queue=replace(mode.queue, max_wait_s=MAX_WAIT_S)) for mode in modes]
+    load, schedule = Load(CLIENTS, 1.0), Schedule(arguments.windows, arguments.window, arguments.window)
+    with local_servers(patient) as urls:
+        targets = [ServerTarget(name, partial(Connection, url, {})) for name, url in zip(names, urls, strict=True)]
+        found = measure(targets, [load], PromptPool(arguments.domains, 1), schedule, 0, console.print)[load]
     rates = [[window.tokens_per_s for window in found[name]] for name in names]
     return {"tokens_per_s": dict(zip(names, rates, strict=True)), "ratio": paired_ratio(rates[0], rates[1])}
 
