@@ -70,6 +70,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run experiments on a live server at saturation.")
     parser.add_argument("parts", nargs="*", choices=PARTS, metavar="PART", help="a_b, long or a_a (default: all)")
     parser.add_argument("--blocks", type=int, default=24, help="of comparison (default %(default)s)")
+    parser.add_argument("--slot", type=int, default=SLOT_S, help="seconds of one (default %(default)s)")
+    parser.add_argument("--burn-in", type=int, default=BURN_IN_S, help="seconds of each slot (default %(default)s)")
     parser.add_argument("--windows", type=int, default=8, help="of each long run (default %(default)s)")
     parser.add_argument("--window", type=float, default=10.0, help="seconds of one (default %(default)s)")
     parser.add_argument("--domains", nargs="+", default=["library"], help="of the prompts (default %(default)s)")
@@ -100,8 +102,8 @@ def run_experiment(
                 id=name,
                 control=control,
                 treatment=treatment,
-                slot_s=SLOT_S,
-                burn_in_s=BURN_IN_S,
+                slot_s=arguments.slot,
+                burn_in_s=arguments.burn_in,
                 pre_blocks=PRE_BLOCKS,
                 blocks=arguments.blocks,
             ),
@@ -111,14 +113,14 @@ def run_experiment(
         wait_until_healthy(server, PORT, folder / "server.log")
         failed = stack.enter_context(kept_busy(f"http://{HOST}:{PORT}", pool, CLIENTS))
         specd("start", str(file), "--redis-url", url)
-        seconds = 2 * SLOT_S * (PRE_BLOCKS + arguments.blocks + SPARE_BLOCKS)
+        seconds = 2 * arguments.slot * (PRE_BLOCKS + arguments.blocks + SPARE_BLOCKS)
         console.print(f"{name}: a switchback of {seconds} s on {' '.join(arguments.domains)}")
         failed.wait(seconds)
         told = specd("report", "--redis-url", url, "--output", str(arguments.output / f"live_{name}"))
         console.print(told, markup=False)
         specd("stop", "--redis-url", url)
         found = msgspec.json.decode((arguments.output / f"live_{name}" / "report.json").read_bytes())
-    return {"experiment": found, "seconds": seconds, "slot_s": SLOT_S, "slots": SLOTS, "clients": CLIENTS}
+    return {"experiment": found, "seconds": seconds, "slot_s": arguments.slot, "slots": SLOTS, "clients": CLIENTS}
 
 
 def settings_of(redis_url: str) -> Settings:

@@ -11,7 +11,7 @@ from typing import Literal
 from msgspec import Struct
 
 from core.confidence_sequence import confidence_sequence
-from core.experiments.blocks import F64, Block, adjustable, log_ratios, make_blocks, scale_of
+from core.experiments.blocks import F64, Block, adjustable, log_ratios, make_blocks, scale_of, variance_of
 from core.experiments.metrics import METRICS
 from core.experiments.quantiles import quantile_ratios
 from core.experiments.spec import Experiment
@@ -183,8 +183,7 @@ def trip_of(experiment: Experiment, before: F64) -> float:
 
     What that is, the blocks before the comparison say: quantiles of a few answers are easily off by half.
     """
-    usual = float((before**2).mean()) ** 0.5 if len(before) > 1 else 0.0
-    return max(experiment.stop.trip, math.exp(TRIP_DEVIATIONS * usual))
+    return max(experiment.stop.trip, math.exp(TRIP_DEVIATIONS * variance_of(before, 0.0) ** 0.5))
 
 
 def _advice(

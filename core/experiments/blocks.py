@@ -118,8 +118,12 @@ def adjustable(experiment: Experiment, blocks: Sequence[Block], arm: str, metric
 
 def scale_of(before: F64, num_blocks: int, alpha: float) -> float:
     """Return the mixture's scale, by how blocks varied before the comparison: chosen before it, as it must be."""
-    variance = float((before**2).mean()) if len(before) > 1 else USUAL_SPREAD**2
-    return mixture_scale(num_blocks, max(variance, LEAST_VARIANCE), alpha)
+    return mixture_scale(num_blocks, max(variance_of(before, USUAL_SPREAD**2), LEAST_VARIANCE), alpha)
+
+
+def variance_of(before: F64, unknown: float) -> float:
+    """Return how log ratios vary about 0, which is what they are without any effect; `unknown` for too few."""
+    return float((before**2).mean()) if len(before) > 1 else unknown
 
 
 def _log_ratio(experiment: Experiment, block: Block, arm: str, metric: str) -> float | None:

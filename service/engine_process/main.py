@@ -1,13 +1,12 @@
 """The engine's process: `python -m service.engine_process.main DESCRIPTOR`, started by the worker (start.py).
 
-The connection is inherited; the settings are the first that comes over it.
+The connection is inherited; what to build is the first that comes over it.
 """
 
 import contextlib
 import socket
 import sys
 
-import msgspec
 import structlog
 
 from core.config import Settings
@@ -15,7 +14,7 @@ from core.errors import SpecdError
 from engine.build import build_engine
 from service.engine_process.arm_host import EngineArms
 from service.engine_process.drafter_host import EngineHost
-from service.engine_process.messages import LENGTH, Failure, Unusable, framed
+from service.engine_process.messages import Build, Failure, Unusable, framed, receive_told
 from service.engine_process.server import EngineServer
 from service.logs import configure_logs
 
@@ -25,7 +24,10 @@ log = structlog.get_logger()
 def main() -> None:
     """Serve the worker that started this process until it closes, or is gone."""
     with socket.socket(fileno=int(sys.argv[1])) as connection:
-        serve(connection, _settings_from(connection))
+        with connection.makefile("rb") as frames:
+            told = receive_told(frames)
+        if isinstance(told, Build):
+            serve(connection, told.settings)
 
 
 def serve(connection: socket.socket, settings: Settings) -> None:
@@ -41,11 +43,6 @@ def serve(connection: socket.socket, settings: Settings) -> None:
         return
     with contextlib.closing(engine):
         EngineServer(connection, engine, EngineHost(engine, settings.engine), EngineArms(engine, settings)).run()
-
-
-def _settings_from(connection: socket.socket) -> Settings:
-    (length,) = LENGTH.unpack(connection.recv(LENGTH.size, socket.MSG_WAITALL))
-    return msgspec.msgpack.decode(connection.recv(length, socket.MSG_WAITALL), type=Settings)
 
 
 if __name__ == "__main__":

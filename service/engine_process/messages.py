@@ -4,13 +4,13 @@ Both ends are one program and one version, so nothing here is kept or read by an
 """
 
 import struct
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 from msgspec import Struct
 
 from client.wire import WireError
-from core.config import DrafterSettings
+from core.config import DrafterSettings, Settings
 from core.errors import ConfigError, EngineError, ReplicaLost, SpecdError
 from core.experiments.spec import Experiment
 from core.types import Backlog, Emission, Request
@@ -18,6 +18,12 @@ from core.types import Backlog, Emission, Request
 LENGTH = struct.Struct("!I")
 
 # --- To the engine -----------------------------------------------------------------------------------------------
+
+
+class Build(Struct, frozen=True, tag="build"):
+    """Build an engine of these settings: the first that is told, and the only one until it is Ready."""
+
+    settings: Settings
 
 
 class Add(Struct, frozen=True, tag="add"):
@@ -105,7 +111,7 @@ class Close(Struct, frozen=True, tag="close"):
     """End after the step that runs."""
 
 
-Told = Add | Abort | Waiting | Refilled | Read | Resume | Call | Close
+Told = Build | Add | Abort | Waiting | Refilled | Read | Resume | Call | Close
 
 # --- To the worker -----------------------------------------------------------------------------------------------
 
@@ -196,3 +202,11 @@ def framed(message: Told | Heard) -> bytes:
     """Return a message with its length before it."""
     body = encoder.encode(message)
     return LENGTH.pack(len(body)) + body
+
+
+def receive_told(frames: BinaryIO) -> Told | None:
+    """Wait for the next message to the engine; None if the worker is gone."""
+    if len(header := frames.read(LENGTH.size)) < LENGTH.size:
+        return None
+    (length,) = LENGTH.unpack(header)
+    return told_decoder.decode(frames.read(length))

@@ -14,7 +14,6 @@ from core.experiments.spec import Experiment
 from core.types import Request
 from engine.groups import Arm, Choose
 from service.engine_process.messages import (
-    LENGTH,
     Abort,
     Add,
     Answer,
@@ -37,7 +36,7 @@ from service.engine_process.messages import (
     UnloadDrafter,
     Waiting,
     framed,
-    told_decoder,
+    receive_told,
 )
 from service.engine_process.thread import Change, EngineThread, SteppedEngine
 from service.experiments.split import arm_of_request
@@ -112,11 +111,7 @@ class EngineServer:
         self._thread.start()
         try:
             with self._connection.makefile("rb") as frames, contextlib.suppress(ConnectionError):
-                while header := frames.read(LENGTH.size):
-                    (length,) = LENGTH.unpack(header)
-                    told = told_decoder.decode(frames.read(length))
-                    if isinstance(told, Close):
-                        return
+                while (told := receive_told(frames)) is not None and not isinstance(told, Close):
                     self._hear(told)
         finally:
             self._thread.close()

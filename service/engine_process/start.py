@@ -11,13 +11,12 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import msgspec
 import structlog
 
 from core.config import Settings
 from core.processes import die_with_parent
 from service.engine_process.client import EngineClient, engine_at
-from service.engine_process.messages import LENGTH
+from service.engine_process.messages import Build, framed
 
 log = structlog.get_logger()
 
@@ -42,10 +41,9 @@ async def engine_process(settings: Settings) -> AsyncIterator[EngineClient]:
         )
     engine: EngineClient | None = None
     try:
-        body = msgspec.msgpack.encode(settings)
         # Far less than a socket holds, so it cannot block; what has ended already is heard of below.
         with contextlib.suppress(ConnectionError):
-            ours.sendall(LENGTH.pack(len(body)) + body)
+            ours.sendall(framed(Build(settings)))
         async with engine_at(ours) as engine:
             yield engine
     finally:
