@@ -122,14 +122,18 @@ def report(arguments: argparse.Namespace, settings: Settings, console: Console) 
 def stop(arguments: argparse.Namespace, settings: Settings, console: Console) -> int:
     """Stop the experiment that runs; workers go back to the server's own policy within about a second."""
 
-    async def end(store: ExperimentStore, queue: JobQueue) -> str:  # noqa: ARG001
+    async def end(store: ExperimentStore, queue: JobQueue) -> Standing:  # noqa: ARG001
         standing = await store.read()
-        if standing is None or standing.stopped is not None:
-            raise ConfigError("no experiment runs")
-        await store.stop(standing.run, arguments.why)
-        return standing.experiment.id
+        if standing is None:
+            raise ConfigError("no experiment was ever started for this model")
+        if standing.stopped is None:
+            await store.stop(standing.run, arguments.why)
+        return standing
 
-    console.print(f"experiment {visit_store(settings, end)} is stopped")
+    standing = visit_store(settings, end)
+    # A guardrail may have been faster than whoever watches.
+    how = "is stopped" if standing.stopped is None else f"had stopped before: {standing.stopped}"
+    console.print(f"experiment {standing.experiment.id} {how}")
     return 0
 
 

@@ -15,6 +15,7 @@ from core.errors import RequestError
 from core.types import Sampling, Speculation
 from service.door.admission import Admission, user_key
 from service.door.arms import Arms
+from service.door.refreshed import Refreshed
 from service.door.speculation import KnownNames, known_now
 from service.door.tenant_limits import TenantLimits
 from service.door.tenants import Tenant
@@ -25,7 +26,8 @@ from service.queue import JobQueue
 
 # What an answer may hold at most where the request does not say: OpenAI's default for completions.
 DEFAULT_COMPLETION_TOKENS = 16
-WORKERS_TTL_S = 1.0
+# How old what is known of the workers may be: where it has to be true, and where it only decides how a job is made.
+WORKERS_FRESH_S, WORKERS_GOOD_S = 1.0, 10.0
 
 
 class JobMaker:
@@ -49,20 +51,17 @@ class JobMaker:
         self._arms = Arms(settings.arms)
         self._admission = Admission(queue, settings.queue, shed)
         self._tenant_limits = TenantLimits(queue)
-        self._context_lengths: list[int] = []
-        self._asked_at = -WORKERS_TTL_S
+        self._context_lengths = Refreshed(self._ask_workers)
 
     async def context_lengths(self) -> list[int]:
         """Return the context length of each live worker of this model; asked of Redis at most once a second."""
-        if time.monotonic() - self._asked_at >= WORKERS_TTL_S:
-            self._context_lengths = await self._ask_workers()
-            self._asked_at = time.monotonic()
-        return self._context_lengths
+        return await self._context_lengths.get(WORKERS_FRESH_S)
 
     async def context_length(self) -> int:
-        """Return the longest context that a live worker serves; raises RequestError if none lives."""
+        """Return the longest context that a live worker serves, or did just now; raises RequestError if none does."""
+        good_s = WORKERS_GOOD_S if self._context_lengths.last else 0.0
         try:
-            lengths = await self.context_lengths()
+            lengths = await self._context_lengths.get(WORKERS_FRESH_S, good_s)
         except (RedisError, OSError) as error:
             raise _queue_down() from error
         if not lengths:
@@ -157,13 +156,14 @@ class JobMaker:
             raise _queue_down() from error
         known.check(speculation)
 
-    async def submit(self, jobs: list[Job], held_in: str | None = None) -> None:
+    async def submit(self, jobs: list[Job], held_in: str | None = None, wakes: str | None = None) -> None:
         """Queue the jobs of one request, put into the set held_in; raises RequestError if that cannot be done.
 
-        A submission that broke off may be repeated: jobs that exist are left as they are.
+        wakes is the stream of a reader that follows them. A submission that broke off may be repeated: jobs that exist
+        are left as they are.
         """
         try:
-            created = [await self._queue.submit(job, held_in) for job in jobs]
+            created = [await self._queue.submit(job, held_in, wakes if job is jobs[0] else None) for job in jobs]
         except (RedisError, OSError) as error:
             raise _queue_down() from error
         if not any(created):

@@ -40,6 +40,7 @@ from core.queue_settings import QueueSettings
 from core.types import Backlog, FinishReason
 from service.storage.claims import Append, AppendResult, Claim, DeadLetter, Ending, Entry, Standing
 from service.storage.priority_streams import PriorityStreams
+from service.storage.reader_wake import add_wake
 from service.storage.redis_cluster import ClusterClient, connect_cluster
 from service.storage.redis_connections import MAX_CONNECTIONS, packed
 from service.storage.scripts import Call, Scripts, raise_if_transient
@@ -125,20 +126,23 @@ class JobQueue:
 
     # --- Gateways ----------------------------------------------------------------------------------------------
 
-    async def submit(self, job: Job, held_in: str | None = None) -> bool:
-        """Create a job and queue it; False if its id exists. held_in is a set of ids that it is put into before."""
+    async def submit(self, job: Job, held_in: str | None = None, wakes: str | None = None) -> bool:
+        """Create a job and queue it; False if its id exists.
+
+        Before, it is put into the set of ids held_in, and the reader is woken that blocks on the stream `wakes`.
+        """
         if self.settings.redis_cluster or job.deadline_ms is not None:
-            return await self.submit_in_parts(job, held_in)
+            return await self.submit_in_parts(job, held_in, wakes)
         call = self._submission(job)
         entry = Call((*call.keys, self._streams.names[job.priority]), (*call.values, *self._streams.fields(job)))
         async with self.client.pipeline(transaction=False) as pipe:
-            self._note(pipe, job.id, held_in)
+            self._note(pipe, job.id, held_in, wakes)
             return bool(await self.scripts.run_last(pipe, "submit", entry) == 1)
 
-    async def submit_in_parts(self, job: Job, held_in: str | None = None) -> bool:
+    async def submit_in_parts(self, job: Job, held_in: str | None = None, wakes: str | None = None) -> bool:
         """Do the same key by key, as a Cluster keeps them on several nodes; a creator may die after each."""
         # First of all: whatever breaks off from here on is found by those who look at live jobs.
-        await self.note(job.id, held_in)
+        await self.note(job.id, held_in, wakes)
         created = await self.scripts.run("submit", self._submission(job))
         if created:
             if job.deadline_ms is not None:
@@ -151,13 +155,15 @@ class JobQueue:
         deadline = "" if job.deadline_ms is None else job.deadline_ms
         return Call((job_key(job.id),), (encode(job), job.created_ms, LIVE_TTL_S, deadline))
 
-    async def note(self, job_id: str, held_in: str | None) -> None:
+    async def note(self, job_id: str, held_in: str | None, wakes: str | None = None) -> None:
         """Have those who look at live jobs look at this one, too (service/upkeep/lost_entries.py)."""
         async with self.client.pipeline(transaction=False) as pipe:
-            self._note(pipe, job_id, held_in)
+            self._note(pipe, job_id, held_in, wakes)
             await pipe.execute()
 
-    def _note(self, pipe: Pipeline, job_id: str, held_in: str | None) -> None:
+    def _note(self, pipe: Pipeline, job_id: str, held_in: str | None, wakes: str | None) -> None:
+        if wakes:
+            add_wake(pipe, wakes)
         if held_in:
             pipe.sadd(held_in, job_id)
         pipe.zadd(live_key(self.model), {job_id: 0}, nx=True)
@@ -286,8 +292,8 @@ class JobQueue:
 
     # --- Workers -----------------------------------------------------------------------------------------------
 
-    async def read(self, worker: str, count: int, block_ms: int) -> list[Entry]:
-        """Return up to `count` new entries, waiting up to `block_ms` for the first; urgent ones first, mostly."""
+    async def read(self, worker: str, count: int, block_ms: int | None) -> list[Entry]:
+        """Return up to `count` new entries, urgent ones first, mostly; wait up to `block_ms` for one, None is not."""
         entries = await self._streams.read(worker, count, block_ms)
         await self.release(worker, entries[count:])
         return entries[:count]
@@ -314,18 +320,32 @@ class JobQueue:
 
         Raises QueueError if what is stored is no job: it never will be, so `refuse` it.
         """
-        key, out = job_key(entry.job_id), out_stream(entry.job_id)
-        answer = await self.scripts.run("claim", Call((key,), (worker,)))
+        (claim,) = await self.claim_all([entry], worker)
+        if isinstance(claim, QueueError):
+            raise claim
+        return claim
+
+    async def claim_all(self, entries: Sequence[Entry], worker: str) -> list[Claim | QueueError | None]:
+        """Take over the jobs of entries, no two of one job, in one round trip; the error is that of `claim`."""
+        answers = await self.scripts.run_all("claim", [Call((job_key(one.job_id),), (worker,)) for one in entries])
+        return [await self._claim(entry, answer) for entry, answer in zip(entries, answers, strict=True)]
+
+    async def _claim(self, entry: Entry, answer: Any) -> Claim | QueueError | None:
+        if isinstance(answer, ResponseError):
+            raise answer
         epoch, count, cancel, data, attempts, before, left_ms = answer
         if epoch < 0:
             await self.acknowledge([entry])
             return None
-        streamed: tuple[Chunk, ...] = ()
-        if count:
-            rows: Any = await self.client.xrange(out)
-            events = [decode_event(fields[OUT_FIELD.encode()]) for _, fields in rows]
-            streamed = tuple(event for event in events if isinstance(event, Chunk))
-        return Claim(entry, decode_job(data), epoch, streamed, bool(cancel), attempts, before.decode(), left_ms)
+        try:
+            job, streamed = decode_job(data), await self._streamed(entry.job_id) if count else ()
+        except QueueError as error:
+            return error
+        return Claim(entry, job, epoch, streamed, bool(cancel), attempts, before.decode(), left_ms)
+
+    async def _streamed(self, job_id: str) -> tuple[Chunk, ...]:
+        events = map(decode_event, await self.chunks(job_id))
+        return tuple(event for event in events if isinstance(event, Chunk))
 
     async def are_cancelled(self, job_ids: Sequence[str]) -> list[bool]:
         """Tell of each job whether its end was asked for."""

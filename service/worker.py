@@ -1,7 +1,8 @@
 """The worker process: an asyncio continuous-batching loop around an engine that steps in a process of its own.
 
-Intake claims jobs up to the engine's free slots, the loop awaits each step and hands its emissions to the stream
-writer, the heartbeat keeps the claims. No request can end the loop: what the engine refuses ends that job alone.
+Intake claims jobs for the engine's free slots, and for those that will be free at once, the loop awaits each step and
+hands its emissions to the stream writer, the heartbeat keeps the claims. No request can end the loop: what the engine
+refuses ends that job alone.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ from service.presence import Presence
 from service.process import cancel_all, run_process
 from service.queue import JobQueue, client_of, redis_url
 from service.recording.recording import Recorder, open_recorder
-from service.storage.claims import Entry
+from service.storage.claims import Claim, Entry
 from service.storage.priority_streams import WAKE
 from service.storage.wanted_drafters import WantedDrafters
 from service.stream import End, StreamWriter
@@ -39,6 +40,7 @@ from service.takeover import end_without_work, to_request
 from service.tasks import is_cancelled
 from service.telemetry.tracing import Tracing, open_tracing
 from service.telemetry.worker_stats import OutputCounts, QueueTimes, WorkCounts, encode_stats
+from service.turnover import Turnover
 from service.upkeep.group_healing import GroupHealing
 
 log = structlog.get_logger()
@@ -84,6 +86,7 @@ class Worker:
         ended = self._experiments.ended if self._experiments else None
         self._writer = StreamWriter(queue, tokenizer, self._engine.abort, heartbeat.hold, tracing, recorder, ended)
         self._stopping = asyncio.Event()
+        self._turnover, self._has_backlog = Turnover(engine.num_slots), False
         self._num_reclaimed = self._num_taken_over = 0
         self._queue_times, self._num_dead, self._num_heals = QueueTimes(), 0, 0
         self._healing = GroupHealing(WORKER_GROUP, queue.make_group, self._healed)
@@ -151,25 +154,28 @@ class Worker:
     # --- Jobs in -----------------------------------------------------------------------------------------------
 
     async def _intake(self) -> None:
-        """Claim new and abandoned jobs, never more than there are free slots."""
+        """Claim new and abandoned jobs for the slots that are free; of what waits then, some for those that will be."""
         while not (self._stopping.is_set() or is_cancelled()):
             free = self._engine.num_slots - self._writer.num_running
-            if free <= 0 or self._heartbeat.is_stalled or self._heartbeat.is_cut_off:
+            wanted = free + (self._turnover.num_ahead if self._has_backlog else 0)
+            if wanted <= 0 or self._heartbeat.is_stalled or self._heartbeat.is_cut_off:
                 # A slot that stands empty for a step is lost: the next job is claimed as soon as one ends.
                 await self._writer.wait_for_end(IDLE_S)
                 continue
             try:
-                if time.monotonic() >= self._next_reclaim and not self._writer.has_suspect:
+                if free > 0 and time.monotonic() >= self._next_reclaim and not self._writer.has_suspect:
                     await self._take_over(await self._queue.reclaim(self.name, free))
                     # What was given back is next, as soon as the suspect has shown its first token.
                     wait_s = 0.0 if self._writer.has_suspect else self._queue.settings.lease_ms / 5000
                     self._next_reclaim = time.monotonic() + wait_s
                 else:
                     block_ms = SUSPECT_BLOCK_MS if self._writer.has_suspect else READ_BLOCK_MS
-                    entries = await self._queue.read(self.name, free, block_ms)
+                    # Without a free slot nothing is waited for: what comes now may have one elsewhere at once.
+                    entries = await self._queue.read(self.name, wanted, block_ms if free > 0 else None)
                     await self._take(entries)
                     # As many as there was room for: more are likely to wait.
-                    self._engine.refilled(has_backlog=len(entries) == free)
+                    self._has_backlog = len(entries) == wanted
+                    self._engine.refilled(has_backlog=self._has_backlog)
                 self._healing.worked()
             except (RedisError, OSError) as error:
                 log.warning("intake_failed", error=str(error))
@@ -192,6 +198,8 @@ class Worker:
         if self._stopping.is_set():
             await self._queue.release(self.name, entries)
             return
+        wanted: dict[str, Entry] = {}
+        again: list[Entry] = []
         for entry in entries:
             if entry.job_id == WAKE:
                 # Somebody left and gave jobs back, which wait to be reclaimed.
@@ -200,23 +208,26 @@ class Worker:
                 continue
             held = next((one for one in self._writer.claims if one.job.id == entry.job_id), None)
             if held is None:
-                await self._claim(entry)
+                # Of a job's second entry is seen to when the first has it claimed.
+                again += [entry] if entry.job_id in wanted else []
+                wanted.setdefault(entry.job_id, entry)
             elif held.entry != entry and await self._queue.epoch(entry.job_id) != held.epoch:
                 # The job was lost and is back: it is for whoever comes next, our next write to it will be refused.
                 await self._queue.release(self.name, [entry])
             elif held.entry != entry:
                 # A second entry of a job that runs here; claiming it would fence off our own writes.
                 await self._queue.acknowledge([entry])
+        fresh = list(wanted.values())
+        for entry, claim in zip(fresh, await self._queue.claim_all(fresh, self.name), strict=True):
+            if isinstance(claim, QueueError):
+                log.warning("job_unreadable", job_id=entry.job_id, error=str(claim))
+                await self._queue.refuse(entry, WireError("the stored job cannot be read"))
+            elif claim is not None:
+                await self._begin(entry, claim)
+        if again:
+            await self._take(again)
 
-    async def _claim(self, entry: Entry) -> None:
-        try:
-            claim = await self._queue.claim(entry, self.name)
-        except QueueError as error:
-            log.warning("job_unreadable", job_id=entry.job_id, error=str(error))
-            await self._queue.refuse(entry, WireError("the stored job cannot be read"))
-            return
-        if claim is None:
-            return
+    async def _begin(self, entry: Entry, claim: Claim) -> None:
         if claim.epoch == 1:
             self._queue_times.observe(time.time() - claim.job.created_ms / 1000)
         else:
@@ -296,6 +307,7 @@ class Worker:
                 continue
             self._heartbeat.progress()
             ends = [End(request_id, FinishReason.ERROR, error) for request_id, error in stepped.refused]
+            self._turnover.ended(sum(one.finish_reason is not None for one in stepped.emissions))
             await self._writer.put(stepped.emissions, ends)
 
     async def _rest(self) -> None:

@@ -37,11 +37,14 @@ class Answering:
         """
         job_ids = [job.id for job in jobs]
         try:
-            with self._open_answers.held(job_ids) as held_in:
-                await self._jobs.submit(jobs, held_in)
-                with self._metrics.watch(jobs, started_s) as watch:
-                    async with self._reader.follow(jobs, watch.saw) as events:
-                        yield events
+            with self._open_answers.held(job_ids) as held_in, self._metrics.watch(jobs, started_s) as watch:
+
+                async def submit(wakes: str | None) -> None:
+                    await self._jobs.submit(jobs, held_in, wakes)
+                    watch.queued()
+
+                async with self._reader.follow(jobs, watch.saw, submit=submit) as events:
+                    yield events
         except BaseException:
             log.info("answer_abandoned", job_id=jobs[0].id)
             await self.cancel(jobs)

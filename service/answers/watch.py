@@ -29,7 +29,9 @@ class _Choice(Struct):
 
 
 class Watch:
-    """One answer: `saw` is told of every event of each of its jobs, `failed` of what broke it off, `close` ends it."""
+    """One answer: it begins when its jobs are `queued`, `saw` is told of every event of each of them, `failed` of what
+    broke it off, `close` ends it.
+    """
 
     def __init__(
         self,
@@ -43,7 +45,11 @@ class Watch:
         self._prompt_len = len(jobs[0].prompt_ids)
         self._started_s = started_s
         self._choices = [_Choice() for _ in jobs]
-        self._status = OK
+        self._status, self._is_queued = OK, False
+
+    def queued(self) -> None:
+        """Say that the jobs are queued: without that there is no answer to count."""
+        self._is_queued = True
 
     def saw(self, index: int, message: Chunk | Final) -> None:
         """Count an event of the answer's job `index`."""
@@ -66,6 +72,8 @@ class Watch:
 
     def close(self) -> None:
         """Count what never ended, the client left or the gateway gave up, and tell of the whole answer."""
+        if not self._is_queued:
+            return
         counters, labels = self._counters, self._labels
         for choice in self._choices:
             if choice.final is None:

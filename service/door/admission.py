@@ -6,7 +6,8 @@ would have waited for longer.
 
 What is refused is told when to come again: after the time in which the workers, at the speed that they show, will have
 worked off what stands in the way. Counts are read from Redis at most every tenth of a second; what other gateways let
-in meanwhile is not among them, so the bounds may be passed by a moment's requests.
+in meanwhile is not among them, so the bounds may be passed by a moment's requests. As long as the counts are far from
+every bound a request does not wait for newer ones: they are read on its account for the next.
 """
 
 import hashlib
@@ -20,11 +21,14 @@ from msgspec import Struct
 from client.wire import Job
 from core.errors import RequestError
 from core.queue_settings import QueueSettings
+from service.door.refreshed import Refreshed
 from service.door.speed import Speed
 from service.queue import JobQueue
 from service.telemetry.worker_metrics import Workers, read_workers
 
 SCAN_S = 0.1
+# How old counts may be that are far from every bound.
+FAR_S = 10.0
 # For so long a job that was let in counts although it is not found in the queue: it may be on its way.
 ENTERING_S = 0.2
 # Workers tell their counts once a second.
@@ -89,8 +93,7 @@ class Admission:
     def __init__(self, queue: JobQueue, settings: QueueSettings, shed: Callable[[str], None]) -> None:
         self._queue, self._settings, self._shed = queue, settings, shed
         self._speed = Speed()
-        self._load: Load | None = None
-        self._scanned_at_s = self._sampled_at_s = -math.inf
+        self._loads, self._workers = Refreshed(self._scan), Refreshed(self._sample)
         # Sequences that all workers together can run at once.
         self._num_slots = 0
         # Jobs that were let in, and when, while they may not stand in the queue yet.
@@ -140,26 +143,33 @@ class Admission:
     def admitted(self, jobs: Sequence[Job]) -> None:
         """Count jobs that are about to be submitted."""
         self._entering.extend((time.monotonic(), job) for job in jobs)
-        if self._load:
-            self._load.add(jobs)
+        if self._loads.last:
+            self._loads.last.add(jobs)
 
     def _refusal(self, reason: str, message: str, status: int, code: str, num_jobs: float) -> RequestError:
-        assert self._load is not None
+        assert self._loads.last is not None
         self._shed(reason)
-        retry_after_s = self._load.retry_after_s(num_jobs, self._speed.tokens_per_s)
+        retry_after_s = self._loads.last.retry_after_s(num_jobs, self._speed.tokens_per_s)
         return RequestError(message, status=status, code=code, retry_after_s=retry_after_s)
 
     async def _look(self) -> Load:
-        now_s = time.monotonic()
-        if now_s - self._sampled_at_s >= SAMPLE_S:
-            self._sampled_at_s = now_s
-            self._sample(now_s, await read_workers(self._queue))
-        if self._load is None or now_s - self._scanned_at_s >= SCAN_S:
-            self._scanned_at_s = now_s
-            self._load = await self._scan()
-        return self._load
+        good_s = FAR_S if self._is_far_from_bounds() else 0.0
+        await self._workers.get(SAMPLE_S, good_s)
+        return await self._loads.get(SCAN_S, good_s)
 
-    def _sample(self, now_s: float, workers: Workers) -> None:
+    def _is_far_from_bounds(self) -> bool:
+        """Tell whether twice of all that was counted last would have room, and a slot."""
+        load, limits = self._loads.last, self._settings
+        return (
+            load is not None
+            and 2 * load.num_jobs <= min(self._num_slots, limits.max_queued_requests)
+            and 2 * load.queued_tokens <= limits.max_queued_tokens
+            and 2 * load.memory_share <= limits.max_memory_share
+            and (limits.max_queued_per_user is None or 2 * load.num_jobs <= limits.max_queued_per_user)
+        )
+
+    async def _sample(self) -> Workers:
+        now_s, workers = time.monotonic(), await read_workers(self._queue)
         counts = {name: stats.engine.emitted for name, stats in workers.stats.items()}
         running = sum(stats.engine.running for stats in workers.stats.values())
         self._num_slots = sum(stats.engine.slots for stats in workers.stats.values())
@@ -168,6 +178,7 @@ class Admission:
         num_begun = sum(sum(stats.queue_times.counts) for stats in workers.stats.values())
         # Those that run are half done, on average.
         self._speed.answers_had(sum(counts.values()), num_begun - running / 2)
+        return workers
 
     async def _scan(self) -> Load:
         entries, memory_share = await self._queue.look()

@@ -11,8 +11,8 @@ from core.config import DrafterSettings
 from core.errors import EngineError
 from core.experiments.spec import Experiment
 from core.types import Backlog, Request
+from service.engine_process.arriving import Arriving
 from service.engine_process.messages import (
-    LENGTH,
     Abort,
     Add,
     Answer,
@@ -20,6 +20,7 @@ from service.engine_process.messages import (
     Call,
     Close,
     Count,
+    Counted,
     EndArms,
     ExpectDrafter,
     Heard,
@@ -37,9 +38,7 @@ from service.engine_process.messages import (
     Unusable,
     Waiting,
     framed,
-    heard_decoder,
 )
-from service.process import cancel_all
 
 # A step that takes longer than this when the worker ends is not waited for.
 CLOSE_S = 5.0
@@ -56,8 +55,8 @@ class EngineClient:
     could not step because its reader was behind. drafters are those that are loaded, with the MiB of their KV.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ready: Ready) -> None:
-        self._reader, self._writer = reader, writer
+    def __init__(self, connection: asyncio.WriteTransport, ready: Ready) -> None:
+        self._connection = connection
         self._done: asyncio.Queue[Stepped | Broken | EngineGone] = asyncio.Queue()
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._num_calls = self._num_told = self._num_done = 0
@@ -157,13 +156,10 @@ class EngineClient:
 
     def _tell(self, told: Told) -> None:
         if not self._gone:
-            self._writer.write(framed(told))
+            self._connection.write(framed(told))
 
-    async def listen(self) -> None:
-        """Hear what the engine tells until it is gone."""
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                self._hear(await _receive(self._reader))
+    def lost(self) -> None:
+        """Take note that the engine has ended, and tell whoever waits for an answer of it."""
         self._gone = EngineGone("the engine's process has ended")
         self._ended.set()
         self._done.put_nowait(self._gone)
@@ -171,11 +167,13 @@ class EngineClient:
             if not answer.done():
                 answer.set_exception(self._gone)
 
-    def _hear(self, heard: Heard) -> None:
+    def hear(self, heard: Heard) -> None:
+        """Take what the engine tells."""
         if isinstance(heard, Stepped):
             self._num_done, self._engine_has_work, self.held_s = heard.num_done, heard.has_work, heard.held_s
-            self.snapshot = heard.snapshot or self.snapshot
             self._done.put_nowait(heard)
+        elif isinstance(heard, Counted):
+            self.snapshot = heard.snapshot
         elif isinstance(heard, Broken):
             self._num_done = heard.num_done
             self._done.put_nowait(heard)
@@ -205,27 +203,19 @@ async def engine_at(connection: socket.socket) -> AsyncIterator[EngineClient]:
 
     Raises what kept it from being built, EngineGone if it ended without a word.
     """
-    reader, writer = await asyncio.open_connection(sock=connection)
+    transport, arriving = await asyncio.get_running_loop().create_connection(Arriving, sock=connection)
     try:
-        try:
-            first = await _receive(reader)
-        except (ConnectionError, asyncio.IncompleteReadError) as error:
-            raise EngineGone("the engine's process has ended before it was ready; its log says why") from error
+        first = await arriving.first
+        if first is None:
+            raise EngineGone("the engine's process has ended before it was ready; its log says why")
         if isinstance(first, Unusable):
             raise first.failure.error()
         assert isinstance(first, Ready)
-        client = EngineClient(reader, writer, first)
-        listening = asyncio.create_task(client.listen())
+        client = EngineClient(transport, first)
+        arriving.listen(client.hear, client.lost)
         try:
             yield client
         finally:
             await client.close()
-            await cancel_all([listening])
     finally:
-        writer.close()
-
-
-async def _receive(reader: asyncio.StreamReader) -> Heard:
-    (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-    heard: Heard = heard_decoder.decode(await reader.readexactly(length))
-    return heard
+        transport.close()

@@ -163,8 +163,7 @@ class Stepped(Struct, frozen=True, tag="stepped"):
     """What one step brought: tokens, and the requests that the engine refused before it, with the reason.
 
     num_done requests were added or aborted so far, has_work tells whether another step would do anything. held_s is how
-    long, in all, no step could be made because the reader was behind. snapshot is there once in a while, and in the
-    last step before the engine idles.
+    long, in all, no step could be made because the reader was behind.
     """
 
     emissions: list[Emission]
@@ -172,7 +171,12 @@ class Stepped(Struct, frozen=True, tag="stepped"):
     num_done: int
     has_work: bool
     held_s: float = 0.0
-    snapshot: dict[str, Any] | None = None
+
+
+class Counted(Struct, frozen=True, tag="counted"):
+    """What the engine has counted: once in a while, and when it comes to idle, after what that step brought."""
+
+    snapshot: dict[str, Any]
 
 
 class Broken(Struct, frozen=True, tag="broken"):
@@ -191,7 +195,7 @@ class Answer(Struct, frozen=True, tag="answer"):
     drafters: dict[str, float] | None
 
 
-Heard = Ready | Unusable | Stepped | Broken | Answer
+Heard = Ready | Unusable | Stepped | Counted | Broken | Answer
 
 encoder = msgspec.msgpack.Encoder()
 told_decoder = msgspec.msgpack.Decoder(Told)

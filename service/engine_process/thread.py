@@ -15,7 +15,7 @@ import structlog
 from client.wire import WireError
 from core.errors import RequestError
 from core.types import Backlog, Emission, Request
-from service.engine_process.messages import Broken, Failure, Stepped
+from service.engine_process.messages import Broken, Counted, Failure, Stepped
 
 log = structlog.get_logger()
 
@@ -66,10 +66,10 @@ class SteppedEngine(Protocol):
 class EngineThread:
     """Owns the thread. `add` and `abort` are done, in order, before the next step that begins.
 
-    tell is called, in the thread, with what every step brought.
+    tell is called, in the thread, with what every step brought, and now and then with what was counted.
     """
 
-    def __init__(self, engine: SteppedEngine, tell: Callable[[Stepped | Broken], None]) -> None:
+    def __init__(self, engine: SteppedEngine, tell: Callable[[Stepped | Broken | Counted], None]) -> None:
         self._engine, self._tell = engine, tell
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._calls: deque[Change] = deque()
@@ -137,15 +137,21 @@ class EngineThread:
             if not (self._calls or self._engine.has_work or self._is_closed):
                 self._asked.wait()
                 continue
-            self._refilled.clear()
             done = self._advance()
+            self._refilled.clear()
             self._tell(done)
             if isinstance(done, Broken):
                 self._rest()
                 continue
-            if self._has_backlog and any(emission.finish_reason for emission in done.emissions):
+            self._count(has_work=done.has_work)
+            if self._has_backlog and self._has_freed(done):
                 self._refilled.wait(REFILL_S)
             self._wait_for_room()
+
+    def _has_freed(self, done: Stepped) -> bool:
+        """Tell whether a step has freed slots that nobody who is here takes."""
+        has_ended = any(emission.finish_reason for emission in done.emissions)
+        return has_ended and self._engine.num_free_slots > len(self._calls)
 
     def _wait_for_room(self) -> None:
         """Wait until the reader has the last step but one."""
@@ -166,16 +172,24 @@ class EngineThread:
                 self._calls.popleft()()
             self._engine.backlog = self._backlog
             emissions = self._engine.step() if self._engine.has_work else []
-            has_work, snapshot = self._engine.has_work, None
-            # Here, between steps, where nothing changes it; not in every one, and surely in the last before it idles.
-            if time.monotonic() >= self._next_snapshot_s or not has_work:
-                snapshot = self._engine.snapshot()
-                self._next_snapshot_s = time.monotonic() + SNAPSHOT_S
+            has_work = self._engine.has_work
         except Exception as error:
             log.exception("step_broken", error=repr(error))
             return Broken(Failure.of(error), self._num_done)
         refused, self._refused = self._refused, []
-        return Stepped(emissions, refused, self._num_done, has_work, self._held_s, snapshot)
+        return Stepped(emissions, refused, self._num_done, has_work, self._held_s)
+
+    def _count(self, *, has_work: bool) -> None:
+        """Tell what was counted, between steps, where nothing changes it: now and then, and surely before it idles."""
+        if has_work and time.monotonic() < self._next_snapshot_s:
+            return
+        try:
+            counted = Counted(self._engine.snapshot())
+        except Exception as error:
+            log.exception("count_failed", error=repr(error))
+        else:
+            self._tell(counted)
+        self._next_snapshot_s = time.monotonic() + SNAPSHOT_S
 
     def _add(self, request: Request) -> None:
         self._num_done += 1

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.storage.followers import MAX_EVENTS, Events, Follower
-from service.storage.reader import BLOCK_MS, RETRY_S, StreamReader
+from service.storage.reader import BLOCK_MS, RETRY_S, StreamReader, Submit
 from service.storage.redis_cluster import ClusterClient
 from service.tasks import is_cancelled
 
@@ -68,6 +68,10 @@ class ClusterReader(StreamReader):
 
     def _waiting(self, key: str) -> list[Follower]:
         return [one for one in self._followers.get(key, ()) if not one.has_end]
+
+    async def _submit(self, submit: Submit) -> None:
+        await submit(None)
+        self._changed.set()
 
     async def _wake(self) -> None:
         self._changed.set()

@@ -5,9 +5,11 @@ What waits here is bounded whatever a client does: one who does not take what ca
 """
 
 import asyncio
+import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from client.wire import Chunk, Final, Job, out_stream
 from core.errors import RequestError
@@ -94,6 +96,15 @@ class Events:
     def behind(self) -> list[Follower]:
         """Those that fell off the shared reader."""
         return [one for one in self.followers if one.is_behind]
+
+    @contextmanager
+    def not_queued(self) -> Iterator[None]:
+        """Say that within the context none of the jobs need be in Redis: there they are not lost."""
+        for one in self.followers:
+            one.heard_s = math.inf
+        yield
+        for one in self.followers:
+            one.heard_s = time.monotonic()
 
     def put(self, event: Event) -> None:
         """Let an event wait."""

@@ -85,12 +85,12 @@ class PriorityStreams:
             found = await pipe.execute()
         return [entry for priority in PRIORITIES for entry in _entries(priority, found[priority])]
 
-    async def read(self, worker: str, count: int, block_ms: int) -> list[Entry]:
-        """Return up to `count` new entries, waiting up to `block_ms` for the first."""
+    async def read(self, worker: str, count: int, block_ms: int | None) -> list[Entry]:
+        """Return up to `count` new entries, waiting up to `block_ms` for one; None is not at all."""
         passes = [part for one in self._passes(count) for part in one]
         rows: Any = await self._scripts.run("read", Call(self.names, (WORKER_GROUP, worker, *passes)))
         entries = [Entry(entry_id.decode(), job_id.decode(), priority) for priority, entry_id, job_id in rows]
-        if not entries:
+        if not entries and block_ms is not None:
             streams: Any = dict.fromkeys(self.names, ">")
             answer: Any = await self._client.xreadgroup(WORKER_GROUP, worker, streams, count=1, block=block_ms)
             for name, found in answer or []:

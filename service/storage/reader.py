@@ -1,8 +1,9 @@
 """One blocking reader for all open streams of a gateway: a single connection, however many clients follow.
 
-A new follower has to be noticed while the reader blocks, so the reader also follows a small stream of its own that
-`follow` writes to. A follower that does not take what comes is read for no longer: its stream stands in Redis, and the
-rest is read from there once it has room, so that no client holds up the others, or the worker.
+A new follower has to be noticed while the reader blocks, so the reader also follows a small stream of its own, which is
+written to together with new jobs, or by `follow`. A follower that does not take what comes is read for no longer: its
+stream stands in Redis, and the rest is read from there once it has room, so that no client holds up the others, or the
+worker.
 """
 
 import asyncio
@@ -20,13 +21,16 @@ from client.wire import OUT_FIELD, Chunk, Final, Job, Usage, WireError, decode_e
 from core.errors import QueueError
 from core.types import FinishReason
 from service.storage.followers import MAX_EVENTS, Events, Follower, Place, Saw
+from service.storage.reader_wake import add_wake
 from service.tasks import is_cancelled
 
 log = structlog.get_logger()
 
 BLOCK_MS = 1000
 RETRY_S = 0.5
-WAKE_TTL_S = 60
+
+# Queues jobs that are followed already; what it adds to the stream that it is told of, if any, wakes their reader.
+Submit = Callable[[str | None], Awaitable[None]]
 
 
 class StreamReader:
@@ -52,18 +56,26 @@ class StreamReader:
 
     @asynccontextmanager
     async def follow(
-        self, jobs: Sequence[Job], saw: Saw, keep: Callable[[], Awaitable[None]] | None = None
+        self,
+        jobs: Sequence[Job],
+        saw: Saw,
+        keep: Callable[[], Awaitable[None]] | None = None,
+        submit: Submit | None = None,
     ) -> AsyncIterator[Events]:
         """Deliver jobs' events from their first on, for as long as the context lasts, to any number of followers.
 
-        keep is called after a job that Redis had lost was brought back.
+        keep is called after a job that Redis had lost was brought back. submit is for jobs that are not queued yet.
         """
         events = Events(jobs, saw, self._catch_up, keep)
         self._open.add(events)
         for follower in events.followers:
             self._attach(follower)
         try:
-            await self._wake()
+            if submit is None:
+                await self._wake()
+            else:
+                with events.not_queued():
+                    await self._submit(submit)
             yield events
         finally:
             self._open.discard(events)
@@ -79,6 +91,8 @@ class StreamReader:
                 except (RedisError, OSError) as error:
                     log.warning("read_failed", error=str(error))
                     await asyncio.sleep(RETRY_S)
+                # Those who were given something send it before the next read begins.
+                await asyncio.sleep(0)
         finally:
             with suppress(RedisError, OSError):
                 await self._writing.delete(self._wake_key)
@@ -126,11 +140,14 @@ class StreamReader:
             log.warning("catch_up_failed", error=str(error))
             await asyncio.sleep(RETRY_S)
 
+    async def _submit(self, submit: Submit) -> None:
+        """Have jobs queued, and the read that blocks now begin anew, in one round trip."""
+        await submit(self._wake_key)
+
     async def _wake(self) -> None:
         """Have the read that blocks now begin anew."""
         async with self._writing.pipeline(transaction=False) as pipe:
-            pipe.xadd(self._wake_key, {"w": 1}, maxlen=1)
-            pipe.expire(self._wake_key, WAKE_TTL_S)
+            add_wake(pipe, self._wake_key)
             await pipe.execute()
 
     def _attach(self, follower: Follower) -> None:

@@ -39,6 +39,7 @@ def call(redis_url, tmp_path, capsys):
 
 def test_an_experiment_is_started_watched_judged_and_stopped(call, redis_url, tmp_path):
     assert call("status") == (0, "no experiment was ever started for this model\n")
+    assert call("stop") == (2, "specd: no experiment was ever started for this model\n")
     status, told = call("validate")
     assert status == 0
     assert "a block is 2 slots of 120 s; it takes 2.0 hours to 27.3 hours" in told
@@ -55,7 +56,7 @@ def test_an_experiment_is_started_watched_judged_and_stopped(call, redis_url, tm
     assert (tmp_path / "out" / "report.png").read_bytes().startswith(b"\x89PNG")
     assert call("stop", "--why", "seen enough") == (0, "experiment x is stopped\n")
     assert "experiment x: stopped, seen enough\n121 units from 1 worker, 12100 requests\n" in call("status")[1]
-    assert call("stop") == (2, "specd: no experiment runs\n")
+    assert call("stop") == (0, "experiment x had stopped before: seen enough\n")
 
 
 def test_where_nobody_takes_part_status_says_who_does_not(call, redis_url, tmp_path):

@@ -61,12 +61,12 @@ class PointedQueue(JobQueue):
             self.points.reach(MID_SUBMIT)
         return await self._xadd(key, *rest, **options)
 
-    async def submit(self, job, held_in=None):
+    async def submit(self, job, *options):
         # Of a Redis that is no Cluster all of it is one script; there is no place to die at.
-        return await super().submit_in_parts(job, held_in)
+        return await super().submit_in_parts(job, *options)
 
-    async def note(self, job_id, held_in):
-        await super().note(job_id, held_in)
+    async def note(self, job_id, *options):
+        await super().note(job_id, *options)
         self.points.reach(AFTER_NOTE)
 
     async def _run_script(self, script, call):
@@ -85,11 +85,12 @@ class PointedQueue(JobQueue):
             self.points.reach("after_read")
         return entries
 
-    async def claim(self, *arguments):
-        claim = await super().claim(*arguments)
-        if claim is not None:
-            self.points.reach("after_claim")
-        return claim
+    async def claim_all(self, *arguments):
+        claims = await super().claim_all(*arguments)
+        for claim in claims:
+            if claim is not None:
+                self.points.reach("after_claim")
+        return claims
 
     async def append(self, appends):
         if appends:

@@ -98,9 +98,11 @@ class FakeEngine:
     num_slots: int = 4
     step_s: float = 0.0
     running: dict[str, tuple[Request, int]] = field(default_factory=dict)
+    waiting: dict[str, Request] = field(default_factory=dict)
     seen: list[Request] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     most_running: int = 0
+    most_waiting: int = 0
     num_steps: int = 0
     num_rounds: int = 0
     num_emitted: int = 0
@@ -109,24 +111,27 @@ class FakeEngine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self.running)
+        return bool(self.running or self.waiting)
 
     @property
     def num_free_slots(self) -> int:
-        return self.num_slots - len(self.running)
+        return max(0, self.num_slots - len(self.running) - len(self.waiting))
 
     def add(self, request: Request) -> None:
         self.seen.append(request)
         if 0 in request.prompt_ids:
             raise RequestError("zeros are refused", param="prompt", code="zero")
-        self.running[request.id] = (request, len(request.output_ids))
-        self.most_running = max(self.most_running, len(self.running))
+        self.waiting[request.id] = request
+        self._admit()
+        self.most_waiting = max(self.most_waiting, len(self.waiting))
 
     def abort(self, request_id: str) -> None:
         self.aborted.append(request_id)
         self.running.pop(request_id, None)
+        self.waiting.pop(request_id, None)
 
     def step(self) -> list[Emission]:
+        self._admit()
         time.sleep(self.step_s)
         self.backlogs.append(self.backlog)
         if any(1 in request.prompt_ids for request, _ in self.running.values()):
@@ -161,6 +166,11 @@ class FakeEngine:
             ],
             "not_known_to_gateways": [1, {"a": None}],
         }
+
+    def _admit(self) -> None:
+        for request in list(self.waiting.values())[: self.num_slots - len(self.running)]:
+            self.running[request.id] = (self.waiting.pop(request.id), len(request.output_ids))
+        self.most_running = max(self.most_running, len(self.running))
 
     def _advance(self, request: Request, done: int) -> Emission:
         start, num_tokens = done + request.n_index, min(3, request.sampling.max_tokens - done)

@@ -141,11 +141,18 @@ def test_fewer_workers_are_noticed_while_jobs_wait_and_idle_ones_are_not_taken_f
     assert speed.full_tokens_per_s == pytest.approx(50.0, rel=0.01)
 
 
+class Unread:
+    """Workers that are not asked: what the door knows of them is set."""
+
+    async def get(self, *_):
+        return None
+
+
 async def waiting_door(queue, *jobs, **limits):
     """Return a door to a queue of such jobs, whose workers make 100 tokens per second."""
     await fill(queue, *jobs)
     door = admission(queue, **limits)
-    door._speed, door._sampled_at_s = full_speed(), float("inf")
+    door._speed, door._workers = full_speed(), Unread()
     return door
 
 
@@ -186,11 +193,51 @@ async def test_only_what_is_as_urgent_stands_before_a_job(queue):
 async def test_when_to_come_again_is_what_stands_in_the_way_over_the_speed(queue, tokens_per_s, wait_s):
     await fill(queue, *[job_of(max_tokens=300) for _ in range(4)])
     door = admission(queue, max_queued_requests=3)
-    door._speed.tokens_per_s, door._sampled_at_s = tokens_per_s, float("inf")
+    door._speed.tokens_per_s, door._workers = tokens_per_s, Unread()
     with pytest.raises(RequestError) as caught:
         await door.check(1, "")
     # Two jobs of 300 tokens have to go.
     assert caught.value.retry_after_s == wait_s
+
+
+async def seen_door(queue, num_slots, **limits):
+    """Return a door that has seen the queue once, before its Redis fell silent."""
+    door = admission(queue, **limits)
+    door._workers = Unread()
+    await door.check(1, "")
+    door._num_slots = num_slots
+
+    async def silent():
+        await asyncio.sleep(60)
+
+    door._loads._read, door._loads._read_at_s = silent, time.monotonic() - 1.0
+    return door
+
+
+async def test_far_from_every_bound_nobody_waits_for_the_queue_to_be_looked_at(queue):
+    await fill(queue, *[job_of("ann") for _ in range(4)])
+    door = await seen_door(queue, 8, max_queued_per_user=8)
+    async with asyncio.timeout(1.0):
+        await door.check(1, user_key("ann"))
+        await door.check_tokens(10)
+        await door.check_wait(1, 0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("num_slots", "limits"),
+    [
+        (7, {}),
+        (8, {"max_queued_per_user": 7}),
+        (8, {"max_queued_requests": 7}),
+        (8, {"max_queued_tokens": 7}),
+    ],
+)
+async def test_near_a_bound_the_queue_is_looked_at_before_anybody_is_let_in(queue, num_slots, limits):
+    await fill(queue, *[job_of("ann", prompt=[5]) for _ in range(4)])
+    door = await seen_door(queue, num_slots, **limits)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await door.check(1, user_key("ann"))
 
 
 async def test_over_http_a_user_with_too_much_gets_a_429_with_retry_after(redis_url, tmp_path):

@@ -139,10 +139,10 @@ async def test_choices_that_do_not_fit_in_the_queue_are_all_refused(redis_url, t
 async def test_what_was_queued_of_a_request_is_cancelled_if_redis_fails_before_the_rest(settings, queue, monkeypatch):
     submit, engine = JobQueue.submit, FakeEngine(step_s=0.01)
 
-    async def fail_at_the_second(self, job, held_in):
+    async def fail_at_the_second(self, job, *options):
         if job.n_index == 1:
             raise OSError("Redis is away")
-        return await submit(self, job, held_in)
+        return await submit(self, job, *options)
 
     monkeypatch.setattr(JobQueue, "submit", fail_at_the_second)
     async with running(settings, engine) as service:

@@ -30,6 +30,7 @@ from service.engine_process.messages import (
     Add,
     Build,
     Call,
+    Counted,
     Failure,
     LoadDrafter,
     MakeArms,
@@ -91,7 +92,7 @@ async def test_every_step_is_read_once_and_in_order(started):
             break
     assert len(tokens) == 30
     assert not client.has_work
-    assert client.snapshot["emitted"] == 30
+    await until_true(lambda: client.snapshot["emitted"] == 30)
 
 
 async def test_after_a_failed_step_it_rests_until_that_is_dealt_with(started):
@@ -158,7 +159,7 @@ async def test_a_worker_that_is_gone_ends_it():
     async with served(engine) as client:
         client.add(asking("a", max_tokens=500))
         await client.step()
-        client._writer.transport.abort()
+        client._connection.abort()
         await until_true(lambda: client.is_gone)
         num_steps = engine.num_steps
         await asyncio.sleep(0.1)
@@ -207,8 +208,9 @@ def test_whatever_can_be_told_comes_out_as_it_went_in():
         assert told_decoder.decode(framed(told)[LENGTH.size :]) == told
     logprobs = (TokenLogprobs(-0.5, 1, (7, 8), (-0.5, -1.5)),)
     emission = Emission("a:1", (7,), 3, 2, 1, FinishReason.STOP, None, logprobs, 4, 5)
-    stepped = Stepped([emission], [("b:1", WireError("no", 400, "code", "n"))], 3, True, 0.25, {"steps": 1})
-    assert heard_decoder.decode(framed(stepped)[LENGTH.size :]) == stepped
+    stepped = Stepped([emission], [("b:1", WireError("no", 400, "code", "n"))], 3, True, 0.25)
+    for heard in (stepped, Counted({"steps": 1, "seconds": {"verify": 0.5}})):
+        assert heard_decoder.decode(framed(heard)[LENGTH.size :]) == heard
 
 
 @pytest.mark.parametrize("error", [ConfigError("a"), ReplicaLost("b"), EngineError("c"), CheckpointError("d")])

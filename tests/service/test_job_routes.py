@@ -216,8 +216,8 @@ async def test_a_gateway_too_slow_to_keep_its_key_makes_way_for_the_other_s_job(
     keys, submit, engine = IdempotencyKeys(queue.scripts, 60), JobQueue.submit, FakeEngine()
     slow = []
 
-    async def lose_the_hold(self, job, held_in):
-        created = await submit(self, job, held_in)
+    async def lose_the_hold(self, job, *options):
+        created = await submit(self, job, *options)
         if not slow:
             slow.append(job.id)
             await queue.client.delete(idempotency_key(ANYBODY, "k"))

@@ -65,7 +65,7 @@ async def test_the_engine_knows_what_waits_in_the_queue(settings, queue, client)
     assert engine.backlogs[0] == Backlog(0, 0.0)
 
 
-async def test_never_more_is_claimed_than_there_are_free_slots(settings, queue, client):
+async def test_no_more_is_claimed_than_there_are_free_slots_while_none_has_ended(settings, queue, client):
     jobs = [new_job(max_tokens=30) for _ in range(9)]
     for job in jobs:
         await queue.submit(job)
@@ -76,6 +76,32 @@ async def test_never_more_is_claimed_than_there_are_free_slots(settings, queue, 
         for job in jobs:
             await end_of(client, job)
     assert engine.most_running == 2
+
+
+async def test_where_answers_end_fast_a_job_lies_ready_for_the_next_free_slot(settings, queue, client):
+    jobs = [new_job(max_tokens=6) for _ in range(40)]
+    for job in jobs:
+        await queue.submit(job)
+    engine = FakeEngine(num_slots=2, step_s=0.005)
+    async with worker(settings, engine):
+        for job in jobs:
+            await end_of(client, job)
+    assert engine.most_running == 2
+    assert engine.most_waiting == 1
+
+
+async def test_a_job_that_comes_in_while_all_slots_are_taken_is_left_to_others(settings, queue, client):
+    engine = FakeEngine(num_slots=2, step_s=0.005)
+    async with worker(settings, engine):
+        for job in [new_job(max_tokens=6) for _ in range(20)]:
+            await queue.submit(job)
+            await end_of(client, job)
+        for _ in range(2):
+            await queue.submit(new_job(max_tokens=300))
+        await until_true(lambda: len(engine.running) == 2)
+        await queue.submit(new_job())
+        await asyncio.sleep(0.1)
+        assert (await client.xpending(queue_stream("fake"), WORKER_GROUP))["pending"] == 2
 
 
 async def test_a_refused_request_ends_alone_with_its_reason(settings, queue, client):
@@ -142,7 +168,7 @@ async def test_an_engine_that_died_ends_the_worker_and_what_it_ran_counts_as_tri
     class Dying(FakeEngine):
         def step(self):
             if self.num_steps == 3:
-                told._writer.transport.abort()
+                told._connection.abort()
             return super().step()
 
     job, dying = new_job(max_tokens=40), Dying()
