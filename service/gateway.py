@@ -31,7 +31,7 @@ from service.jobs import JobMaker
 from service.metrics import Metrics
 from service.process import cancel_all, run_process
 from service.prompts import Prompts
-from service.queue import JobQueue, client_of
+from service.queue import JobQueue
 from service.routes.completion_routes import CompletionRoutes
 from service.routes.drafter_routes import DrafterRoutes
 from service.routes.job_routes import JobRoutes
@@ -41,6 +41,7 @@ from service.routes.page_routes import PageRoutes
 from service.routes.probe_routes import ProbeRoutes
 from service.routes.response_routes import ResponseRoutes
 from service.storage.cluster_reader import reader_of
+from service.storage.connect import client_of
 from service.storage.intake import Intake
 from service.storage.reader import BLOCK_MS
 from service.telemetry.answer_log import AnswerRecord, log_answer

@@ -27,7 +27,7 @@ from core.masking import shown
 from core.processes import die_with_parent
 from core.queue_settings import QueueSettings
 from service.process import run_process
-from service.queue import client_of
+from service.storage.connect import client_of
 from service.storage.redis_server import private_redis
 
 log = structlog.get_logger()

@@ -14,11 +14,8 @@ import msgspec
 import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
-from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
-from redis.retry import Retry
 
-from client.redis_address import redis_address
 from client.wire import (
     OUT_FIELD,
     Chunk,
@@ -41,8 +38,7 @@ from core.types import Backlog, FinishReason
 from service.storage.claims import Append, AppendResult, Claim, DeadLetter, Ending, Entry, Standing
 from service.storage.priority_streams import PriorityStreams
 from service.storage.reader_wake import add_wake
-from service.storage.redis_cluster import ClusterClient, connect_cluster
-from service.storage.redis_connections import MAX_CONNECTIONS, packed
+from service.storage.redis_cluster import ClusterClient
 from service.storage.scripts import Call, Scripts, raise_if_transient
 
 log = structlog.get_logger()
@@ -63,29 +59,6 @@ ENDED_HERE = 2
 NOT_YET = 1
 LIVE_STATES = (b"queued", b"running")
 STATES = {"stop": "done", "length": "done", "cancelled": "cancelled", "deadline": "expired", "error": "failed"}
-
-
-def connect(url: str, timeout_s: float) -> Redis:
-    """Return a client that fails within `timeout_s` and never repeats a command by itself."""
-    # A repeated XADD could land twice; our own writes carry what makes them safe to repeat.
-    retry = Retry(NoBackoff(), 0)
-    timeouts: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-    return packed(Redis.from_url(url, **timeouts, retry=retry, protocol=2, max_connections=MAX_CONNECTIONS))
-
-
-def client_of(settings: QueueSettings, wait_s: float = 0.0) -> Redis:
-    """Return a client of the configured Redis whose commands may take wait_s beyond their time; raises ConfigError.
-
-    A Cluster's client takes the commands of a plain one.
-    """
-    url, timeout_s = redis_url(settings), settings.command_timeout_s + wait_s
-    return cast("Redis", connect_cluster(url, timeout_s)) if settings.redis_cluster else connect(url, timeout_s)
-
-
-def redis_url(settings: QueueSettings) -> str:
-    """Return the URL of the configured Redis with its secrets; raises ConfigError if one cannot be read."""
-    assert settings.redis_url is not None
-    return redis_address(settings.redis_url, settings.redis_password_file, settings.redis_ca_file)
 
 
 class JobQueue:

@@ -30,9 +30,10 @@ from service.experiments.follower import ExperimentFollower
 from service.heartbeat import Heartbeat
 from service.presence import Presence
 from service.process import cancel_all, run_process
-from service.queue import JobQueue, client_of, redis_url
+from service.queue import JobQueue
 from service.recording.recording import Recorder, open_recorder
 from service.storage.claims import Claim, Entry
+from service.storage.connect import client_of, redis_url
 from service.storage.priority_streams import WAKE
 from service.storage.wanted_drafters import WantedDrafters
 from service.stream import End, StreamWriter

@@ -5,6 +5,7 @@ that speculate, of its own policy's steps. Here steps of several policies are at
 every verify length that was seen.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,55 +46,67 @@ def deviations(table: CostTable, steps: Sequence[SeenStep]) -> list[float]:
 def corrected(table: CostTable, steps: Sequence[SeenStep]) -> CostTable:
     """Return the table that says of steps, load by load and length by length, what they took on average.
 
-    A length that was not seen at a load follows that load's others, a load that was not seen its kind's. These are of
-    steps of nothing but decoding; what the others took longer is the price of their rows of prefill, which a profile of
-    an idle engine cannot know: under load it has requests to take in as well.
+    A length that was not seen at a load follows that load's others, a load that was not seen its kind's. A row of
+    prefill costs what it made steps longer, for a profile of an idle engine cannot know that: under load there are
+    requests to take in as well. Factors and that price are found together, by least squares of relative deviations:
+    with many sequences hardly any step is without prefill.
     """
+    cells = [_cell(table, step) for step in steps]
+    sizes, filling = Counter(cells), sum(step.prefill_rows > 0 for step in steps)
+    kept = [
+        (step, cell)
+        for step, cell in zip(steps, cells, strict=True)
+        if sizes[cell] >= FEWEST and (filling >= FEWEST or not step.prefill_rows)
+    ]
+    factors, prefill_row_s = _fitted(table, kept)
     shape = len(table.sequences), len(table.lengths)
-    speculating, plain = np.empty(shape), np.empty(shape[0])
-    found = [(step, *_place(table, step)) for step in steps if not step.prefill_rows]
-    for i in range(shape[0]):
-        plain[i] = _ratio(table, [step for step, at, _ in found if not step.num_followed and at == i])
-        for j in range(shape[1]):
-            own = [step for step, at, length in found if step.num_followed and (at, length) == (i, j)]
-            speculating[i, j] = _ratio(table, own)
+    speculating, plain = np.full(shape, np.nan), np.full((shape[0], 1), np.nan)
+    for (is_plain, i, j), factor in factors.items():
+        (plain if is_plain else speculating)[i, j] = factor
     verify, draft = np.array(table.verify_s), np.array(table.draft_s)
     whole = verify + draft[:, :, None]
     verify = np.maximum(whole * _filled(speculating)[None] - draft[:, :, None], 0.0)
-    plain_s = np.array(table.plain_s) * _filled(plain[:, None])[:, 0]
-    decoding = replace(
+    plain_s = np.array(table.plain_s) * _filled(plain)[:, 0]
+    return replace(
         table,
         plain_s=tuple(map(tuple, plain_s.tolist())),
         verify_s=tuple(tuple(map(tuple, rows)) for rows in verify.tolist()),
-        prefill_row_s=0.0,
+        prefill_row_s=prefill_row_s,
     )
-    return replace(decoding, prefill_row_s=_prefill_row_s(table, decoding, steps))
 
 
-def _prefill_row_s(table: CostTable, decoding: CostTable, steps: Sequence[SeenStep]) -> float:
-    """Return by how much a row of prefill made steps longer than `decoding` says; what the table says for too few."""
-    filling = [step for step in steps if step.prefill_rows]
-    if len(filling) < FEWEST:
-        return table.prefill_row_s
-    longer_s = sum(step.seconds - price(decoding, step) for step in filling)
-    return max(0.0, longer_s / sum(step.prefill_rows for step in filling))
+# Whether a step is plain, and where in the table it stands: its number of sequences, its length.
+Cell = tuple[bool, int, int]
 
 
-def _place(table: CostTable, step: SeenStep) -> tuple[int, int]:
-    """Return the table's nearest number of sequences, as factors go, and its nearest length."""
+def _fitted(table: CostTable, kept: Sequence[tuple[SeenStep, Cell]]) -> tuple[dict[Cell, float], float]:
+    """Return by which factor the steps of each cell took longer, and what a row of prefill cost."""
+    if not kept:
+        return {}, table.prefill_row_s
+    columns = {cell: column for column, cell in enumerate(dict.fromkeys(cell for _, cell in kept))}
+    priced_s = np.array([price(table, replace(step, prefill_rows=0)) for step, _ in kept])
+    rows = np.array([step.prefill_rows for step, _ in kept], dtype=np.float64)
+    shares = np.zeros((len(kept), len(columns) + 1))
+    shares[np.arange(len(kept)), [columns[cell] for _, cell in kept]] = 1.0
+    # In multiples of what the table says, so that the columns are alike in size.
+    unit_s = table.prefill_row_s or 1e-6
+    shares[:, -1] = rows * unit_s / priced_s
+    target = np.array([step.seconds for step, _ in kept]) / priced_s
+    found = np.linalg.lstsq(shares, target, rcond=None)[0]
+    is_known = bool(rows.any())
+    if is_known and found[-1] < 0.0:
+        found = np.append(np.linalg.lstsq(shares[:, :-1], target, rcond=None)[0], 0.0)
+    factors = {cell: max(0.0, float(found[column])) for cell, column in columns.items()}
+    return factors, float(found[-1]) * unit_s if is_known else table.prefill_row_s
+
+
+def _cell(table: CostTable, step: SeenStep) -> Cell:
+    """Return where a step stands: the nearest number of sequences, as factors go, and the nearest length."""
     sequences = np.log(np.array(table.sequences, dtype=np.float64))
-    length = step.num_verified / step.num_sequences
-    return (
-        int(np.abs(sequences - np.log(step.num_sequences)).argmin()),
-        int(np.abs(np.array(table.lengths) - length).argmin()),
-    )
-
-
-def _ratio(table: CostTable, steps: Sequence[SeenStep]) -> float:
-    """Return what steps took over what the table says of them; nan for too few."""
-    if len(steps) < FEWEST:
-        return np.nan
-    return sum(step.seconds for step in steps) / sum(price(table, step) for step in steps)
+    i = int(np.abs(sequences - np.log(step.num_sequences)).argmin())
+    if not step.num_followed:
+        return True, i, 0
+    return False, i, int(np.abs(np.array(table.lengths) - step.num_verified / step.num_sequences).argmin())
 
 
 def _filled(ratios: F64) -> F64:

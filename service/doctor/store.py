@@ -13,7 +13,7 @@ from core.config import Settings, model_name
 from core.errors import ConfigError, QueueError
 from core.masking import shown
 from service.doctor.check import Check, failed, ok, unsure
-from service.queue import client_of
+from service.storage.connect import client_of
 
 FLOOR = (6, 2)
 # Deadlines and leases go by Redis's clock alone; waits in metrics compare it with ours.

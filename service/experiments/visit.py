@@ -9,7 +9,8 @@ from redis.exceptions import RedisError
 from core.config import Settings, model_name
 from core.errors import ConfigError, QueueError
 from service.experiments.store import ExperimentStore
-from service.queue import JobQueue, client_of
+from service.queue import JobQueue
+from service.storage.connect import client_of
 
 Result = TypeVar("Result")
 

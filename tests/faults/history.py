@@ -24,7 +24,7 @@ from client.wire import (
     queue_stream,
 )
 from core.types import FinishReason
-from service.queue import connect
+from service.storage.connect import connect
 from tests.faults.recital import NUM_LETTERS, writers
 
 # An entry's id and what it holds.

@@ -7,7 +7,7 @@ import pytest
 
 from core.types import FinishReason
 from service.heartbeat import Heartbeat
-from service.queue import connect
+from service.storage.connect import connect
 from service.worker import READ_BLOCK_MS, Worker
 from tests.faults.proxy import Proxy
 from tests.service.fakes import FakeEngine, fake_settings, served, spoken, until_true, worker, write_tokenizer

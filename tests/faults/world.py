@@ -15,7 +15,8 @@ from client.wire import WORKERS_KEY, Job
 from core.queue_settings import QueueSettings
 from core.types import Sampling
 from service.main import free_port
-from service.queue import JobQueue, connect
+from service.queue import JobQueue
+from service.storage.connect import connect
 from tests.faults.history import Clients, Reading, violations
 from tests.faults.nursery import Birth
 from tests.faults.processes import Member, Nursery

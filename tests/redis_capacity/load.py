@@ -23,8 +23,9 @@ from core.queue_settings import QueueSettings
 from core.types import FinishReason, Sampling
 from service.presence import Presence
 from service.process import cancel_all
-from service.queue import JobQueue, client_of
+from service.queue import JobQueue
 from service.storage.claims import Append, Claim, Ending
+from service.storage.connect import client_of
 from service.storage.priority_streams import ids_by_priority
 from service.storage.reader import BLOCK_MS, StreamReader
 from service.tasks import is_cancelled

@@ -5,8 +5,9 @@ from msgspec import Struct
 from client.wire import Chunk, Final, Usage
 from core.queue_settings import QueueSettings
 from core.types import FinishReason
-from service.queue import JobQueue, client_of
+from service.queue import JobQueue
 from service.storage.claims import Append, Ending
+from service.storage.connect import client_of
 from tests.redis_capacity.load import MODEL, new_job
 
 NUM_JOBS = 50

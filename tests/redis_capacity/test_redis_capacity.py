@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from bench.footprints import processor_s
-from service.queue import connect
+from service.storage.connect import connect
 from tests.redis_capacity.load import READY_KEY, TOKENS_PER_STEP, WINDOW_KEY, Side, Window, play
 from tests.redis_capacity.memory import measure_memory
 from tests.service.fakes import until

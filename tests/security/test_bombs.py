@@ -15,7 +15,7 @@ from core.errors import RequestError, SpecdError
 from service import process
 from service.http.parse import MAX_DEPTH, check_depth
 from service.process import run_process
-from service.queue import connect
+from service.storage.connect import connect
 from tests.security.processes import gateway_process
 from tests.service.fakes import FakeEngine, running
 

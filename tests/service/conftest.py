@@ -3,7 +3,8 @@
 import pytest
 
 from core.queue_settings import QueueSettings
-from service.queue import JobQueue, connect
+from service.queue import JobQueue
+from service.storage.connect import connect
 from tests.service.fakes import fake_settings
 
 LEASE_MS = 300

@@ -13,7 +13,7 @@ from core.errors import CheckpointError, ConfigError, QueueError
 from core.types import Speculation
 from service import drafter_loads
 from service.http.admin_socket import admin_path, admin_socket
-from service.queue import connect
+from service.storage.connect import connect
 from tests.service.fakes import FakeEngine, running, until
 
 

@@ -14,7 +14,7 @@ from engine.engine import Engine
 from engine.shape import EngineShape
 from models.tokenizer import Tokenizer
 from policies.fixed import Fixed
-from service.queue import connect
+from service.storage.connect import connect
 from tests.service.fakes import EOS, FakeEngine, fake_settings, running, until
 from toys import tiny_target
 

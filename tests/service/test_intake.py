@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from client.wire import INTAKE_GROUP, INTAKE_STREAM, Chunk, Final, child_id, decode_event, out_stream
 from core.types import FinishReason, Sampling, Speculation
-from service.queue import connect
+from service.storage.connect import connect
 from tests.service.fakes import FakeEngine, fake_settings, running, spoken, until
 
 

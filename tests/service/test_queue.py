@@ -9,8 +9,9 @@ from client.wire import WORKER_GROUP, Chunk, Final, Usage, WireError, job_key, o
 from core.errors import QueueError
 from core.queue_settings import QueueSettings
 from core.types import Backlog, FinishReason
-from service.queue import JobQueue, connect
+from service.queue import JobQueue
 from service.storage.claims import AppendResult, DeadLetter, Ending
+from service.storage.connect import connect
 from service.storage.scripts import SCRIPTS
 from tests.service.conftest import LEASE_MS
 from tests.service.jobs import append, ending, events_of, final_of, new_job, state_of, take, tokens_of

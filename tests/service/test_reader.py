@@ -4,7 +4,7 @@ import asyncio
 from contextlib import asynccontextmanager
 
 from client.wire import Chunk, encode, out_stream
-from service.queue import connect
+from service.storage.connect import connect
 from service.storage.followers import MAX_EVENTS
 from service.storage.reader import StreamReader
 from tests.service.fakes import until_true

@@ -14,9 +14,10 @@ from client.wire import INTAKE_STREAM, Chunk, Final, IntakeRequest, job_key, out
 from core.config_check import check_settings
 from core.errors import ConfigError, QueueError
 from core.queue_settings import QueueSettings
-from service.queue import JobQueue, client_of
+from service.queue import JobQueue
 from service.storage.claims import AppendResult
 from service.storage.cluster_reader import ClusterReader, reader_of
+from service.storage.connect import client_of
 from tests.service.fakes import FakeEngine, fake_settings, running, spoken, until_true
 from tests.service.jobs import append, ending, new_job, take, tokens_of
 from tests.service.reading import at_work

@@ -13,7 +13,8 @@ from core.errors import EngineError, ReplicaLost
 from core.types import Backlog, FinishReason
 from service.engine_process.client import EngineGone
 from service.heartbeat import Heartbeat
-from service.queue import JobQueue, connect
+from service.queue import JobQueue
+from service.storage.connect import connect
 from service.telemetry.worker_metrics import read_workers
 from service.worker import Worker
 from tests.service.conftest import LEASE_MS

@@ -54,12 +54,25 @@ def test_what_was_not_seen_follows_its_load_then_its_kind():
 def test_a_row_of_prefill_costs_what_it_makes_a_step_longer():
     filling = [
         replace(step, seconds=step.seconds + rows * 3e-4, prefill_rows=rows)
-        for step, rows in zip(steps_of(4, 3, 1.5), range(10, 30), strict=True)
+        # As many rows beside steps that were quick as beside slow ones.
+        for step, rows in zip(steps_of(4, 3, 1.5), [*range(10, 20), *range(19, 9, -1)], strict=True)
     ]
     table = corrected(TABLE, [*steps_of(4, 3, 1.5), *filling])
     assert table.prefill_row_s == pytest.approx(3e-4)
     assert ratio(table, 4, 3) == pytest.approx(1.5)
     assert corrected(TABLE, [*steps_of(4, 3, 1.5), *filling[:5]]).prefill_row_s == TABLE.prefill_row_s
+
+
+def test_where_every_step_has_prefill_its_load_has_a_factor_nevertheless():
+    rng = np.random.default_rng(0)
+    filling = [
+        replace(step, seconds=step.seconds + rows * 3e-4, prefill_rows=rows)
+        for factor, at in ((1.5, (4, 3)), (1.2, (16, 7)))
+        for step, rows in zip(steps_of(*at, factor, count=400), rng.integers(20, 200, 400).tolist(), strict=True)
+    ]
+    table = corrected(TABLE, filling)
+    assert table.prefill_row_s == pytest.approx(3e-4, rel=0.03)
+    assert [ratio(table, *at) for at in ((4, 3), (16, 7))] == pytest.approx([1.5, 1.2], rel=0.03)
 
 
 def test_a_few_steps_tell_nothing():
