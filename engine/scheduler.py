@@ -35,6 +35,7 @@ class Batch(Struct, frozen=True):
     preempted    sequences that lost their slot just now, with the slot
     grown        sequences whose blocks changed
     spare_rows   prefill rows that the step could still take
+    num_prefill_rows  rows that only catch up with tokens already known
     """
 
     sequences: tuple[Sequence, ...]
@@ -44,14 +45,13 @@ class Batch(Struct, frozen=True):
     preempted: tuple[tuple[int, Sequence], ...] = ()
     grown: tuple[Sequence, ...] = ()
     spare_rows: int = 0
-
-    @property
-    def num_prefill_rows(self) -> int:
-        """Rows that only catch up with tokens already known."""
-        return sum(rows - self.samples(b) for b, rows in enumerate(self.num_rows))
+    num_prefill_rows: int = 0
 
     def samples(self, index: int) -> bool:
-        """Tell whether the sequence reaches the end of its tokens in this step and so gets a next token."""
+        """Tell whether the sequence reaches the end of its tokens in this step and so gets a next token.
+
+        To be asked before the step is committed.
+        """
         return self.num_rows[index] == self.sequences[index].num_uncomputed
 
 
@@ -160,7 +160,8 @@ class Scheduler:
         chosen.sort(key=lambda sequence: sequence.num_uncomputed > 1)
         gamma_max = tuple(self._give_drafts(sequence, grown) for sequence in chosen)
         num_rows = tuple(rows[sequence.slot] for sequence in chosen)
-        return Batch(tuple(chosen), num_rows, gamma_max, admitted, lost, tuple(grown), budget)
+        prefill = sum(own - (own == one.num_uncomputed) for one, own in zip(chosen, num_rows, strict=True))
+        return Batch(tuple(chosen), num_rows, gamma_max, admitted, lost, tuple(grown), budget, prefill)
 
     def _give_drafts(self, sequence: Sequence, grown: list[Sequence]) -> int:
         """Return how many drafts a sequence may have, with blocks for all rows that its drafter may write."""

@@ -84,7 +84,7 @@ class EngineStats(RoundCounts):
     soft_accepts sum over verified drafts of the chance of acceptance before the token was drawn
     fallbacks    by what failed: "policy", "drafter", "grammar"
     seconds      by part of the step
-    step_tokens  how many tokens steps worked on: prompt tokens and new ones
+    step_tokens  how many tokens steps worked on: rows of prefill, and new tokens
     """
 
     steps: int = 0
@@ -110,7 +110,7 @@ class EngineStats(RoundCounts):
             self.cost_actual_s += step_s
 
     def count_tokens(self, num_prefilled: int, num_emitted: int) -> None:
-        """Count the prompt tokens that one step worked on, and those that leave the engine with it."""
+        """Count the rows of prefill in one step, and the tokens that leave the engine with it."""
         self.emitted += num_emitted
         self.step_tokens.observe(num_prefilled + num_emitted)
 

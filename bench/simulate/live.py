@@ -42,9 +42,12 @@ class LiveLoop:
         window, stats, started_s = Window(), self.engine.stats, self._clock_s
         before = stats.rounds, stats.verified, stats.accepted
         while self._clock_s - started_s < seconds:
-            while len(self._answers) < self._clients:
+            # Who has read the end of an answer asks again while the next step runs, if others keep the engine busy.
+            num_asking = self._clients - len(self._answers)
+            if self._answers:
+                self._step(window)
+            for _ in range(num_asking):
                 self._send(1.0)
-            self._step(window)
         window.seconds = self._clock_s - started_s
         after = stats.rounds, stats.verified, stats.accepted
         window.rounds, window.verified, window.accepted = (now - then for now, then in zip(after, before, strict=True))
