@@ -51,6 +51,7 @@ def corrected(table: CostTable, steps: Sequence[SeenStep]) -> CostTable:
     requests to take in as well. Factors and that price are found together, by least squares of relative deviations:
     with many sequences hardly any step is without prefill.
     """
+    steps = [step for step in steps if not _is_prefill(step)]
     cells = [_cell(table, step) for step in steps]
     sizes, filling = Counter(cells), sum(step.prefill_rows > 0 for step in steps)
     kept = [
@@ -73,6 +74,11 @@ def corrected(table: CostTable, steps: Sequence[SeenStep]) -> CostTable:
         verify_s=tuple(tuple(map(tuple, rows)) for rows in verify.tolist()),
         prefill_row_s=prefill_row_s,
     )
+
+
+def _is_prefill(step: SeenStep) -> bool:
+    """Tell whether whoever is followed has prefill only: of such steps none tells what the rest of them costs."""
+    return bool(step.num_followed and step.prefill_rows and not step.num_verified)
 
 
 # Whether a step is plain, and where in the table it stands: its number of sequences, its length.

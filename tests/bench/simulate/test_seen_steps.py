@@ -75,6 +75,12 @@ def test_where_every_step_has_prefill_its_load_has_a_factor_nevertheless():
     assert [ratio(table, *at) for at in ((4, 3), (16, 7))] == pytest.approx([1.5, 1.2], rel=0.03)
 
 
+def test_a_prompt_that_is_alone_tells_nothing_of_steps_that_verify_nothing():
+    alone = [replace(step, seconds=0.004, prefill_rows=50) for step in steps_of(1, 0, 1.0)]
+    table = corrected(TABLE, [*steps_of(1, 7, 1.2), *alone])
+    assert [ratio(table, 1, length) for length in (0, 3, 7)] == pytest.approx([1.2] * 3)
+
+
 def test_a_few_steps_tell_nothing():
     table = corrected(TABLE, steps_of(4, 3, 3.0, count=5))
     assert [ratio(table, 4, 3), ratio(table, 1, 0)] == pytest.approx([1.0, 1.0])
