@@ -209,9 +209,11 @@ class Worker:
                 continue
             held = next((one for one in self._writer.claims if one.job.id == entry.job_id), None)
             if held is None:
-                # Of a job's second entry is seen to when the first has it claimed.
-                again += [entry] if entry.job_id in wanted else []
-                wanted.setdefault(entry.job_id, entry)
+                if entry.job_id in wanted:
+                    # A second entry of a job is looked at when it has been claimed by the first.
+                    again.append(entry)
+                else:
+                    wanted[entry.job_id] = entry
             elif held.entry != entry and await self._queue.epoch(entry.job_id) != held.epoch:
                 # The job was lost and is back: it is for whoever comes next, our next write to it will be refused.
                 await self._queue.release(self.name, [entry])

@@ -3,12 +3,15 @@
 import asyncio
 from contextlib import asynccontextmanager
 
+import pytest
+
 from client.wire import Chunk, encode, out_stream
+from service.storage import reader as reader_module
 from service.storage.connect import connect
 from service.storage.followers import MAX_EVENTS
 from service.storage.reader import StreamReader
 from tests.service.fakes import until_true
-from tests.service.jobs import new_job
+from tests.service.jobs import append, new_job, take
 from tests.service.reading import at_work
 
 JOB = new_job(id="a" * 32)
@@ -67,6 +70,23 @@ async def test_who_comes_while_later_entries_are_read_gets_the_earlier_ones_firs
         await add(client, 6)
         assert await given(first, 1) == [6]
         assert second.num_waiting == 0
+
+
+@pytest.mark.parametrize("deadline_ms", [None, 1 << 50], ids=["in one trip", "in parts"])
+async def test_a_submission_wakes_the_reader_that_blocks(redis_url, queue, client, monkeypatch, deadline_ms):
+    monkeypatch.setattr(reader_module, "BLOCK_MS", 4000)
+    job = new_job(deadline_ms=deadline_ms)
+
+    async def submit(wakes):
+        await queue.submit(job, None, wakes)
+
+    async with reading(redis_url, client, _at_once) as reader:
+        # It blocks by now, on nothing but its own stream.
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(2), reader.follow([job], _unseen, submit=submit) as events:
+            claim = await take(queue)
+            await queue.append([append(claim, 0, 7)])
+            assert (await events.get())[1].token_ids == (7,)
 
 
 async def test_who_takes_nothing_has_a_bounded_number_waiting_and_gets_the_rest_from_redis(redis_url, client):
