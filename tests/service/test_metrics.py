@@ -14,6 +14,7 @@ from core.config import ArmSettings, FixedSettings, NgramSettings
 from core.errors import QueueError
 from layers import ROOT
 from service.door.arms import Arms
+from service.queue import JobQueue
 from service.telemetry.worker_stats import (
     STATS_FIELD,
     EngineCounts,
@@ -158,6 +159,20 @@ async def test_how_answers_end_is_told(settings):
     assert found.total("vllm:request_success_total", finished_reason="stop") == 1
     assert found.total("vllm:request_success_total", finished_reason="error") == 1
     assert found.total("vllm:generation_tokens_total") == 2
+
+
+async def test_a_request_that_could_not_be_queued_is_no_answer(settings, monkeypatch):
+    async def away(*_):
+        raise OSError("Redis is away")
+
+    async with running(settings, FakeEngine()) as service:
+        await service.post(prompt="a", max_tokens=3)
+        monkeypatch.setattr(JobQueue, "submit", away)
+        status, _ = await service.post(prompt="a", max_tokens=3)
+        found = await scrape(service, settings)
+    assert status == 503
+    assert found.labels("vllm:request_success_total", "finished_reason") == {"length"}
+    assert found.total("vllm:request_params_n_count") == 1
 
 
 async def test_a_client_that_leaves_is_an_aborted_answer(settings):
