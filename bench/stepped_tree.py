@@ -41,7 +41,7 @@ def main() -> None:
         num_steps += 1
         return step()
 
-    engine.step = counted  # type: ignore[method-assign]
+    engine.step = counted  # type: ignore[method-assign, assignment]
     engine.generate(prompts, SAMPLING)
     print("ready", flush=True)
     for _ in sys.stdin:

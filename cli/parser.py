@@ -258,7 +258,11 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     demo = what.add_parser("demo", help="rebuild the demo pair from nothing")
     demo.add_argument("--run", type=Path, default=Path("runs/demo"), help="folder of states and loss curves")
     demo.add_argument("--output", type=Path, help="where checkpoints go (default: the shipped demo)")
-    demo.add_argument("--target", type=Path, help="take this target instead of training one")
+    source = demo.add_mutually_exclusive_group()
+    source.add_argument("--target", type=Path, help="take this target instead of training one")
+    source.add_argument(
+        "--target-start", type=Path, metavar="FOLDER", help="go on from this trained target, mostly with conversations"
+    )
     demo.add_argument(
         "--kind",
         choices=["dspark", "dflash", "eagle3"],
@@ -266,6 +270,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
         help="of the drafter (default %(default)s)",
     )
     demo.add_argument("--target-minutes", type=float, default=70.0, help="(default %(default)s)")
+    demo.add_argument("--target-tokens", type=int, help="end the target's training here, if its minutes do not")
     demo.add_argument("--drafter-minutes", type=float, default=40.0, help="(default %(default)s)")
     demo.add_argument(
         "--text-tokens", type=int, default=1_500_000, help="tokens the target writes for its drafter to learn from"

@@ -23,6 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
         run=arguments.run,
         output=arguments.output or DEMO_FOLDER,
         target_minutes=arguments.target_minutes,
+        target_tokens=arguments.target_tokens,
+        target_start=arguments.target_start,
         drafter_minutes=arguments.drafter_minutes,
         text_tokens=arguments.text_tokens,
         target_folder=arguments.target,

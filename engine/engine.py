@@ -108,6 +108,11 @@ class Engine:
         return bool(self.scheduler.running or self.scheduler.waiting or self.grammar_pool.waiting)
 
     @property
+    def runs_apart(self) -> bool:
+        """Tell whether a device computes while the host goes on."""
+        return self._device.type != "cpu"
+
+    @property
     def num_free_slots(self) -> int:
         """Requests that could be admitted beside those here."""
         return self.scheduler.num_free_slots
@@ -227,8 +232,11 @@ class Engine:
     # --- The step ----------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def step(self) -> list[Emission]:
-        """Advance every scheduled sequence by one round and return what leaves the engine."""
+    def step(self, meanwhile: Callable[[], None] | None = None) -> list[Emission]:
+        """Advance every scheduled sequence by one round and return what leaves the engine.
+
+        `meanwhile` is called once while a device runs the round, if this is one; on a CPU it is not.
+        """
         ended = self._take_compiled()
         started = self.clock()
         batch = self._schedule()
@@ -238,7 +246,7 @@ class Engine:
         draft, noise = self._draft(batch, plan)
         proposal, rows = self._admit(batch, plan, draft)
         logits, features = self._verify(plan, rows)
-        self._overlap(plan)
+        self._overlap(plan, meanwhile)
         verdict, proposal = self._accept(batch, rows, proposal, logits, noise)
         rows = host_rows(batch, plan, rows, proposal)
         self._commit(batch, plan, rows, verdict, features)
@@ -306,7 +314,7 @@ class Engine:
                 lengths = admit(survival, lengths, upload(plan.group, device), plan.rules, favour)
             proposal = Proposal(draft, survival, lengths)
             slots, tables = self.slots.terms(batch.sequences).slots, self.slots.block_tables
-            if self._device.type == "cpu":
+            if not self.runs_apart:
                 rows = make_rows(batch, draft, lengths, tables[slots])
                 return proposal, append_catch_up(rows, plan.catch_up, tables)
             bound = most_admitted(plan) if draft.tokens.shape[1] else 0
@@ -319,11 +327,13 @@ class Engine:
             hidden, features = self._forward(rows.verify, kv, plan.feature_layers)
             return self.target.logits(hidden[rows.judged]), features
 
-    def _overlap(self, plan: StepPlan) -> None:
+    def _overlap(self, plan: StepPlan, meanwhile: Callable[[], None] | None) -> None:
         """Do what needs no verdict of this round while a device runs it; on a CPU nothing could run meanwhile."""
-        if self._device.type == "cpu":
+        if not self.runs_apart:
             return
         with self.stats.timed("overlap"):
+            if meanwhile:
+                meanwhile()
             self._count()
             if plan.draft_len.any():
                 self._draws.ahead.prepare(plan.sequences)
@@ -374,7 +384,7 @@ class Engine:
             if part.view is None:
                 part.group.count_plain(num_judged(plan, part, verdict))
         self._uncounted += teach(plan, proposal, verdict, facts)
-        if self._device.type == "cpu":
+        if not self.runs_apart:
             self._count()
 
     def _count(self) -> None:

@@ -114,15 +114,16 @@ def walk(logits: Tensor, told_by_slot: Tensor | None, head: HeadWeights, ask: Dr
         "RANK": rank,
         "NOISE": kind,
         "DRAWS": not ask.processing.is_greedy,
-        # The interpreter cannot multiply bfloat16.
-        "CHUNK": min(CHUNK, max(16, 1 << (rank - 1).bit_length())),
+        "CHUNK": chunk_size(rank, head.w2.dtype),
         "ROWS": rows,
     }
     temperature, uniforms = ask.processing.temperature, ask.noise.contiguous()
+    is_whole = tiles["DRAWS"] and not meaning["HAS_IDS"]
+    options = tile_options(rows, kind, logits.dtype, is_whole=is_whole)
     for slot in range(width):
         grid = (-(-batch // rows), num_tiles)
         inputs = logits, law, told, head.w2, ids_of, temperature, coupled, noise, *names
-        _tile_kernel[grid](*inputs, best, ids, *sizes, slot, **tiles, **meaning, **tile_options(rows))
+        _tile_kernel[grid](*inputs, best, ids, *sizes, slot, **tiles, **meaning, **options)
         found = tokens, margins, log_total
         folds = {
             "TILES": 1 << (num_tiles - 1).bit_length(),
@@ -157,9 +158,26 @@ def tile_rows(batch: int, noise: int, dtype: torch.dtype) -> int:
     return 32 if batch <= 32 or noise != NO_NOISE or dtype == torch.float32 else 64
 
 
-def tile_options(rows: int) -> dict[str, int]:
-    """Return the launch options of a tile; with more stages or fewer warps it would spill."""
-    return {"num_warps": 8 if rows > 16 else 4, "num_stages": 1}
+def chunk_size(rank: int, dtype: torch.dtype) -> int:
+    """Return how many of a product's `rank` terms are loaded at a time.
+
+    Of a product in float32, which no matrix unit takes, more than 32 are more than registers hold under Triton 3.6.
+    """
+    most = CHUNK // 2 if dtype == torch.float32 else CHUNK
+    return min(most, max(16, 1 << (rank - 1).bit_length()))
+
+
+def tile_options(rows: int, noise: int, logits: torch.dtype, *, is_whole: bool) -> dict[str, int]:
+    """Return the launch options of a tile; with more stages or fewer warps it would spill.
+
+    is_whole   sampled rows go over the whole vocabulary
+    """
+    options = {"num_warps": 8 if rows > 16 else 4, "num_stages": 1}
+    reads_more = noise == NOISE or logits == torch.float32
+    if rows == 16 and is_whole and reads_more and not torch.version.hip:
+        # Left to itself, ptxas of Triton 3.6 settles on 64 registers and spills two to four.
+        options["maxnreg"] = 80
+    return options
 
 
 def _noise(ask: DraftAsk, unread: Tensor) -> tuple[int, Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:

@@ -52,11 +52,13 @@ def tile_sizes(head_dim: int, dtype: torch.dtype, num_queries: int, *, has_first
     is_float, is_wide = dtype == torch.float32, head_dim > 128
     queries = min(max(_power_of_two(num_queries), 16), 64 >> is_float >> is_wide)
     places = 32 if is_float or is_wide or (queries > 16 and (has_first or is_shared)) else 64
-    num_warps = 8 if is_float or queries == (32 if is_wide else 64) else 4
+    num_warps = 8 if is_float or queries == (32 if is_wide and has_first else 64) else 4
     if queries == 16 and not is_wide:
         # With the other number ptxas settles on 80 registers for sm_90 and spills some.
         num_warps = 8 if head_dim <= 64 else 4
-    num_stages = 1 if is_float else 3 if head_dim <= 64 else 2
+    # With two stages ptxas of Triton 3.6 settles on 168 registers for 16 wide rows with a window and spills some.
+    is_deep = head_dim <= 64 or (is_wide and has_first and queries == 16)
+    num_stages = 1 if is_float else 3 if is_deep else 2
     return TileSizes(queries, places, num_warps, num_stages)
 
 

@@ -2,12 +2,14 @@
 
 import msgspec
 
+UNLIMITED = 2**62
+
 
 class Budget(msgspec.Struct, frozen=True):
     """Training ends at whichever limit comes first."""
 
     seconds: float
-    tokens: int = 2**62
+    tokens: int = UNLIMITED
 
     def progress(self, elapsed_s: float, tokens: int) -> float:
         """Return 0..1, the share of the budget that is spent."""

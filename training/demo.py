@@ -18,7 +18,7 @@ from models import checkpoint
 from models.draft_fit import DraftNetwork
 from models.qwen3 import Qwen3, Qwen3Config
 from training.acceptance import expected_survival
-from training.budget import Budget
+from training.budget import UNLIMITED, Budget
 from training.chatml import MASK, token_id
 from training.corpus import Corpus, read_corpus
 from training.drafter_files import write_drafter
@@ -38,6 +38,8 @@ from training.train_drafter import first_drafter, objective_of
 from training.trainer import Trainer
 
 DEMO_FOLDER = Path(__file__).parents[1] / "models" / "demo"
+# What a target goes on with that has read tasks one by one.
+CONVERSATIONS = Mixture(math=0.12, code=0.12, chat=0.11, sessions=0.3)
 # Minutes end a drafter's training, not steps.
 MAX_STEPS = 2**31
 
@@ -69,11 +71,18 @@ class Scale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a build may spend, where it works, and how large what it builds is."""
+    """What a build may spend, where it works, and how large what it builds is.
+
+    target_tokens   ends the target's training before its minutes do; None leaves it to them
+    target_start    a trained target to go on from, mostly with conversations (`going_on`); None starts at random
+    target_folder   a target to take as it is
+    """
 
     run: Path
     output: Path
     target_minutes: float = 50.0
+    target_tokens: int | None = None
+    target_start: Path | None = None
     drafter_minutes: float = 35.0
     text_tokens: int = 1_500_000
     target_folder: Path | None = None
@@ -97,17 +106,13 @@ def build_target(plan: Plan, corpus: Corpus) -> Path:
     library, held_out_library = (
         encode_library(tokenizer, list(part.values())) for part in (corpus.train, corpus.held_out)
     )
-    recipe = TargetRecipe(
-        Budget(plan.target_minutes * 60),
-        num_rows=scale.num_rows,
-        row_len=scale.row_len,
-        compile=scale.compile,
-        save_s=scale.save_s,
-    )
-    network = new_target(scale.shape, recipe.seed).to(scale.device)
+    recipe = target_recipe(plan)
+    network = new_target(scale.shape, recipe.seed)
+    if plan.target_start:
+        network.load_state_dict(load_trained(plan.target_start).state_dict())
     losses = train_target(
-        network,
-        RowStream(tokenizer, library, recipe.row_len, recipe.seed, Mixture()),
+        network.to(scale.device),
+        RowStream(tokenizer, library, recipe.row_len, recipe.seed, recipe.mixture),
         held_out_rows(tokenizer, held_out_library, recipe),
         recipe,
         plan.run / "target",
@@ -119,9 +124,35 @@ def build_target(plan: Plan, corpus: Corpus) -> Path:
     return plan.run / "final" / "target"
 
 
+def target_recipe(plan: Plan) -> TargetRecipe:
+    """Return how the plan's target is trained."""
+    scale = plan.scale
+    recipe = TargetRecipe(
+        Budget(plan.target_minutes * 60, plan.target_tokens or UNLIMITED),
+        num_rows=scale.num_rows,
+        row_len=scale.row_len,
+        compile=scale.compile,
+        save_s=scale.save_s,
+    )
+    return going_on(recipe) if plan.target_start else recipe
+
+
+def going_on(recipe: TargetRecipe) -> TargetRecipe:
+    """Return the recipe for a target that has learnt single tasks: longer rows, rates that undo little, other draws."""
+    return msgspec.structs.replace(
+        recipe,
+        num_rows=max(1, recipe.num_rows // 2),
+        row_len=2 * recipe.row_len,
+        seed=recipe.seed + 1,
+        mixture=CONVERSATIONS,
+        muon_lr=recipe.muon_lr / 5,
+        adam_lr=recipe.adam_lr / 5,
+    )
+
+
 def load_tokenizer(plan: Plan, corpus: Corpus) -> Tokenizer:
-    """Read the run's tokenizer, or train it."""
-    path = plan.run / "tokenizer.json"
+    """Read the tokenizer of the run or of the target that it goes on from, or train one."""
+    path = plan.target_start / "tokenizer.json" if plan.target_start else plan.run / "tokenizer.json"
     if not path.exists():
         plan.run.mkdir(parents=True, exist_ok=True)
         scale = plan.scale

@@ -1,7 +1,7 @@
 """The engine behind its one thread: what is asked of it waits until a step is over.
 
 The thread steps on by itself, so that the engine never waits for its reader to hear of a step and ask for the next. It
-runs at most one step ahead of that reader.
+runs at most one step ahead of that reader. Where a device computes, a step is told of while it runs the next one.
 """
 
 import threading
@@ -42,6 +42,11 @@ class SteppedEngine(Protocol):
         ...
 
     @property
+    def runs_apart(self) -> bool:
+        """Tell whether a device computes while the host goes on."""
+        ...
+
+    @property
     def num_free_slots(self) -> int:
         """Requests that could be admitted beside those here."""
         ...
@@ -54,8 +59,8 @@ class SteppedEngine(Protocol):
         """Drop a request; an unknown one is nothing to do."""
         ...
 
-    def step(self) -> list[Emission]:
-        """Advance all requests by one round."""
+    def step(self, meanwhile: Callable[[], None] | None = None) -> list[Emission]:
+        """Advance all requests by one round; `meanwhile` is called while a device runs it, if it is called."""
         ...
 
     def snapshot(self) -> dict[str, Any]:
@@ -81,6 +86,7 @@ class EngineThread:
         self._has_backlog = False
         self._next_snapshot_s = 0.0
         self._held_s = 0.0
+        self._untold: Stepped | None = None
         self._backlog = Backlog()
 
     def start(self) -> None:
@@ -139,14 +145,26 @@ class EngineThread:
                 continue
             done = self._advance()
             self._refilled.clear()
-            self._tell(done)
+            self._tell_last()
             if isinstance(done, Broken):
+                self._tell(done)
                 self._rest()
                 continue
-            self._count(has_work=done.has_work)
-            if self._has_backlog and self._has_freed(done):
+            self._untold = done
+            may_refill, may_count = self._has_backlog and self._has_freed(done), self._may_count(done)
+            if may_refill or may_count or not self._engine.runs_apart:
+                self._tell_last()
+            if may_count:
+                self._count()
+            if may_refill:
                 self._refilled.wait(REFILL_S)
             self._wait_for_room()
+
+    def _tell_last(self) -> None:
+        """Tell of the last step, if nobody has."""
+        if self._untold is not None:
+            done, self._untold = self._untold, None
+            self._tell(done)
 
     def _has_freed(self, done: Stepped) -> bool:
         """Tell whether a step has freed slots that nobody who is here takes."""
@@ -155,6 +173,9 @@ class EngineThread:
 
     def _wait_for_room(self) -> None:
         """Wait until the reader has the last step but one."""
+        if self._room.acquire(blocking=False):
+            return
+        self._tell_last()
         started_s = time.perf_counter()
         self._room.acquire()
         self._held_s += time.perf_counter() - started_s
@@ -171,7 +192,7 @@ class EngineThread:
             while self._calls:
                 self._calls.popleft()()
             self._engine.backlog = self._backlog
-            emissions = self._engine.step() if self._engine.has_work else []
+            emissions = self._engine.step(self._tell_last) if self._engine.has_work else []
             has_work = self._engine.has_work
         except Exception as error:
             log.exception("step_broken", error=repr(error))
@@ -179,10 +200,12 @@ class EngineThread:
         refused, self._refused = self._refused, []
         return Stepped(emissions, refused, self._num_done, has_work, self._held_s)
 
-    def _count(self, *, has_work: bool) -> None:
-        """Tell what was counted, between steps, where nothing changes it: now and then, and surely before it idles."""
-        if has_work and time.monotonic() < self._next_snapshot_s:
-            return
+    def _may_count(self, done: Stepped) -> bool:
+        """Tell whether it is time to tell what was counted: now and then, and surely before the engine idles."""
+        return not done.has_work or time.monotonic() >= self._next_snapshot_s
+
+    def _count(self) -> None:
+        """Tell what was counted, between steps, where nothing changes it."""
         try:
             counted = Counted(self._engine.snapshot())
         except Exception as error:

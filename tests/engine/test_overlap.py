@@ -84,7 +84,7 @@ def test_all_is_counted_that_a_cpu_counts_when_somebody_looks_also_half_way():
     assert 0 < engine.stats.accepted < engine.stats.verified
 
 
-def test_a_round_is_counted_while_the_device_runs_the_next_one(monkeypatch):
+def test_a_round_is_told_of_and_counted_while_the_device_runs_the_next_one(monkeypatch):
     order = []
 
     def noted(owner, name, what):
@@ -100,8 +100,8 @@ def test_a_round_is_counted_while_the_device_runs_the_next_one(monkeypatch):
         for each in requests("01"):
             engine.add(each)
         for _ in range(3):
-            engine.step()
-    assert order == ["launched", "counted", "read", "taught"] * 3
+            engine.step(lambda: order.append("told"))
+    assert order == ["launched", "told", "counted", "read", "taught"] * 3
 
 
 def test_a_policy_sees_each_step_before_it_plans_the_next():
@@ -180,9 +180,13 @@ def test_a_fault_of_a_policy_or_a_drafter_is_what_it_is_without_a_device(monkeyp
     assert engine.stats.accepted > 0
 
 
-def test_on_a_cpu_nothing_is_made_ahead():
-    engine = make()
+def test_on_a_cpu_nothing_is_made_ahead_and_nobody_told_meanwhile():
+    engine, told = make(), []
     run(engine, requests())
+    for each in requests():
+        engine.add(each)
+    engine.step(lambda: told.append(1))
+    assert (told, engine.runs_apart) == ([], False)
     assert (engine._draws.ahead.num_found, "overlap" in engine.stats.seconds) == (0, False)
     assert engine._draws.ahead.num_made > 0
 

@@ -22,7 +22,7 @@ COMMAND_S = 60.0
 class LongPrefill(FakeEngine):
     """Computes and has nothing to say yet, so that no write fails."""
 
-    def step(self):
+    def step(self, meanwhile=None):
         time.sleep(self.step_s)
         self.num_steps += 1
         return []

@@ -1,5 +1,7 @@
 """The kernels over the vocabulary and over drafts, in the configurations that are used, for compile_offline.py."""
 
+import torch
+
 from kernels import admit, coupled, logprobs, markov, markov_told, noise, process_tiles, reject, survival
 from tests.kernels.compile_case import EVERYWHERE, CompileCase
 
@@ -25,6 +27,7 @@ ARGUMENTS = {name: kind for kind, names in TYPES.items() for name in names.split
 BLOCK, RANKS = 7, {"": 256, "_rank64": 64}
 ROWS = (16, 32, 64)
 WEIGHTS = {"": "*bf16", "_fp16": "*fp16", "_fp32": "*fp32"}
+DTYPES = {"*bf16": torch.bfloat16, "*fp16": torch.float16, "*fp32": torch.float32}
 
 
 def case(name, kernel, *, is_quick=True, options=None, types=None, targets=EVERYWHERE, multiplies=False, **constants):
@@ -42,12 +45,14 @@ def case(name, kernel, *, is_quick=True, options=None, types=None, targets=EVERY
 
 def head_tile(name, rows, *, rank=256, weights="*bf16", base=None, is_quick=True, **changes):
     constants = {"NOISE": markov.NO_NOISE, "DRAWS": True, "HAS_IDS": False, **changes}
-    constants |= {"RANK": rank, "CHUNK": min(markov.CHUNK, rank), "ROWS": rows, "TILE": markov.TILE}
+    weights_in, logits_in = (DTYPES[name] for name in (weights, base or weights))
+    constants |= {"RANK": rank, "CHUNK": markov.chunk_size(rank, weights_in), "ROWS": rows, "TILE": markov.TILE}
+    is_whole = constants["DRAWS"] and not constants["HAS_IDS"]
     return case(
         f"head_tile_{rows}{name}",
         markov._tile_kernel,
         is_quick=is_quick,
-        options=markov.tile_options(rows),
+        options=markov.tile_options(rows, constants["NOISE"], logits_in, is_whole=is_whole),
         types={"logits": base or weights, "told": weights, "w2": weights},
         # Who has how many rows: `markov.tile_rows`.
         targets=EVERYWHERE if rows == 16 else ("sm_80", "sm_90"),

@@ -106,6 +106,7 @@ class FakeEngine:
     num_steps: int = 0
     num_rounds: int = 0
     num_emitted: int = 0
+    runs_apart: bool = False
     backlog: Backlog = field(default_factory=Backlog)
     backlogs: list[Backlog] = field(default_factory=list)
 
@@ -130,8 +131,10 @@ class FakeEngine:
         self.running.pop(request_id, None)
         self.waiting.pop(request_id, None)
 
-    def step(self) -> list[Emission]:
+    def step(self, meanwhile: Callable[[], None] | None = None) -> list[Emission]:
         self._admit()
+        if self.runs_apart and meanwhile:
+            meanwhile()
         time.sleep(self.step_s)
         self.backlogs.append(self.backlog)
         if any(1 in request.prompt_ids for request, _ in self.running.values()):

@@ -68,7 +68,7 @@ async def test_a_job_that_runs_past_its_deadline_is_ended_with_what_it_has(setti
 
 async def test_a_job_that_gets_no_tokens_is_ended_at_its_deadline_too(settings, queue, client):
     class LongPrefill(FakeEngine):
-        def step(self):
+        def step(self, meanwhile=None):
             time.sleep(0.01)
             return []
 

@@ -51,9 +51,9 @@ def asking(name, prompt=(65,), max_tokens=30):
     return Request(name, prompt, Sampling(max_tokens=max_tokens), nonce=1)
 
 
-@pytest.fixture
-async def started():
-    engine = FakeEngine()
+@pytest.fixture(params=[False, True], ids=["on the CPU", "on a device"])
+async def started(request):
+    engine = FakeEngine(runs_apart=request.param)
     async with served(engine) as client:
         yield client, engine
 
@@ -138,6 +138,60 @@ async def test_a_freed_slot_is_given_a_moment_where_jobs_wait_and_only_there(sta
     second = await client.step()
     assert ("joins" in [emission.request_id for emission in second.emissions]) == has_backlog
     assert time.perf_counter() - begun < 2.0
+
+
+class Noting(FakeEngine):
+    """Notes what is done with it, and by `notes` what is told of it."""
+
+    def __init__(self, **how):
+        super().__init__(runs_apart=True, **how)
+        self.notes = []
+
+    def step(self, meanwhile=None):
+        self.notes.append(f"step {self.num_steps + 1}")
+        return super().step(meanwhile)
+
+    def told(self, heard):
+        self.notes.append(type(heard).__name__.lower())
+
+
+def stepped_to_its_end(engine, num_tokens):
+    """Step in the thread until there is no work, as fast as its reader could read."""
+    one = thread.EngineThread(engine, lambda heard: engine.told(heard) or one.read())
+    one.add(asking("a", max_tokens=num_tokens))
+    one.start()
+    while engine.has_work or not engine.num_steps or engine.notes[-1] != "counted":
+        time.sleep(0.001)
+    one.close()
+
+
+def test_a_step_of_a_device_is_told_of_while_it_runs_the_next_and_the_last_at_once(monkeypatch):
+    monkeypatch.setattr(thread, "SNAPSHOT_S", 60.0)
+    engine = Noting()
+    stepped_to_its_end(engine, 12)
+    # The first step is counted, the last ends all work: of both is told at once.
+    assert engine.notes == [
+        *("step 1", "stepped", "counted"),
+        *("step 2", "step 3", "stepped", "step 4", "stepped", "stepped", "counted"),
+    ]
+
+
+def test_a_step_before_one_that_breaks_is_told_of_first(monkeypatch):
+    class Breaking(Noting):
+        def step(self, meanwhile=None):
+            if self.num_steps == 3:
+                raise RuntimeError("no")
+            return super().step(meanwhile)
+
+    monkeypatch.setattr(thread, "SNAPSHOT_S", 60.0)
+    engine = Breaking()
+    one = thread.EngineThread(engine, lambda heard: engine.told(heard) or one.read())
+    one.add(asking("a"))
+    one.start()
+    while "broken" not in engine.notes:
+        time.sleep(0.001)
+    one.close()
+    assert engine.notes[-3:] == ["stepped", "stepped", "broken"]
 
 
 async def test_closing_ends_it_even_where_nobody_reads():

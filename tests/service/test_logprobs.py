@@ -90,7 +90,7 @@ async def test_a_stop_cuts_them_with_the_tokens(settings):
 
 async def test_a_stream_that_cannot_be_told_ends_in_an_error_event(settings):
     class Forgetful(FakeEngine):
-        def step(self):
+        def step(self, meanwhile=None):
             return [msgspec.structs.replace(emission, logprobs=None) for emission in super().step()]
 
     engine = Forgetful(step_s=0.02)

@@ -134,7 +134,7 @@ async def test_an_engine_that_fails_without_requests_ends_the_worker(make_worker
     class Broken(FakeEngine):
         has_work = True
 
-        def step(self):
+        def step(self, meanwhile=None):
             raise RuntimeError("past use")
 
     one = await make_worker(Broken(), "one")
@@ -145,7 +145,7 @@ async def test_an_engine_that_fails_without_requests_ends_the_worker(make_worker
 
 async def test_a_replica_that_lost_a_rank_ends_the_worker_and_none_of_its_jobs(make_worker, queue, client, settings):
     class Replica(FakeEngine):
-        def step(self):
+        def step(self, meanwhile=None):
             if self.num_steps == 3:
                 raise ReplicaLost("rank 1 is gone")
             return super().step()
@@ -167,7 +167,7 @@ async def test_an_engine_that_died_ends_the_worker_and_what_it_ran_counts_as_tri
     make_worker, queue, client, settings
 ):
     class Dying(FakeEngine):
-        def step(self):
+        def step(self, meanwhile=None):
             if self.num_steps == 3:
                 told._connection.abort()
             return super().step()
@@ -202,7 +202,7 @@ async def test_a_cancelled_job_stops_the_engine(settings, queue, client):
 
 async def test_a_cancelled_job_that_gets_no_tokens_is_ended_too(settings, queue, client):
     class LongPrefill(FakeEngine):
-        def step(self):
+        def step(self, meanwhile=None):
             time.sleep(0.01)
             return []
 
@@ -311,7 +311,7 @@ async def test_what_shared_the_batch_of_a_job_that_ends_workers_is_answered(make
     class Fragile(FakeEngine):
         """Hangs for good once a poisoned prompt is in its batch: what is left of a worker that was killed."""
 
-        def step(self):
+        def step(self, meanwhile=None):
             if any(request.prompt_ids == POISON for request, _ in self.running.values()):
                 time.sleep(0.01)
                 return []

@@ -7,6 +7,8 @@ from tokenizers import Tokenizer
 from models.load_target import load_target
 from toys import tiny_config
 from training.budget import Budget, learning_rate_scale
+from training.corpus import read_corpus
+from training.demo import Plan, Scale, build_target
 from training.export import export_target
 from training.muon import Muon, orthogonalise, split_parameters
 from training.packing import Mixture, Rows, RowStream
@@ -16,6 +18,8 @@ from training.target import TargetRecipe, evaluate, new_target, next_token_loss,
 pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype:UserWarning")
 
 TINY = tiny_config(4096, layers=2)
+# Names whose hashes put one into the held-out part.
+PACKAGES = [f"package{number}" for number in range(60)]
 
 
 def recipe(num_steps):
@@ -77,6 +81,24 @@ def test_a_resumed_run_goes_on_from_the_saved_step(demo_tokenizer, tmp_path):
     again = new_target(TINY, seed=2)
     train_target(again, rows(demo_tokenizer), {}, recipe(4), tmp_path)
     assert all(one.equal(other) for one, other in zip(resumed.parameters(), again.parameters(), strict=True))
+
+
+def test_a_target_to_go_on_from_keeps_its_tokenizer_and_what_it_has_learnt(demo_tokenizer, tmp_path):
+    library = tmp_path / "library"
+    for package in PACKAGES:
+        (library / package).mkdir(parents=True)
+        (library / package / "text.py").write_text("value = [number + 1 for number in range(7)]\n" * 40)
+    trained = new_target(TINY, seed=5)
+    export_target(tmp_path / "trained", trained, demo_tokenizer)
+    scale = Scale(shape=TINY, num_rows=2, row_len=64, compile=False, python_files=library)
+    plan = Plan(tmp_path / "run", tmp_path / "out", target_tokens=1, target_start=tmp_path / "trained", scale=scale)
+    folder = build_target(plan, read_corpus(library))
+    gone_on = load_target(folder, torch.float32)
+    # One step, at a fiftieth of a fifth of the rate, on weights that were rounded to bfloat16 twice.
+    for own, other in zip(gone_on.parameters(), trained.parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=2**-7, atol=1e-3)
+    assert not gone_on.embed_tokens.weight.equal(load_target(tmp_path / "trained", torch.float32).embed_tokens.weight)
+    assert Tokenizer.from_file(str(folder / "tokenizer.json")).to_str() == demo_tokenizer.to_str()
 
 
 def test_a_document_is_not_read_by_the_next():
