@@ -138,6 +138,10 @@ class CoupledKeys:
         """Return what names the noise from a column on."""
         return CoupledKeys(self.low, self.high, self.child, self.first + column)
 
+    def of(self, index: Tensor) -> "CoupledKeys":
+        """Return what names the noise of some sequences, index i64 [b]."""
+        return CoupledKeys(self.low[index], self.high[index], self.child[index], self.first[index])
+
 
 @dataclass(frozen=True, slots=True)
 class DraftAsk:

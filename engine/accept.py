@@ -9,7 +9,7 @@ from core.tensors import Allowed, Draft, LawRows, Verdict
 from core.types import TokenLogprobs
 from engine.device import download, upload
 from engine.drafts import select
-from engine.noise import RoundNoise
+from engine.noise import RoundNoise, some_noise
 from engine.slots import Terms
 from kernels.allowed import disallow
 from kernels.coupled import couple, keep_drawn
@@ -124,10 +124,10 @@ def _judge(logits: Tensor, draft: Draft, lengths: Tensor, noise: RoundNoise, row
     if not len(sampled):
         return couple(logits, draft, lengths, noise.gumbel)
     coupled = noise.coupled.nonzero().squeeze(1)
-    is_coupled = noise.coupled[rows.sequence]
+    is_coupled, gumbel = noise.coupled[rows.sequence], some_noise(noise.gumbel, coupled)
     parts = (
         (sampled, reject(logits[~is_coupled], select(draft, sampled), lengths[sampled], noise.verdict[sampled])),
-        (coupled, couple(logits[is_coupled], select(draft, coupled), lengths[coupled], noise.gumbel[coupled])),
+        (coupled, couple(logits[is_coupled], select(draft, coupled), lengths[coupled], gumbel)),
     )
     whole = Verdict(
         torch.empty_like(lengths),

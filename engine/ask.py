@@ -30,6 +30,6 @@ def make_ask(plan: StepPlan, speculator: Speculator, index: Tensor, noise: Round
         terms.processing,
         noise.draft[:, :width],
         speculator.view(slots.block_tables[terms.slots]),
-        None if noise.gumbel is None else noise.gumbel[:, :width],
+        noise.gumbel[:, :width] if isinstance(noise.gumbel, torch.Tensor) else noise.gumbel,
         None if noise.gumbel is None else noise.coupled,
     )

@@ -41,6 +41,7 @@ from engine.cost_cache import load_or_measure, read_table
 from engine.device import CPU
 from engine.engine import Engine
 from engine.graph_sizes import pick_graph_sizes
+from engine.graphed_drafts import usual_laws
 from engine.profile import profile
 from engine.proofs import trusts_law
 from engine.replica import Follower, Leader, join_ranks, local_device
@@ -117,7 +118,7 @@ def build_engine(settings: Settings) -> Engine:
         kv_bytes=engine.memory.kv_bytes,
     )
     if shape.graph_sizes:
-        capture_graphs(engine, needs_all=wanted.graphs == "on")
+        capture_graphs(engine, needs_all=wanted.graphs == "on", verifier=wanted.verifier)
     engine.costs.are_refined = wanted.refine_costs
     if wanted.profile and any(not isinstance(each, COSTLESS) for each in chosen_policies(settings)):
         measure_costs(engine, wanted)
@@ -160,7 +161,7 @@ def load_into(engine: Engine, name: str, told: DrafterSettings, drafter: Drafter
     of its drafts is trimmed. Raises ConfigError if no room was kept for it.
     """
     engine.load_drafter(name, drafter, trusts_law=is_trusted(told, drafter, settings), replaces=True)
-    capture_drafts(engine.memory.speculators[name])
+    capture_drafts(engine.memory.speculators[name], usual_laws(settings.verifier))
     folder = Path(settings.cost_table_dir) if settings.cost_table_dir else None
     known = read_table(engine, name, folder, settings.verifier) if folder else None
     if known is not None:

@@ -2,8 +2,8 @@
 
 Only a drafter that says so (`DrafterSpec.is_capturable`) launches the same work for any ask of one shape: a block with
 its head does, a chain that ends with the longest length asked for does not. Which work it is depends on the laws that
-are asked for as well, so there is a graph for each kind of them. Asks with edits or with coupled noise, which is as
-large as all logits, go to the drafter as they are.
+are asked for as well, so there is a graph for each kind of them. Asks with edits, and those that
+bring coupled noise as numbers, go to the drafter as they are.
 
 What pads is nobody's: its rows stand at position 0 of block 0, which no sequence reads.
 """
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.tensors import Draft, DraftAsk, PagedKV, Processing
+from core.tensors import CoupledKeys, Draft, DraftAsk, PagedKV, Processing
 from drafters.base import Drafter
 from engine.graphs import MOST_ROWS, Capture, Captured, GraphSet, capture_on
 from engine.kv_cache import KVGroup
@@ -29,10 +29,13 @@ class Laws(NamedTuple):
 
     truncates: bool
     is_greedy: bool
+    is_coupled: bool = False
 
 
-# The kinds of laws that most requests ask for: greedy ones, and those of a temperature.
-USUAL = (Laws(truncates=False, is_greedy=True), Laws(truncates=False, is_greedy=False))
+def usual_laws(verifier: str) -> tuple[Laws, ...]:
+    """Return the kinds of laws that most requests of a verifier ask for: greedy ones, and those of a temperature."""
+    is_coupled = verifier == "coupled"
+    return Laws(truncates=False, is_greedy=True), Laws(truncates=False, is_greedy=False, is_coupled=is_coupled)
 
 
 @dataclass(slots=True)
@@ -130,17 +133,19 @@ class GraphedDrafts:
             kv = PagedKV(self._kv.keys, self._kv.values, tables, self._kv.block_size)
         lengths = torch.ones(size, dtype=torch.int32, device=self._device)
         noise = zeros(width, dtype=real)
-        return AskInputs(DraftAsk(zeros(), zeros(), zeros(), lengths, processing, noise, kv))
+        gumbel = CoupledKeys(zeros(), zeros(), zeros(), zeros()) if laws.is_coupled else None
+        coupled = zeros(dtype=torch.bool) if laws.is_coupled else None
+        return AskInputs(DraftAsk(zeros(), zeros(), zeros(), lengths, processing, noise, kv, gumbel, coupled))
 
 
 def laws_of(ask: DraftAsk) -> Laws:
     """Return what an ask says of its laws on the host."""
-    return Laws(ask.processing.truncates, ask.processing.is_greedy)
+    return Laws(ask.processing.truncates, ask.processing.is_greedy, ask.gumbel is not None)
 
 
 def can_replay(ask: DraftAsk) -> bool:
     """Tell whether a bucket could hold what an ask carries."""
-    return ask.processing.edits is None and ask.gumbel is None
+    return ask.processing.edits is None and not isinstance(ask.gumbel, Tensor)
 
 
 def fill_ask(into: AskInputs, ask: DraftAsk) -> None:
@@ -153,6 +158,11 @@ def fill_ask(into: AskInputs, ask: DraftAsk) -> None:
         pairs += [(held.temperature, told.temperature), (held.top_k, told.top_k)]
         pairs += [(held.top_p, told.top_p), (held.min_p, told.min_p)]
         into.held = ask.processing
+    if isinstance(own.gumbel, CoupledKeys) and isinstance(ask.gumbel, CoupledKeys):
+        pairs += [(own.gumbel.low, ask.gumbel.low), (own.gumbel.high, ask.gumbel.high)]
+        pairs += [(own.gumbel.child, ask.gumbel.child), (own.gumbel.first, ask.gumbel.first)]
+    if own.coupled is not None and ask.coupled is not None:
+        pairs.append((own.coupled, ask.coupled))
     if own.kv and ask.kv:
         pairs.append((own.kv.block_tables, ask.kv.block_tables))
         # Whoever was here before must not be written to.

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from core.planning import I32, BoolArray
-from core.random import round_uniforms
+from core.random import WORD, round_uniforms
+from core.tensors import CoupledKeys
 from core.types import Request
-from engine.anchors import anchors_of
-from engine.device import CPU, upload
+from engine.anchors import I64, anchors_of
+from engine.device import CPU, upload, upload_all
 from engine.draws_ahead import DrawsAhead
 from engine.sequence import Sequence
 from engine.target_draws import TargetDraws
+from kernels.dispatch import takes_triton
 from kernels.noise import gumbel_noise
 
 
@@ -32,14 +34,14 @@ class RoundNoise:
     draft     f32 [B, G] uniform in [0, 1)
     verdict   f32 [B, G + 1] uniform in [0, 1)
     coupled   bool [B]; whose tokens gumbel draws, in drafting and in verification alike
-    gumbel    f32 [B, G + 1, V], filled where something will be drawn; None if nobody is coupled
+    gumbel    f32 [B, G + 1, V], filled where something will be drawn; on a GPU what names it; None if nobody is coupled
     is_coupled   what `coupled` holds, known to the host
     """
 
     draft: Tensor
     verdict: Tensor
     coupled: Tensor
-    gumbel: Tensor | None
+    gumbel: Tensor | CoupledKeys | None
     is_coupled: BoolArray
 
     def of(self, index: Tensor) -> "RoundNoise":
@@ -47,7 +49,7 @@ class RoundNoise:
         if len(index) == len(self.draft):
             return self
         is_coupled, index = self.is_coupled[index.numpy()], upload(index, self.draft.device)
-        gumbel = None if self.gumbel is None else self.gumbel[index]
+        gumbel = None if self.gumbel is None else some_noise(self.gumbel, index)
         return RoundNoise(self.draft[index], self.verdict[index], self.coupled[index], gumbel, is_coupled)
 
 
@@ -79,6 +81,8 @@ def draw_noise(
     coupled = upload(is_coupled, device)
     if not is_coupled.any():
         return RoundNoise(draft, verdict, coupled, None, is_coupled)
+    if device.type != "cpu" or takes_triton(coupled):
+        return RoundNoise(draft, verdict, coupled, name_noise(sequences, at.anchors, device), is_coupled)
     places = np.flatnonzero(is_coupled)
     num_places = int(draft_len[places].max()) + 1
     requests = [sequences[b].request for b in places.tolist()]
@@ -94,6 +98,19 @@ def draw_noise(
     gumbel = torch.zeros(len(sequences), width + 1, vocab_size, device=device)
     gumbel[upload(places, device), :num_places] = noise
     return RoundNoise(draft, verdict, coupled, gumbel, is_coupled)
+
+
+def some_noise(gumbel: Tensor | CoupledKeys, index: Tensor) -> Tensor | CoupledKeys:
+    """Return the coupled noise of some sequences, index i64 [b] on its device."""
+    return gumbel.of(index) if isinstance(gumbel, CoupledKeys) else gumbel[index]
+
+
+def name_noise(sequences: tuple[Sequence, ...], anchors: I64, device: torch.device) -> CoupledKeys:
+    """Return what names the noise after each anchor i64 [B], by one copy; of who is not coupled it is never drawn."""
+    keys = np.array([sequence.request.coupled_key or 0 for sequence in sequences], dtype=np.uint64)
+    children = torch.tensor([sequence.request.n_index for sequence in sequences])
+    low, high = (torch.from_numpy(half.astype(np.int64)) for half in (keys & np.uint64(WORD), keys >> np.uint64(32)))
+    return CoupledKeys(*upload_all((low, high, children & WORD, torch.from_numpy(anchors + 1)), device))
 
 
 def uses_gumbel(request: Request) -> bool:

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from core.errors import ConfigError
 from engine.engine import Engine
-from engine.graphed_drafts import USUAL
+from engine.graphed_drafts import Laws, usual_laws
 from engine.memory import EngineMemory
 from engine.speculator import Speculator
 
@@ -27,11 +27,11 @@ class Left(Struct, frozen=True):
 
 
 @torch.inference_mode()
-def capture_graphs(engine: Engine, *, needs_all: bool) -> None:
+def capture_graphs(engine: Engine, *, needs_all: bool, verifier: str = "rejection") -> None:
     """Capture the target's forward and every drafter's proposals, largest first: smaller ones compute in their memory.
 
-    Others, such as those of rarer laws, are captured when a batch first asks. Raises ConfigError if too little memory
-    is left, and with `needs_all` if something is not captured that could be asked for.
+    Others, such as those of rarer laws, are captured when a batch first asks. verifier is that of most requests. Raises
+    ConfigError if too little memory is left, and with `needs_all` if something is not captured that could be asked for.
     """
     device = engine.target.device
     started, before = time.perf_counter(), free_bytes(device)
@@ -43,7 +43,7 @@ def capture_graphs(engine: Engine, *, needs_all: bool) -> None:
                 engine.graphed.warm(bucket, layers)
         names += ["target"] * engine.graphed.graphs.is_broken
     for name, speculator in engine.memory.speculators.items():
-        capture_drafts(speculator)
+        capture_drafts(speculator, usual_laws(verifier))
         if speculator.drafter and (speculator.graphed is None or speculator.graphed.graphs.is_broken):
             names.append(name)
     if needs_all and names:
@@ -66,11 +66,11 @@ def capture_graphs(engine: Engine, *, needs_all: bool) -> None:
 
 
 @torch.inference_mode()
-def capture_drafts(speculator: Speculator) -> None:
-    """Capture one drafter's proposals, greedy and sampled; nothing is done for one that is not to be captured."""
+def capture_drafts(speculator: Speculator, usual: tuple[Laws, ...]) -> None:
+    """Capture one drafter's proposals for usual laws; nothing is done for one that is not to be captured."""
     if speculator.graphed:
         for size in reversed(speculator.graphed.sizes):
-            for laws in USUAL:
+            for laws in usual:
                 speculator.graphed.warm(size, laws)
 
 

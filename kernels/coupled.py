@@ -15,6 +15,7 @@ from core.tensors import CoupledKeys, Draft, Verdict
 from kernels import reference
 from kernels.dispatch import takes_triton
 from kernels.jit import jit, tl
+from kernels.noise import numbers_of
 from kernels.philox import gumbel as gumbel_of
 from kernels.philox import rough_gumbel, row_words
 
@@ -25,19 +26,24 @@ TILE = 1024
 def couple(target_logits: Tensor, draft: Draft, lengths: Tensor, gumbel: Tensor | CoupledKeys) -> Verdict:
     """Judge drafts by target rows f32 [N, V] and noise f32 [B, G + 1, V] (`reference.couple`).
 
-    A GPU also takes what names the noise, with column 0 at the token after the anchor.
+    In place of the noise may stand what names it, with column 0 at the token after the anchor.
     """
     if takes_triton(target_logits):
         return couple_triton(target_logits, draft, lengths, gumbel)
-    assert isinstance(gumbel, Tensor)
+    if isinstance(gumbel, CoupledKeys):
+        gumbel = numbers_of(gumbel, draft.tokens.shape[1] + 1, target_logits.shape[-1])
     return reference.couple(target_logits, draft, lengths, gumbel)
 
 
 def draw_coupled(logits: Tensor, gumbel: Tensor | CoupledKeys) -> Tensor:
-    """Draw a token from each of logits f32 [..., V] with noise f32 [..., V]; i64 [...] (`reference.draw_coupled`)."""
+    """Draw a token from each of logits f32 [..., V] with noise f32 [..., V]; i64 [...] (`reference.draw_coupled`).
+
+    What names the noise stands for that of column 0, for logits [B, V].
+    """
     if takes_triton(logits):
         return draw_coupled_triton(logits, gumbel)
-    assert isinstance(gumbel, Tensor)
+    if isinstance(gumbel, CoupledKeys):
+        gumbel = numbers_of(gumbel, 1, logits.shape[-1])[:, 0]
     return reference.draw_coupled(logits, gumbel)
 
 
@@ -63,7 +69,7 @@ def couple_triton(target_logits: Tensor, draft: Draft, lengths: Tensor, gumbel: 
 
 
 def draw_coupled_triton(logits: Tensor, gumbel: Tensor | CoupledKeys) -> Tensor:
-    """Return what `reference.draw_coupled` returns; noise by its name is that of column 0, for logits [B, V]."""
+    """Return what `reference.draw_coupled` returns; noise by its name as in `draw_coupled`."""
     rows = logits.reshape(-1, logits.shape[-1])
     if isinstance(gumbel, Tensor):
         gumbel = gumbel.reshape(len(rows), 1, -1)

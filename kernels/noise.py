@@ -50,18 +50,26 @@ def gumbel_noise(
             f"gumbel_noise takes keys [B], positions [B, P], n_index [B], "
             f"got {list(keys.shape)}, {list(positions.shape)}, {list(n_index.shape)}"
         )
-    first = torch.zeros(batch, dtype=torch.int64, device=device)
-    if takes_triton(first):
-        named = coupled_keys(keys, n_index, first)
-        return gumbel_noise_triton(named, torch.from_numpy(positions & WORD).to(device), vocab_size)
-    width = positions.shape[1]
-    low, high = (torch.from_numpy(half.astype(np.int64)) for half in (keys & np.uint64(WORD), keys >> np.uint64(32)))
-    child = torch.from_numpy(n_index & WORD)
-    low, high, child = (each.to(device).repeat_interleave(width)[:, None] for each in (low, high, child))
-    position = torch.from_numpy(positions & WORD).to(device).reshape(-1, 1)
-    group = torch.arange(-(-vocab_size // WORDS), device=device)[None]
-    purpose = torch.full((1, 1), int(Purpose.GUMBEL), device=device)
-    noise = torch.empty(batch * width, vocab_size, device=device)
+    named = coupled_keys(keys, n_index, torch.zeros(batch, dtype=torch.int64, device=device))
+    return _numbers(named, torch.from_numpy(positions & WORD).to(device), vocab_size)
+
+
+def numbers_of(keys: CoupledKeys, width: int, vocab_size: int) -> Tensor:
+    """Return the first `width` columns of named noise as numbers, f32 [B, width, V] (`gumbel_noise`)."""
+    columns = torch.arange(width, device=keys.first.device).expand(len(keys.first), width)
+    return _numbers(keys, columns, vocab_size)
+
+
+def _numbers(keys: CoupledKeys, positions: Tensor, vocab_size: int) -> Tensor:
+    """Return the noise f32 [B, P, V] at positions i64 [B, P], counted from keys.first."""
+    if takes_triton(positions):
+        return gumbel_noise_triton(keys, positions, vocab_size)
+    batch, width = positions.shape
+    low, high, child = (each.repeat_interleave(width)[:, None] for each in (keys.low, keys.high, keys.child))
+    position = ((positions + keys.first[:, None]) & WORD).reshape(-1, 1)
+    group = torch.arange(-(-vocab_size // WORDS), device=positions.device)[None]
+    purpose = torch.full((1, 1), int(Purpose.GUMBEL), device=positions.device)
+    noise = torch.empty(batch * width, vocab_size, device=positions.device)
     stride = max(1, GROUPS_AT_ONCE // max(1, len(group[0])))
     for start in range(0, len(noise), stride):
         rows = slice(start, start + stride)

@@ -3,13 +3,13 @@
 import torch
 
 from drafters import draws
-from engine import device_round, noise, plan
+from engine import device_round, plan
 from engine import engine as engine_module
 from engine.engine import Engine
 from kernels import reference
-from kernels.noise import gumbel_noise
+from kernels.coupled import couple, draw_coupled
 from models.paged import PagedAttention
-from tests.engine.pretend_device import ELSEWHERE, Elsewhere, as_kernel
+from tests.engine.pretend_device import as_kernel
 
 
 def stand_in(monkeypatch):
@@ -18,24 +18,18 @@ def stand_in(monkeypatch):
     def num_rows(_, draft, lengths, *__):
         return int(lengths.sum()) + len(lengths)
 
-    for name in ("reject", "couple", "keep_drawn"):
-        monkeypatch.setattr(device_round, name, as_kernel(getattr(reference, name), num_rows))
+    for name, twin in (("reject", reference.reject), ("couple", couple), ("keep_drawn", reference.keep_drawn)):
+        monkeypatch.setattr(device_round, name, as_kernel(twin, num_rows))
     for where in (device_round, draws):
         monkeypatch.setattr(where, "process", as_kernel(reference.process))
     monkeypatch.setattr(draws, "draw_next", as_kernel(draws.draw_next))
-    monkeypatch.setattr(draws, "draw_coupled", as_kernel(reference.draw_coupled))
+    monkeypatch.setattr(draws, "draw_coupled", as_kernel(draw_coupled))
     monkeypatch.setattr(device_round, "draw_next", as_kernel(device_round.draw_next))
     monkeypatch.setattr(engine_module, "admit", as_kernel(engine_module.admit))
     monkeypatch.setattr(plan, "survival_of", as_kernel(reference.survival))
-    monkeypatch.setattr(noise, "gumbel_noise", made_elsewhere)
     # Inference mode knows no tensors of a kind of our own.
     monkeypatch.setattr(Engine, "step", torch.no_grad()(Engine.step.__wrapped__))
     monkeypatch.setattr(PagedAttention, "over", attend_as_kernel(PagedAttention.over))
-
-
-def made_elsewhere(*arguments):
-    *named, device = arguments
-    return Elsewhere(gumbel_noise(*named, torch.device("cpu"))) if device == ELSEWHERE else gumbel_noise(*arguments)
 
 
 def attend_as_kernel(over):

@@ -3,17 +3,19 @@
 No device is needed: tests/engine/pretend_graphs.py says what is pretended.
 """
 
+import dataclasses
+
 import pytest
 import torch
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from core.tensors import DraftAsk, PagedKV, Processing
+from core.tensors import CoupledKeys, DraftAsk, PagedKV, Processing
 from core.types import Numerics
 from drafters.dspark import DSpark
 from drafters.ngram import NGram
 from engine import graphed_drafts, graphed_forward
-from engine.graphed_drafts import Laws, fill_ask
+from engine.graphed_drafts import Laws, can_replay, fill_ask, laws_of
 from engine.graphs import MOST_ROWS
 from policies.fixed import Fixed
 from tests.engine.pretend_device import move, pretended
@@ -27,6 +29,8 @@ LAWS = {
     "greedy": [{"temperature": 0.0}] * 3,
     "sampled": [{"temperature": 0.9}] * 3,
     "mixed": [{"temperature": 0.0}, {"temperature": 0.7, "top_p": 0.9}, {}],
+    "seeded": [{"temperature": 0.9, "seed": 3}] * 3,
+    "seeded beside others": [{"temperature": 0.0}, {"temperature": 0.7, "seed": 3}, {"temperature": 0.9, "top_p": 0.9}],
 }
 
 
@@ -67,8 +71,13 @@ def graphs_of(engine):
 @pytest.mark.parametrize(
     ("drafter", "laws"),
     # Greedy batches, and then others of the same sizes: each kind of laws has graphs of its own.
-    [(tiny_dspark, ["greedy", "mixed"]), (tiny_dspark, ["sampled"]), (tiny_dflash, ["sampled"])],
-    ids=["dspark-greedy-then-mixed", "dspark-sampled", "dflash-sampled"],
+    [
+        (tiny_dspark, ["greedy", "mixed"]),
+        (tiny_dspark, ["sampled", "seeded"]),
+        (tiny_dspark, ["seeded beside others"]),
+        (tiny_dflash, ["sampled"]),
+        (tiny_dflash, ["seeded"]),
+    ],
 )
 def test_replayed_drafts_and_texts_are_those_of_an_engine_without_graphs(pools, drafter, laws):
     plain = make(drafter)
@@ -91,7 +100,7 @@ def test_replayed_drafts_and_texts_are_those_of_an_engine_without_graphs(pools, 
 
 @pytest.mark.parametrize(
     ("asked", "reason"),
-    [({"seed": 3}, "noise"), ({"logit_bias": ((3, 2.0),)}, "edits"), ({"top_k": 0}, "a larger batch")],
+    [({"logit_bias": ((3, 2.0),)}, "edits"), ({"top_k": 0}, "a larger batch")],
 )
 def test_asks_that_no_bucket_holds_go_to_the_drafter_itself(pools, asked, reason):
     law = {"temperature": 0.9} | asked
@@ -148,10 +157,28 @@ def test_nothing_of_a_larger_ask_is_left_where_it_would_be_written_to():
     fill_ask(inputs, ask(4))
     fill_ask(inputs, ask(2))
     own = inputs.ask
+    assert own.gumbel is None
     assert own.positions.tolist() == [7, 7, 0, 0]
     assert own.kv.block_tables[:, 0].tolist() == [5, 5, 0, 0]
     assert own.anchors[:2].tolist() == own.slots[:2].tolist() == own.lengths[:2].tolist() == [3, 3]
     assert own.processing.temperature[:2].tolist() == own.processing.top_p[:2].tolist() == [0.5, 0.5]
+
+
+def test_a_seeded_ask_brings_what_names_its_noise():
+    engine = make(tiny_dspark, shape=GRAPHED)
+    (speculator,) = (each for each in engine.memory.speculators.values() if each.drafter)
+    seeded = Laws(truncates=True, is_greedy=False, is_coupled=True)
+    inputs, fives = speculator.graphed.warm(4, seeded).inputs, torch.full((2,), 5)
+    asked = dataclasses.replace(ask(2), gumbel=CoupledKeys(fives, fives + 1, fives + 2, fives + 3), coupled=fives > 0)
+    assert laws_of(asked) == seeded
+    assert can_replay(asked)
+    # As numbers it would be as large as the logits.
+    assert not can_replay(dataclasses.replace(asked, gumbel=torch.zeros(2, 4, 32)))
+    fill_ask(inputs, asked)
+    own = inputs.ask
+    names = own.gumbel.low, own.gumbel.high, own.gumbel.child, own.gumbel.first
+    assert [each[:2].tolist() for each in names] == [[5, 5], [6, 6], [7, 7], [8, 8]]
+    assert own.coupled.tolist() == [True, True, False, False]
 
 
 def ask(size):
