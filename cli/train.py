@@ -25,6 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
         target_minutes=arguments.target_minutes,
         target_tokens=arguments.target_tokens,
         target_start=arguments.target_start,
+        start_share=arguments.start_share,
         drafter_minutes=arguments.drafter_minutes,
         text_tokens=arguments.text_tokens,
         target_folder=arguments.target,

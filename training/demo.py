@@ -14,10 +14,12 @@ import torch
 from tokenizers import Tokenizer
 
 from core.config import CheckpointKind
+from core.errors import ConfigError
 from models import checkpoint
 from models.draft_fit import DraftNetwork
 from models.qwen3 import Qwen3, Qwen3Config
 from training.acceptance import expected_survival
+from training.averaged_weights import averaged, copied
 from training.budget import UNLIMITED, Budget
 from training.chatml import MASK, token_id
 from training.corpus import Corpus, read_corpus
@@ -32,7 +34,7 @@ from training.progress import Progress
 from training.recipe import Data, DrafterShape, Optimiser, Recipe, Run
 from training.record import LossRecord, write_json
 from training.sources import TextBatches, demo_texts, masked
-from training.target import DEMO_SHAPE, TargetRecipe, held_out_rows, load_trained, new_target, train_target
+from training.target import DEMO_SHAPE, TargetRecipe, evaluate, held_out_rows, load_trained, new_target, train_target
 from training.tokenizer import TASKS_PER_DOMAIN, train_tokenizer
 from training.train_drafter import first_drafter, objective_of
 from training.trainer import Trainer
@@ -75,6 +77,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     target_tokens   ends the target's training before its minutes do; None leaves it to them
     target_start    a trained target to go on from, mostly with conversations (`going_on`); None starts at random
+    start_share     its share in the weights that are written (training/averaged_weights.py)
     target_folder   a target to take as it is
     """
 
@@ -83,6 +86,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target_minutes: float = 50.0
     target_tokens: int | None = None
     target_start: Path | None = None
+    start_share: float = 0.6
     drafter_minutes: float = 35.0
     text_tokens: int = 1_500_000
     target_folder: Path | None = None
@@ -106,18 +110,25 @@ def build_target(plan: Plan, corpus: Corpus) -> Path:
     library, held_out_library = (
         encode_library(tokenizer, list(part.values())) for part in (corpus.train, corpus.held_out)
     )
+    if not 0.0 <= plan.start_share <= 1.0:
+        raise ConfigError(f"start_share is a share, from 0 to 1, got {plan.start_share:g}")
     recipe = target_recipe(plan)
     network = new_target(scale.shape, recipe.seed)
     if plan.target_start:
         network.load_state_dict(load_trained(plan.target_start).state_dict())
+    network.to(scale.device)
+    start, held_out = copied(network.state_dict()), held_out_rows(tokenizer, held_out_library, recipe)
     losses = train_target(
-        network.to(scale.device),
+        network,
         RowStream(tokenizer, library, recipe.row_len, recipe.seed, recipe.mixture),
-        held_out_rows(tokenizer, held_out_library, recipe),
+        held_out,
         recipe,
         plan.run / "target",
         on_save=lambda saved: export_target(plan.run / "snapshot" / "target", saved, tokenizer),
     )
+    if plan.target_start:
+        network.load_state_dict(averaged(network.state_dict(), start, plan.start_share))
+        losses = evaluate(network, held_out)
     print("held-out nats per token:", {name: round(loss, 3) for name, loss in losses.items()}, flush=True)
     write_json(plan.run / "target" / "held_out.json", losses)
     export_target(plan.run / "final" / "target", network, tokenizer)

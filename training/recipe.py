@@ -29,6 +29,8 @@ class DrafterShape(Struct, frozen=True, forbid_unknown_fields=True):
     target_layer_ids    target layers read, ascending from 0; the last is not among them
     start               "target": at the target's last layers; "random"; or the drafter to go on from: "demo", a folder
                         or a Hub id
+    start_share         of the drafter to go on from, in the weights that are written: what is learnt anew replaces less
+                        of what it knew (training/averaged_weights.py)
     num_layers          draft layers; eagle3 has one
     block_size          slots of a block; eagle3: drafts of a chain
     mask_token_id       what stands in the slots after the anchor
@@ -39,6 +41,7 @@ class DrafterShape(Struct, frozen=True, forbid_unknown_fields=True):
     kind: CheckpointKind
     target_layer_ids: tuple[int, ...]
     start: str = "target"
+    start_share: Share = 0.0
     num_layers: Positive = 5
     block_size: Positive = 7
     mask_token_id: int = 0

@@ -12,6 +12,7 @@ from models.draft_fit import DraftNetwork
 from models.folders import drafter_folder, target_folder
 from models.load_target import load_frozen
 from models.target import Target
+from training.averaged_weights import averaged, copied
 from training.cached_batches import open_cache, write_cache
 from training.drafter_files import drafter_json, load_trainable, make_drafter, write_drafter
 from training.dspark_loss import DFLASH_WEIGHTS, LossWeights
@@ -44,11 +45,15 @@ def train(recipe: Recipe) -> Path:
         network, config = first_drafter(recipe, target, folder)
         objective = objective_of(recipe)
         batches = open_batches(recipe, target, folder, run)
+        start_share = recipe.drafter.start_share
+        start = copied(dict(network.named_parameters())) if start_share else {}
         trainer = Trainer(recipe, network, target, objective, batches, run, place)
 
         def export() -> None:
             # All processes give their parts, the first writes.
             weights = trainer.weights()
+            if start:
+                weights = averaged(weights, start, start_share)
             if place.is_first:
                 write_drafter(output, config, checkpoint.split_weights(network, weights))
 
@@ -81,6 +86,8 @@ def first_drafter(recipe: Recipe, target: Target, folder: Path) -> tuple[DraftNe
     shape = recipe.drafter
     if shape.start not in STARTS:
         return load_trainable(drafter_folder(shape.kind, shape.start), shape.kind, target)
+    if shape.start_share:
+        raise ConfigError(f'drafter.start_share is of a drafter to go on from, and drafter.start is "{shape.start}"')
     config = drafter_json(read_config(folder), shape, recipe.run.num_anchors)
     network = make_drafter(config, shape.kind, target)
     start_at_random(network, recipe.run.seed)

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from msgspec.structs import replace
 from tokenizers import Tokenizer
 
+from core.errors import ConfigError
 from models.load_target import load_target
 from toys import tiny_config
+from training.averaged_weights import averaged
 from training.budget import Budget, learning_rate_scale
 from training.corpus import read_corpus
 from training.demo import Plan, Scale, build_target
@@ -91,7 +94,14 @@ def test_a_target_to_go_on_from_keeps_its_tokenizer_and_what_it_has_learnt(demo_
     trained = new_target(TINY, seed=5)
     export_target(tmp_path / "trained", trained, demo_tokenizer)
     scale = Scale(shape=TINY, num_rows=2, row_len=64, compile=False, python_files=library)
-    plan = Plan(tmp_path / "run", tmp_path / "out", target_tokens=1, target_start=tmp_path / "trained", scale=scale)
+    plan = Plan(
+        tmp_path / "run",
+        tmp_path / "out",
+        target_tokens=1,
+        target_start=tmp_path / "trained",
+        start_share=0.0,
+        scale=scale,
+    )
     folder = build_target(plan, read_corpus(library))
     gone_on = load_target(folder, torch.float32)
     # One step, at a fiftieth of a fifth of the rate, on weights that were rounded to bfloat16 twice.
@@ -99,6 +109,19 @@ def test_a_target_to_go_on_from_keeps_its_tokenizer_and_what_it_has_learnt(demo_
         torch.testing.assert_close(own, other, rtol=2**-7, atol=1e-3)
     assert not gone_on.embed_tokens.weight.equal(load_target(tmp_path / "trained", torch.float32).embed_tokens.weight)
     assert Tokenizer.from_file(str(folder / "tokenizer.json")).to_str() == demo_tokenizer.to_str()
+    whole = build_target(replace(plan, run=tmp_path / "again", start_share=1.0), read_corpus(library))
+    kept = load_target(whole, torch.float32).parameters()
+    started = load_target(tmp_path / "trained", torch.float32).parameters()
+    assert all(own.equal(other) for own, other in zip(kept, started, strict=True))
+    with pytest.raises(ConfigError, match=r"start_share is a share, from 0 to 1, got 1\.5"):
+        build_target(replace(plan, start_share=1.5), read_corpus(library))
+
+
+def test_an_average_lies_between_its_ends_by_the_share_of_the_first():
+    trained, start = {"a": torch.tensor([4.0, 8.0])}, {"a": torch.tensor([0.0, 16.0])}
+    assert averaged(trained, start, 0.25)["a"].tolist() == [3.0, 10.0]
+    assert averaged(trained, start, 0.0)["a"].equal(trained["a"])
+    assert averaged(trained, start, 1.0)["a"].equal(start["a"])
 
 
 def test_a_document_is_not_read_by_the_next():

@@ -172,9 +172,16 @@ def test_a_trained_drafter_loads_beside_its_target_and_is_gone_on_from(kind, tar
     tuned, _ = first_drafter(again, target, TARGET)
     written = load_file(folder / "model.safetensors")["fc.weight"]
     assert tuned.get_parameter("fc.weight").equal(written.float())
+    kept = msgspec.structs.replace(again, drafter=msgspec.structs.replace(again.drafter, start_share=1.0))
+    assert load_file(train(kept) / "model.safetensors")["fc.weight"].equal(written)
     columns = (folder / "run" / "losses.csv").read_text(encoding="utf-8").splitlines()
     assert columns[0].startswith("step,tokens,seconds,learning_rate,loss,")
     assert len(columns) == 2
+
+
+def test_a_share_of_a_start_that_is_no_drafter_is_refused(target, tmp_path):
+    with pytest.raises(ConfigError, match=r'start_share is of a drafter to go on from, and drafter\.start is "target"'):
+        first_drafter(make_recipe(tmp_path, "drafter.start_share=0.5"), target, TARGET)
 
 
 def test_a_drafter_of_another_target_is_refused_by_key(target, tmp_path):
