@@ -2,12 +2,14 @@
 
     python -m bench.step_before --before COMMIT          writes bench/results/step_before.json
 
-The earlier tree is taken out of the repository's history. Each mode and batch has a process per tree, which keeps its
-engine and waits while the other answers the same prompts, in random order. One thread, temperature 1.
+The earlier tree is taken out of the repository's history, and computes with the demo pair of today. Each mode and batch
+has a process per tree, which keeps its engine and waits while the other answers the same prompts, in random order. One
+thread, temperature 1.
 """
 
 import argparse
 import random
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -24,6 +26,7 @@ from bench.report import describe_run, shown_interval, write_json
 from bench.summary import paired_ratio
 from core.errors import ConfigError
 from core.statistics import Interval
+from models.folders import DEMO_FOLDER
 
 ROOT = Path(__file__).parents[1]
 CHILD = Path(__file__).with_name("stepped_tree.py")
@@ -80,7 +83,10 @@ def main() -> int:
 
 
 def take_out(revision: str, folder: Path) -> str:
-    """Unpack a commit of this repository into a folder and return its full name."""
+    """Unpack a commit of this repository into a folder, with the demo pair of today, and return its full name.
+
+    Steps of other weights would be steps of other texts.
+    """
     name = subprocess.run(
         ["git", "rev-parse", "--verify", f"{revision}^{{commit}}"],
         check=False,
@@ -94,6 +100,8 @@ def take_out(revision: str, folder: Path) -> str:
     packed = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=True)
     with tarfile.open(fileobj=BytesIO(packed.stdout)) as archive:
         archive.extractall(folder, filter="data")
+    for part in ("target", "dspark"):
+        shutil.copytree(DEMO_FOLDER / part, folder / "models" / "demo" / part, dirs_exist_ok=True)
     return commit
 
 
