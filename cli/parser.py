@@ -264,15 +264,18 @@ def _add_train(train: argparse.ArgumentParser) -> None:
         "--target-start", type=Path, metavar="FOLDER", help="go on from this trained target, mostly with conversations"
     )
     demo.add_argument(
+        "--start-share",
+        type=float,
+        default=0.6,
+        help="share of the start's weights in what --target-start writes (default %(default)s)",
+    )
+    demo.add_argument(
         "--kind",
         choices=["dspark", "dflash", "eagle3"],
         default="dspark",
         help="of the drafter (default %(default)s)",
     )
     demo.add_argument("--target-minutes", type=float, default=70.0, help="(default %(default)s)")
-    demo.add_argument(
-        "--start-share", type=float, default=0.6, help="of its weights in what is written (default %(default)s)"
-    )
     demo.add_argument("--target-tokens", type=int, help="end the target's training here, if its minutes do not")
     demo.add_argument("--drafter-minutes", type=float, default=40.0, help="(default %(default)s)")
     demo.add_argument(

@@ -2,8 +2,8 @@
 
 Only a drafter that says so (`DrafterSpec.is_capturable`) launches the same work for any ask of one shape: a block with
 its head does, a chain that ends with the longest length asked for does not. Which work it is depends on the laws that
-are asked for as well, so there is a graph for each kind of them. Asks with edits, and those that
-bring coupled noise as numbers, go to the drafter as they are.
+are asked for as well, so there is a graph for each kind of them. Asks with edits, and those that bring coupled noise as
+numbers, go to the drafter as they are.
 
 What pads is nobody's: its rows stand at position 0 of block 0, which no sequence reads.
 """

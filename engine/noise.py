@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from core.planning import I32, BoolArray
-from core.random import WORD, round_uniforms
+from core.random import round_uniforms
 from core.tensors import CoupledKeys
 from core.types import Request
 from engine.anchors import I64, anchors_of
@@ -17,7 +17,7 @@ from engine.draws_ahead import DrawsAhead
 from engine.sequence import Sequence
 from engine.target_draws import TargetDraws
 from kernels.dispatch import takes_triton
-from kernels.noise import gumbel_noise
+from kernels.noise import coupled_keys, gumbel_noise
 
 
 class Draws(NamedTuple):
@@ -108,9 +108,9 @@ def some_noise(gumbel: Tensor | CoupledKeys, index: Tensor) -> Tensor | CoupledK
 def name_noise(sequences: tuple[Sequence, ...], anchors: I64, device: torch.device) -> CoupledKeys:
     """Return what names the noise after each anchor i64 [B], by one copy; of who is not coupled it is never drawn."""
     keys = np.array([sequence.request.coupled_key or 0 for sequence in sequences], dtype=np.uint64)
-    children = torch.tensor([sequence.request.n_index for sequence in sequences])
-    low, high = (torch.from_numpy(half.astype(np.int64)) for half in (keys & np.uint64(WORD), keys >> np.uint64(32)))
-    return CoupledKeys(*upload_all((low, high, children & WORD, torch.from_numpy(anchors + 1)), device))
+    children = np.array([sequence.request.n_index for sequence in sequences], dtype=np.int64)
+    named = coupled_keys(keys, children, torch.from_numpy(anchors + 1))
+    return CoupledKeys(*upload_all((named.low, named.high, named.child, named.first), device))
 
 
 def uses_gumbel(request: Request) -> bool:

@@ -14,12 +14,12 @@ import torch
 from tokenizers import Tokenizer
 
 from core.config import CheckpointKind
-from core.errors import ConfigError
+from core.errors import CheckpointError, ConfigError
 from models import checkpoint
 from models.draft_fit import DraftNetwork
 from models.qwen3 import Qwen3, Qwen3Config
 from training.acceptance import expected_survival
-from training.averaged_weights import averaged, copied
+from training.averaged_weights import averaged
 from training.budget import UNLIMITED, Budget
 from training.chatml import MASK, token_id
 from training.corpus import Corpus, read_corpus
@@ -105,19 +105,23 @@ def build(plan: Plan) -> None:
 
 
 def build_target(plan: Plan, corpus: Corpus) -> Path:
-    """Train the tokenizer and the target, or finish a run that was stopped; returns the checkpoint folder."""
-    scale, tokenizer = plan.scale, load_tokenizer(plan, corpus)
+    """Train the tokenizer and the target, or finish a run that was stopped; returns the checkpoint folder.
+
+    Raises ConfigError for a share that is none, CheckpointError for a target that cannot be gone on from.
+    """
+    if not 0.0 <= plan.start_share <= 1.0:
+        raise ConfigError(f"start_share is a share, from 0 to 1, got {plan.start_share:g}")
+    scale, start = plan.scale, load_trained(plan.target_start) if plan.target_start else None
+    tokenizer = load_tokenizer(plan, corpus)
     library, held_out_library = (
         encode_library(tokenizer, list(part.values())) for part in (corpus.train, corpus.held_out)
     )
-    if not 0.0 <= plan.start_share <= 1.0:
-        raise ConfigError(f"start_share is a share, from 0 to 1, got {plan.start_share:g}")
     recipe = target_recipe(plan)
-    network = new_target(scale.shape, recipe.seed)
-    if plan.target_start:
-        network.load_state_dict(load_trained(plan.target_start).state_dict())
+    held_out = held_out_rows(tokenizer, held_out_library, recipe)
+    network = new_target(start.config if start else scale.shape, recipe.seed)
+    if start:
+        network.load_state_dict(start.state_dict())
     network.to(scale.device)
-    start, held_out = copied(network.state_dict()), held_out_rows(tokenizer, held_out_library, recipe)
     losses = train_target(
         network,
         RowStream(tokenizer, library, recipe.row_len, recipe.seed, recipe.mixture),
@@ -126,8 +130,8 @@ def build_target(plan: Plan, corpus: Corpus) -> Path:
         plan.run / "target",
         on_save=lambda saved: export_target(plan.run / "snapshot" / "target", saved, tokenizer),
     )
-    if plan.target_start:
-        network.load_state_dict(averaged(network.state_dict(), start, plan.start_share))
+    if start:
+        network.load_state_dict(averaged(network.state_dict(), start.state_dict(), plan.start_share))
         losses = evaluate(network, held_out)
     print("held-out nats per token:", {name: round(loss, 3) for name, loss in losses.items()}, flush=True)
     write_json(plan.run / "target" / "held_out.json", losses)
@@ -163,8 +167,10 @@ def going_on(recipe: TargetRecipe) -> TargetRecipe:
 
 def load_tokenizer(plan: Plan, corpus: Corpus) -> Tokenizer:
     """Read the tokenizer of the run or of the target that it goes on from, or train one."""
-    path = plan.target_start / "tokenizer.json" if plan.target_start else plan.run / "tokenizer.json"
+    path = (plan.target_start or plan.run) / "tokenizer.json"
     if not path.exists():
+        if plan.target_start:
+            raise CheckpointError(f"{path} is missing: a target is gone on from with its own tokenizer")
         plan.run.mkdir(parents=True, exist_ok=True)
         scale = plan.scale
         train_tokenizer(list(corpus.train.values()), scale.shape.vocab_size, scale.tokenizer_tasks).save(str(path))

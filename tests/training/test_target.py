@@ -5,7 +5,7 @@ import torch
 from msgspec.structs import replace
 from tokenizers import Tokenizer
 
-from core.errors import ConfigError
+from core.errors import CheckpointError, ConfigError
 from models.load_target import load_target
 from toys import tiny_config
 from training.averaged_weights import averaged
@@ -113,6 +113,10 @@ def test_a_target_to_go_on_from_keeps_its_tokenizer_and_what_it_has_learnt(demo_
     kept = load_target(whole, torch.float32).parameters()
     started = load_target(tmp_path / "trained", torch.float32).parameters()
     assert all(own.equal(other) for own, other in zip(kept, started, strict=True))
+    (tmp_path / "trained" / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match="is missing: a target is gone on from with its own tokenizer"):
+        build_target(plan, read_corpus(library))
+    assert not (tmp_path / "trained" / "tokenizer.json").exists()
     with pytest.raises(ConfigError, match=r"start_share is a share, from 0 to 1, got 1\.5"):
         build_target(replace(plan, start_share=1.5), read_corpus(library))
 
