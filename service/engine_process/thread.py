@@ -159,6 +159,7 @@ class EngineThread:
             if may_refill:
                 self._refilled.wait(REFILL_S)
             self._wait_for_room()
+        self._tell_last()
 
     def _tell_last(self) -> None:
         """Tell of the last step, if nobody has."""

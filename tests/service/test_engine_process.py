@@ -176,6 +176,19 @@ def test_a_step_of_a_device_is_told_of_while_it_runs_the_next_and_the_last_at_on
     ]
 
 
+def test_what_a_device_has_done_is_told_of_where_it_is_closed_at_work(monkeypatch):
+    monkeypatch.setattr(thread, "SNAPSHOT_S", 60.0)
+    engine = Noting(step_s=0.002)
+    one = thread.EngineThread(engine, lambda heard: engine.told(heard) or one.read())
+    one.add(asking("a", max_tokens=400))
+    one.start()
+    while engine.num_steps < 5:
+        time.sleep(0.001)
+    one.close()
+    assert engine.has_work
+    assert engine.notes.count("stepped") == engine.num_steps
+
+
 def test_a_step_before_one_that_breaks_is_told_of_first(monkeypatch):
     class Breaking(Noting):
         def step(self, meanwhile=None):
