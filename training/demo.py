@@ -41,7 +41,7 @@ from training.trainer import Trainer
 
 DEMO_FOLDER = Path(__file__).parents[1] / "models" / "demo"
 # What a target goes on with that has read tasks one by one.
-CONVERSATIONS = Mixture(math=0.12, code=0.12, chat=0.11, sessions=0.3)
+CONVERSATIONS = Mixture(math=0.18, code=0.18, chat=0.1, sessions=0.32)
 # Minutes end a drafter's training, not steps.
 MAX_STEPS = 2**31
 
@@ -158,10 +158,10 @@ def going_on(recipe: TargetRecipe) -> TargetRecipe:
         recipe,
         num_rows=max(1, recipe.num_rows // 2),
         row_len=2 * recipe.row_len,
-        seed=recipe.seed + 1,
+        seed=recipe.seed + 2,
         mixture=CONVERSATIONS,
-        muon_lr=recipe.muon_lr / 5,
-        adam_lr=recipe.adam_lr / 5,
+        muon_lr=recipe.muon_lr / 4,
+        adam_lr=recipe.adam_lr / 4,
     )
 
 

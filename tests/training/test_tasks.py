@@ -5,8 +5,13 @@ import random
 
 import pytest
 
+from training.tasks import code
+from training.tasks.casual import casual
 from training.tasks.catalog import DOMAINS, is_right, part_of, tasks
+from training.tasks.classics import CLASSICS
+from training.tasks.functions import LIST_FAMILIES, draw_function
 from training.tasks.math import work_add, work_multiply, work_subtract
+from training.tasks.phrasings import CONDITIONS, LISTS, OTHERS, asked, third_person
 from training.tasks.sandbox import is_plain, run_calls
 
 
@@ -43,7 +48,8 @@ def test_held_out_tasks_contain_seen_and_unseen_templates(domain):
 
 @pytest.mark.parametrize(("domain", "count"), [("math", 300), ("code", 25), ("chat", 300)])
 def test_the_canonical_answer_is_right(domain, count):
-    assert all(is_right(task, task.answer) for task in first(domain, "held_out", count))
+    for part in ("train", "held_out"):
+        assert all(is_right(task, task.answer) for task in first(domain, part, count))
 
 
 def test_a_wrong_sum_is_wrong():
@@ -53,9 +59,78 @@ def test_a_wrong_sum_is_wrong():
 
 
 def test_a_function_that_returns_something_else_is_wrong():
-    task = first("code", "train", 1)[0]
+    task = next(task for task in first("code", "train", 50) if task.template not in CLASSICS)
     assert not is_right(task, task.answer.replace("return ", "return 'wrong', "))
     assert not is_right(task, "def without_block(): return 1")
+
+
+@pytest.mark.parametrize("family", CLASSICS)
+def test_a_function_known_by_heart_does_what_is_expected_of_it(family):
+    function, rng = CLASSICS[family], random.Random(1)
+    shown = [function.draw(rng) for _ in range(8)]
+    source = code.BLOCK.search(code.render(function, code.doctest(function, shown[0]))).group(1)
+    values = run_calls(source, [f"{function.name}({value!r})" for value in shown])
+    assert values == [repr(function.reference(value)) for value in shown]
+
+
+def test_a_function_known_by_heart_is_always_trained_on():
+    assert CLASSICS.keys().isdisjoint(task.template for task in first("code", "held_out", 1000))
+    assert CLASSICS.keys() <= {task.template for task in first("code", "train", 1000)}
+
+
+def test_every_function_can_be_asked_for_in_other_words():
+    assert set(LISTS) == set(LIST_FAMILIES)
+    assert set(LISTS) | set(OTHERS) == set(code.ALL_FAMILIES)
+    rng = random.Random(1)
+    for family in code.FAMILIES:
+        kinds = set()
+        for _ in range(60):
+            function = draw_function(rng, family)
+            kinds.add(function.kind)
+            question = asked(rng, family, function)
+            assert not set("{}") & set(question), question
+        assert kinds == (set(CONDITIONS) if family in LISTS else {""})
+
+
+def test_numbers_of_a_condition_are_named_where_it_has_any():
+    rng = random.Random(1)
+    for _ in range(50):
+        function = draw_function(rng, "sum")
+        assert str(function.parameters["n"]) in asked(rng, "sum", function)
+
+
+def test_what_is_asked_for_without_an_example_is_answered_without_one():
+    shown = [task for task in first("code", "train", 200) if ">>>" in task.messages[0][1]]
+    bare = [task for task in first("code", "train", 200) if ">>>" not in task.messages[0][1]]
+    assert len(shown) > len(bare) > 40
+    assert all(">>>" in task.answer for task in shown)
+    assert not any(">>>" in task.answer for task in bare)
+
+
+@pytest.mark.parametrize(
+    ("order", "does"),
+    [
+        ("count the words", "counts the words"),
+        ("multiply every number by 3", "multiplies every number by 3"),
+        ("check if a word is a palindrome", "checks if a word is a palindrome"),
+        ("delay it", "delays it"),
+        ("add up the even numbers", "adds up the even numbers"),
+    ],
+)
+def test_an_order_becomes_what_a_function_does(order, does):
+    assert third_person(order) == does
+
+
+def test_a_prompt_typed_in_a_hurry_keeps_its_words():
+    rng = random.Random(1)
+    typed = {casual(rng, "What is 3 + 4?") for _ in range(200)}
+    assert typed == {"What is 3 + 4?", "what is 3 + 4?", "What is 3 + 4", "what is 3 + 4"}
+
+
+def test_what_it_was_not_taught_is_answered_by_saying_so():
+    task = next(task for task in first("chat", "held_out", 300) if task.template == "beyond")
+    assert is_right(task, task.answer)
+    assert not is_right(task, "The capital is Paris.")
 
 
 def test_an_answer_about_something_else_is_wrong():

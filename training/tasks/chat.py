@@ -8,6 +8,9 @@ import random
 import re
 from collections.abc import Callable
 
+from training.tasks.beyond import SMALL_MODEL, beyond
+from training.tasks.casual import casual
+from training.tasks.manners import manners
 from training.tasks.task import Task
 
 HELD_OUT_TEMPLATES = frozenset({"invite"})
@@ -159,7 +162,8 @@ def generate(rng: random.Random) -> Task:
     """Draw one task."""
     template = rng.choice(tuple(TEMPLATES))
     key, messages, answer = TEMPLATES[template](rng)
-    messages = tuple((role, with_article(content)) for role, content in messages)
+    *before, (role, question) = ((role, with_article(content)) for role, content in messages)
+    messages = (*before, (role, casual(rng, question)))
     return Task("chat", template, key, messages, with_article(answer))
 
 
@@ -173,7 +177,9 @@ def is_right(task: Task, text: str) -> bool:
     stems = [stem for stem in re.split(r"[| ]", task.key) if len(stem) > 2]
     if task.template == "paraphrase":
         stems = [stem for part in task.key.split("|") for stem in (*synonyms(part),)]
-    ended = text.rstrip().endswith((".", "?", "!"))
+    if task.template == "beyond":
+        stems = [SMALL_MODEL]
+    ended = text.rstrip().endswith((".", "?", "!", '?"'))
     return ended and any(stem in text.lower() for stem in stems)
 
 
@@ -315,5 +321,6 @@ def _story(rng: random.Random) -> tuple[str, tuple[tuple[str, str], ...], str]:
 
 
 TEMPLATES: dict[str, Callable[[random.Random], tuple[str, tuple[tuple[str, str], ...], str]]] = {
-    maker.__name__.removeprefix("_"): maker for maker in (_activity, _follow_up, _invite, _meal, _paraphrase, _story)
+    maker.__name__.removeprefix("_"): maker
+    for maker in (_activity, _follow_up, _invite, _meal, _paraphrase, _story, manners, beyond)
 }

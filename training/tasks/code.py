@@ -1,14 +1,18 @@
-"""Short Python functions asked for in words and a doctest; the answer is one canonical function.
+"""Short Python functions asked for in words, mostly with a doctest; the answer is one canonical function.
 
 Families (count, keep, sum ... over a list; string and loop functions) meet conditions with parameters. The key is
-the function with its parameters, so a held-out function is an unseen combination. A model's text runs only in
-training.tasks.sandbox.
+the function with its parameters, so a held-out function is an unseen combination; what everybody asks for first has
+none. Half of them are asked for in a form, the rest as it comes, often with neither name nor example. A model's text
+runs only in training.tasks.sandbox.
 """
 
 import random
 import re
 
+from training.tasks.casual import casual
+from training.tasks.classics import CLASSICS
 from training.tasks.functions import FAMILIES, Function, draw_function
+from training.tasks.phrasings import asked
 from training.tasks.sandbox import run_calls
 from training.tasks.task import Task
 
@@ -16,22 +20,29 @@ from training.tasks.task import Task
 HELD_OUT_TEMPLATES = frozenset({"last from", "last not", "last odd", "last by"})
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 NUM_TESTS = 5
-ASKED = (
+FORMS = (
     "Write a Python function {call} that {words}.",
     "Define a function {call} in Python that {words}.",
     "I need a Python function {call} that {words}.",
     "Please write {call}, a Python function that {words}.",
 )
+FORM_SHARE = 0.5
+# What may follow a question that follows no form.
+ENDINGS = ("", "", "", " Call it `{name}`.", " Name it {name}.", "\n\n{example}", " For example:\n\n{example}")
+ALL_FAMILIES = (*FAMILIES, *CLASSICS)
 
 
 def generate(rng: random.Random) -> Task:
     """Draw one task."""
-    family = rng.choice(FAMILIES)
-    function = draw_function(rng, family)
-    call = f"{function.name}({function.argument})"
-    shown = function.draw(rng)
-    example = f">>> {function.name}({shown!r})\n{function.reference(shown)!r}"
-    prompt = f"{rng.choice(ASKED).format(call=f'`{call}`', words=function.words)}\n\n{example}"
+    family = rng.choice(ALL_FAMILIES)
+    function = CLASSICS[family] if family in CLASSICS else draw_function(rng, family)
+    example = doctest(function, function.draw(rng))
+    if rng.random() < FORM_SHARE:
+        prompt = f"{rng.choice(FORMS).format(call=f'`{call(function)}`', words=function.words)}\n\n{example}"
+    else:
+        ending = rng.choice(ENDINGS)
+        example = example if "{example}" in ending else ""
+        prompt = casual(rng, asked(rng, family, function)) + ending.format(name=function.name, example=example)
     tests = []
     for _ in range(NUM_TESTS):
         value = function.draw(rng)
@@ -41,17 +52,27 @@ def generate(rng: random.Random) -> Task:
         f"{family} {function.kind}".strip(),
         f"{function.name}: {function.words}",
         (("user", prompt),),
-        render(function, call, example),
+        render(function, example),
         tuple(tests),
     )
 
 
-def render(function: Function, call: str, example: str) -> str:
-    """Write the canonical answer: a function with its description and doctest."""
-    summary = function.words[0].upper() + function.words[1:]
-    lines = [f'"""{summary}.', "", *example.splitlines(), '"""', *function.body.splitlines()]
-    indented = "\n".join(f"    {line}" if line else "" for line in lines)
-    return f"```python\ndef {call}:\n{indented}\n```"
+def call(function: Function) -> str:
+    """Return how a function is called."""
+    return f"{function.name}({function.argument})"
+
+
+def doctest(function: Function, value: object) -> str:
+    """Show what a function makes of a value."""
+    return f">>> {function.name}({value!r})\n{function.reference(value)!r}"
+
+
+def render(function: Function, example: str) -> str:
+    """Write the canonical answer: a function with its description, and the doctest where one is given."""
+    summary = f"{function.words[0].upper()}{function.words[1:]}."
+    description = [f'"""{summary}', "", *example.splitlines(), '"""'] if example else [f'"""{summary}"""']
+    indented = "\n".join(f"    {line}" if line else "" for line in (*description, *function.body.splitlines()))
+    return f"```python\ndef {call(function)}:\n{indented}\n```"
 
 
 def is_right(task: Task, text: str) -> bool:

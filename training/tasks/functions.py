@@ -5,6 +5,7 @@ running text.
 """
 
 import random
+import re
 from collections.abc import Callable
 
 import msgspec
@@ -23,6 +24,7 @@ class Function(msgspec.Struct, frozen=True):
     """A function to write: name, argument, description, body, and the reference that the tests come from.
 
     kind names the condition it uses, without its number; "" for families that have none.
+    parameters are what was drawn for it, for whoever words it otherwise.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Function(msgspec.Struct, frozen=True):
     reference: Callable[..., object]
     draw: Callable[[random.Random], object]
     kind: str = ""
+    parameters: dict[str, object] = {}
 
 
 def _conditions(rng: random.Random) -> Condition:
@@ -56,22 +59,22 @@ def _conditions(rng: random.Random) -> Condition:
     )
 
 
-def _numbers(rng: random.Random) -> list[int]:
+def draw_numbers(rng: random.Random) -> list[int]:
     """Draw a short list of whole numbers."""
     return [rng.randint(0, 24) for _ in range(rng.randint(3, 6))]
 
 
-def _word(rng: random.Random) -> str:
+def draw_word(rng: random.Random) -> str:
     """Draw a word."""
     return rng.choice(WORDS)
 
 
-def _words(rng: random.Random) -> list[str]:
+def draw_words(rng: random.Random) -> list[str]:
     """Draw a short list of words."""
     return [rng.choice(WORDS) for _ in range(rng.randint(2, 4))]
 
 
-def _small(rng: random.Random) -> int:
+def draw_small(rng: random.Random) -> int:
     """Draw a small whole number."""
     return rng.randint(1, 9)
 
@@ -92,8 +95,9 @@ def _filtered(rng: random.Random, family: str) -> Function:
         phrase.format(condition.words),
         body.replace("CONDITION", condition.source),
         lambda values: reference(values, condition.holds),
-        _numbers,
+        draw_numbers,
         condition.name.rstrip("_0123456789"),
+        {"condition": condition.words, "n": re.sub("[^0-9]", "", condition.name)},
     )
 
 
@@ -164,7 +168,8 @@ def _add_each(rng: random.Random) -> Function:
         f"adds {n} to every number",
         f"return [value + {n} for value in values]",
         lambda values: [value + n for value in values],
-        _numbers,
+        draw_numbers,
+        parameters={"n": n},
     )
 
 
@@ -176,7 +181,8 @@ def _times_each(rng: random.Random) -> Function:
         f"multiplies every number by {n}",
         f"return [value * {n} for value in values]",
         lambda values: [value * n for value in values],
-        _numbers,
+        draw_numbers,
+        parameters={"n": n},
     )
 
 
@@ -189,6 +195,7 @@ def _cap(rng: random.Random) -> Function:
         f"if number > {n}:\n    return {n}\nreturn number",
         lambda number: min(number, n),
         _any_number,
+        parameters={"n": n},
     )
 
 
@@ -201,6 +208,7 @@ def _clamp(rng: random.Random) -> Function:
         f"return max({low}, min({high}, number))",
         lambda number: max(low, min(high, number)),
         _any_number,
+        parameters={"low": low, "high": high},
     )
 
 
@@ -212,7 +220,8 @@ def _table(rng: random.Random) -> Function:
         f"lists the first count multiples of {n}",
         f"return [{n} * index for index in range(1, count + 1)]",
         lambda count: [n * index for index in range(1, count + 1)],
-        _small,
+        draw_small,
+        parameters={"n": n},
     )
 
 
@@ -224,7 +233,8 @@ def _powers(rng: random.Random) -> Function:
         f"lists the first count powers of {n}",
         f"result = []\npower = 1\nfor _ in range(count):\n    result.append(power)\n    power *= {n}\nreturn result",
         lambda count: [n**index for index in range(count)],
-        _small,
+        draw_small,
+        parameters={"n": n},
     )
 
 
@@ -237,6 +247,7 @@ def _countdown(rng: random.Random) -> Function:
         f"result = []\nwhile start >= 0:\n    result.append(start)\n    start -= {n}\nreturn result",
         lambda start: list(range(start, -1, -n)),
         lambda source: source.randint(5, 30),
+        parameters={"n": n},
     )
 
 
@@ -248,7 +259,8 @@ def _repeat(rng: random.Random) -> Function:
         f"repeats the text {n} times, joined by {mark!r}",
         f"return {mark!r}.join([text] * {n})",
         lambda text: mark.join([text] * n),
-        _word,
+        draw_word,
+        parameters={"n": n, "mark": mark},
     )
 
 
@@ -260,7 +272,8 @@ def _longer(rng: random.Random) -> Function:
         f"keeps the words longer than {n} letters",
         f"return [word for word in words if len(word) > {n}]",
         lambda items: [item for item in items if len(item) > n],
-        _words,
+        draw_words,
+        parameters={"n": n},
     )
 
 
@@ -272,7 +285,8 @@ def _starting(rng: random.Random) -> Function:
         f"keeps the words that start with {letter!r}",
         f"return [word for word in words if word.startswith({letter!r})]",
         lambda items: [item for item in items if item.startswith(letter)],
-        _words,
+        draw_words,
+        parameters={"letter": letter},
     )
 
 
@@ -284,7 +298,8 @@ def _count_letter(rng: random.Random) -> Function:
         f"counts how often {letter!r} occurs in the text",
         f"return text.count({letter!r})",
         lambda text: text.count(letter),
-        _word,
+        draw_word,
+        parameters={"letter": letter},
     )
 
 
@@ -296,7 +311,8 @@ def _remove_letter(rng: random.Random) -> Function:
         f"removes every {letter!r} from the text",
         f"return text.replace({letter!r}, '')",
         lambda text: text.replace(letter, ""),
-        _word,
+        draw_word,
+        parameters={"letter": letter},
     )
 
 
@@ -308,7 +324,8 @@ def _keep_letters(rng: random.Random) -> Function:
         f"keeps only the letters in {kept!r}",
         f"return ''.join(letter for letter in text if letter in {kept!r})",
         lambda text: "".join(letter for letter in text if letter in kept),
-        _word,
+        draw_word,
+        parameters={"letters": kept},
     )
 
 
@@ -320,7 +337,8 @@ def _swap_letter(rng: random.Random) -> Function:
         f"replaces every {old!r} in the text by {new!r}",
         f"return text.replace({old!r}, {new!r})",
         lambda text: text.replace(old, new),
-        _word,
+        draw_word,
+        parameters={"old": old, "new": new},
     )
 
 

@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Callable
 
+from training.tasks.casual import casual
 from training.tasks.task import Task
 
 NAMES = (
@@ -33,6 +34,68 @@ GAINS = ("bought", "picked up", "collected", "got")
 LOSSES = ("got lost", "were stolen", "fell down", "melted")
 CONTAINERS = ("boxes", "bags", "baskets", "crates")
 PLACE_NAMES = ("Ones", "Tens", "Hundreds", "Thousands")
+SUMS = (
+    "What is {} + {}?",
+    "Add {} and {}.",
+    "Compute {} + {}.",
+    "Find the sum of {} and {}.",
+    "What is {} plus {}?",
+    "What's {} + {}?",
+    "How much is {} + {}?",
+    "Calculate {} + {}.",
+    "Can you add {} and {}?",
+    "What is the sum of {} and {}?",
+    "{} + {}",
+    "{} + {} = ?",
+    "{}+{}",
+    "{} plus {}",
+)
+DIFFERENCES = (
+    "What is {0} - {1}?",
+    "Subtract {1} from {0}.",
+    "Compute {0} - {1}.",
+    "Take {1} away from {0}.",
+    "What is {0} minus {1}?",
+    "What's {0} - {1}?",
+    "How much is {0} - {1}?",
+    "Calculate {0} - {1}.",
+    "Can you subtract {1} from {0}?",
+    "What is the difference between {0} and {1}?",
+    "{0} - {1}",
+    "{0} - {1} = ?",
+    "{0}-{1}",
+    "{0} minus {1}",
+)
+PRODUCTS = (
+    "What is {} * {}?",
+    "Multiply {} by {}.",
+    "Compute {} * {}.",
+    "What is {} times {}?",
+    "What's {} * {}?",
+    "How much is {} times {}?",
+    "Calculate {} * {}.",
+    "Can you multiply {} by {}?",
+    "What is {} x {}?",
+    "{} * {}",
+    "{} * {} = ?",
+    "{}*{}",
+    "{} x {}",
+    "{} times {}",
+)
+QUOTIENTS = (
+    "What is {} / {}?",
+    "Divide {} by {}.",
+    "Compute {} / {}.",
+    "What is {} divided by {}?",
+    "What's {} / {}?",
+    "How much is {} divided by {}?",
+    "Calculate {} / {}.",
+    "Can you divide {} by {}?",
+    "{} / {}",
+    "{} / {} = ?",
+    "{}/{}",
+    "{} divided by {}",
+)
 # Wordings that training never shows; what they ask for is taught in other words.
 HELD_OUT_TEMPLATES = frozenset({"story_found", "story_broke"})
 
@@ -115,28 +178,22 @@ def operands(rng: random.Random) -> tuple[int, int]:
 
 def _add(rng: random.Random) -> tuple[str, str, str]:
     left, right = operands(rng)
-    asked = rng.choice(("What is {} + {}?", "Add {} and {}.", "Compute {} + {}.", "Find the sum of {} and {}."))
-    return finish(work_add(left, right), asked.format(left, right))
+    return finish(work_add(left, right), casual(rng, rng.choice(SUMS).format(left, right)))
 
 
 def _subtract(rng: random.Random) -> tuple[str, str, str]:
     right, left = sorted(operands(rng))
-    asked = rng.choice(
-        ("What is {0} - {1}?", "Subtract {1} from {0}.", "Compute {0} - {1}.", "Take {1} away from {0}.")
-    )
-    return finish(work_subtract(left, right), asked.format(left, right))
+    return finish(work_subtract(left, right), casual(rng, rng.choice(DIFFERENCES).format(left, right)))
 
 
 def _multiply(rng: random.Random) -> tuple[str, str, str]:
     left, right = rng.randint(11, 99), rng.randint(2, 9)
-    asked = rng.choice(("What is {} * {}?", "Multiply {} by {}.", "Compute {} * {}.", "What is {} times {}?"))
-    return finish(work_multiply(left, right), asked.format(left, right))
+    return finish(work_multiply(left, right), casual(rng, rng.choice(PRODUCTS).format(left, right)))
 
 
 def _divide(rng: random.Random) -> tuple[str, str, str]:
     right, result = rng.randint(2, 9), rng.randint(2, 12)
-    asked = rng.choice(("What is {} / {}?", "Divide {} by {}.", "Compute {} / {}."))
-    return finish(work_divide(right * result, right), asked.format(right * result, right))
+    return finish(work_divide(right * result, right), casual(rng, rng.choice(QUOTIENTS).format(right * result, right)))
 
 
 def _compare(rng: random.Random) -> tuple[str, str, str]:
