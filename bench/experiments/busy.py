@@ -7,6 +7,7 @@
 
 import argparse
 import os
+import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -61,7 +62,8 @@ def kept_busy(url: str, pool: PromptPool, num_clients: int, api_key: str | None 
             with lock:
                 question = questions.take()
             try:
-                for _ in connection.ask(question, load.temperature):
+                # The pool begins anew sooner or later: no answer is to be helped by another's prefix.
+                for _ in connection.ask(question, load.temperature, cache_salt=secrets.token_hex(8)):
                     if ended.is_set():
                         break
                 refused = 0

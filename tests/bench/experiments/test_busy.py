@@ -26,6 +26,7 @@ def test_requests_come_without_end_and_say_nothing_of_speculation():
     assert len(asked) >= 12
     assert not any("speculation" in body for body in asked)
     assert len({body["prompt"] for body in asked}) >= 9
+    assert len({body["cache_salt"] for body in asked}) == len(asked)
 
 
 def test_a_server_that_is_gone_ends_it():
