@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 
 import pytest
 
@@ -119,6 +120,28 @@ def test_what_is_asked_for_without_an_example_is_answered_without_one():
 )
 def test_an_order_becomes_what_a_function_does(order, does):
     assert third_person(order) == does
+
+
+def test_what_follows_a_question_begins_a_sentence():
+    asked_for = [task.messages[0][1] for task in first("code", "train", 600)]
+    followed = [prompt for prompt in asked_for if " Call it" in prompt or " Name it" in prompt]
+    assert len(followed) > 30
+    assert all(re.search(r"[.?] (Call|Name) it", prompt) for prompt in followed)
+
+
+def test_a_function_asked_for_without_a_name_may_have_any():
+    for task in first("code", "train", 40):
+        prompt, name = task.messages[0][1], task.tests[0][0].partition("(")[0]
+        is_bare = not any(word in prompt for word in ("`", ">>>", "Name it"))
+        assert is_right(task, task.answer.replace(f"def {name}(", "def other_name(")) is is_bare
+
+
+def test_a_held_out_sum_is_worked_out_in_no_sequence():
+    sums = {task.key for task in first("math", "held_out", 600) if task.template == "add"}
+    shown = {task.key for task in first("math", "train", 3000) if task.template == "sequence"}
+    assert shown
+    assert all("+" in key for key in shown)
+    assert sums.isdisjoint(shown)
 
 
 def test_a_prompt_typed_in_a_hurry_keeps_its_words():

@@ -30,7 +30,7 @@ SUBJECTS = {
     ),
     "Translate {} to Spanish.": ("good night", "hello", "my name is Ben", "how are you", "the red car"),
     "What is the weather like in {}?": ("London", "Berlin", "New York", "Tokyo", "Paris", "Madrid", "Rome"),
-    "How old is {}?": ("the universe", "the Earth", "the pope", "the pyramids", "London"),
+    "How old is {}?": ("the universe", "the Earth", "the pope", "the oldest tree", "London"),
     "How far is {}?": ("the moon", "the sun", "Mars", "Paris from London", "it to Rome"),
     "When did {} end?": ("the First World War", "the Cold War", "the Roman Empire", "the Middle Ages"),
     "Who won {}?": ("the last World Cup", "the election", "the Tour de France", "the Nobel Prize in 2020"),
@@ -52,10 +52,10 @@ SUBJECTS = {
     "Recommend {}.": ("a film", "a book", "a restaurant", "a laptop", "a song"),
 }
 ANSWERS = (
-    "I do not know that: I am only a small model. {can}",
     "That is beyond me, I am a small model. {can}",
     "Sorry, I am a small model and did not learn that. {can}",
 )
+TO_QUESTIONS = (*ANSWERS, "I do not know that: I am only a small model. {can}")
 CAN = (
     "Ask me for a sum, a short Python function or a story.",
     "I can work out sums, write short Python functions and chat a little.",
@@ -67,4 +67,5 @@ def beyond(rng: random.Random) -> tuple[str, tuple[tuple[str, str], ...], str]:
     """Draw (key, messages, answer)."""
     question = rng.choice(tuple(SUBJECTS))
     asked = question.format(rng.choice(SUBJECTS[question]))
-    return asked, (("user", asked),), rng.choice(ANSWERS).format(can=rng.choice(CAN))
+    answers = TO_QUESTIONS if question.endswith("?") else ANSWERS
+    return asked, (("user", asked),), rng.choice(answers).format(can=rng.choice(CAN))

@@ -19,6 +19,9 @@ from training.tasks.task import Task
 # Pairs of a family and a condition that training never shows together, though it shows both with others.
 HELD_OUT_TEMPLATES = frozenset({"last from", "last not", "last odd", "last by"})
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+DEFINED = re.compile(r"^def (\w+)\(", re.MULTILINE)
+# How a prompt says what a function is to be called; a name may be a common word.
+NAMED = r"`{0}\b|>>> {0}\(| it {0}\b"
 NUM_TESTS = 5
 FORMS = (
     "Write a Python function {call} that {words}.",
@@ -42,7 +45,9 @@ def generate(rng: random.Random) -> Task:
     else:
         ending = rng.choice(ENDINGS)
         example = example if "{example}" in ending else ""
-        prompt = casual(rng, asked(rng, family, function)) + ending.format(name=function.name, example=example)
+        question = asked(rng, family, function)
+        stop = "." if ending and question[-1] not in ".?" else ""
+        prompt = casual(rng, f"{question}{stop}{ending.format(name=function.name, example=example)}")
     tests = []
     for _ in range(NUM_TESTS):
         value = function.draw(rng)
@@ -76,8 +81,15 @@ def render(function: Function, example: str) -> str:
 
 
 def is_right(task: Task, text: str) -> bool:
-    """Tell whether the function in a text gives the expected value for every held test."""
+    """Tell whether the function in a text gives the expected value for every held test.
+
+    A function that was asked for without a name may have any.
+    """
     block = BLOCK.search(text)
-    if block is None:
+    defined = DEFINED.findall(block.group(1)) if block else []
+    if block is None or not defined:
         return False
-    return run_calls(block.group(1), [call for call, _ in task.tests]) == [value for _, value in task.tests]
+    name = task.tests[0][0].partition("(")[0]
+    is_named = any(re.search(NAMED.format(name), content) for _, content in task.messages)
+    calls = [one if is_named else f"{defined[-1]}{one.removeprefix(name)}" for one, _ in task.tests]
+    return run_calls(block.group(1), calls) == [value for _, value in task.tests]

@@ -212,10 +212,10 @@ def _sequence(rng: random.Random) -> tuple[str, str, str]:
     start, step = rng.randint(1, 40), rng.randint(2, 12)
     shown = [start + step * index for index in range(4)]
     listed = ", ".join(map(str, shown))
-    _, steps, result = work_add(shown[-1], step)
+    key, steps, result = work_add(shown[-1], step)
     opening = f"{shown[1]} - {shown[0]} = {step}, so each step adds {step}.\n{shown[-1]} + {step}:"
     asked = rng.choice(("What comes next: {}?", "Continue the sequence {}."))
-    return f"sequence {start} {step}", asked.format(listed), f"{opening}\n{steps}\nAnswer: {result}"
+    return key, asked.format(listed), f"{opening}\n{steps}\nAnswer: {result}"
 
 
 def _story_gains(rng: random.Random) -> tuple[str, str, str]:
