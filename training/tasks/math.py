@@ -30,8 +30,21 @@ NAMES = (
     "Noah",
 )
 THINGS = ("apples", "books", "coins", "marbles", "pencils", "shells", "stamps", "cards", "eggs", "stones")
-GAINS = ("bought", "picked up", "collected", "got")
-LOSSES = ("got lost", "were stolen", "fell down", "melted")
+GAINS = ("bought", "picked up", "collected", "got", "received", "won", "earned", "made", "saved")
+LOSSES = (
+    "got lost",
+    "were stolen",
+    "fell down",
+    "melted",
+    "disappeared",
+    "were eaten",
+    "were sold",
+    "went missing",
+    "blew away",
+    "cracked",
+    "sank",
+    "tore",
+)
 CONTAINERS = ("boxes", "bags", "baskets", "crates")
 PLACE_NAMES = ("Ones", "Tens", "Hundreds", "Thousands")
 SUMS = (
