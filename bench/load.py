@@ -28,10 +28,18 @@ class Questions:
     def __init__(self, pool: PromptPool, start: int, load: Load) -> None:
         self.num_asked = 0
         self._stream = pool.asked_from(start)
-        # The clients' first answers are cut to lengths spread evenly, as if the loop had been running for long:
-        # otherwise all clients would prefill together and end together.
-        shares = [(index + 1) / load.concurrency for index in range(load.concurrency)]
-        random.Random(start).shuffle(shares)  # noqa: S311, a seed must give the same load
+        self._concurrency = load.concurrency
+        self._rng = random.Random(start)  # noqa: S311, a seed must give the same load
+        self.begin()
+
+    def begin(self) -> None:
+        """Let all clients begin: their next answers are cut to lengths spread evenly, as if they had long been at it.
+
+        Otherwise all would prefill together and, where answers are of one length and a step brings one token to each,
+        go on in step for ever, which costs less than what a server meets.
+        """
+        shares = [(index + 1) / self._concurrency for index in range(self._concurrency)]
+        self._rng.shuffle(shares)
         self._shares: Iterator[float] = iter(shares)
 
     def take(self) -> Question:

@@ -36,6 +36,7 @@ class ServerTarget:
 
     def measure(self, seconds: float) -> Window:
         """Serve for so long and return what happened. Raises QueueError if the server fails."""
+        self._questions.begin()
         begin_s = time.perf_counter() + max(MIN_RAMP_S, RAMP_SHARE * seconds)
         clients = [
             _Client(self._connect(), self._load, begin_s, begin_s + seconds) for _ in range(self._load.concurrency)

@@ -84,6 +84,9 @@ def test_the_first_answers_are_cut_to_lengths_spread_evenly(pool):
     first = sorted(questions.take().max_tokens for _ in range(4))
     assert first == [round(longest * share) for share in (0.25, 0.5, 0.75, 1.0)]
     assert questions.take().max_tokens == longest
+    questions.begin()
+    again = sorted(questions.take().max_tokens for _ in range(4))
+    assert again == first
 
 
 def test_time_is_spent_on_rounds_of_the_wanted_window():

@@ -49,6 +49,20 @@ def test_rounds_are_counted_where_the_server_tells_them():
     assert window.verified == 3 * window.rounds > 0
 
 
+def test_clients_are_out_of_step_in_every_window():
+    with serving(paced()) as (url, bodies):
+        load = Load(4, 1.0)
+        target = ServerTarget("s", partial(Connection, url, {}))
+        target.start(load, Questions(PromptPool(["math"], seed=0), 0, load))
+        firsts = []
+        for _ in range(2):
+            before = len(bodies)
+            target.measure(0.2)
+            firsts.append(sorted(body["max_tokens"] for _, body in bodies[before : before + 4]))
+    longest = firsts[0][-1]
+    assert firsts[0] == firsts[1] == [round(longest * share) for share in (0.25, 0.5, 0.75, 1.0)]
+
+
 def test_no_two_requests_share_a_cached_prefix():
     with serving(paced()) as (url, bodies):
         measure(url, Load(3, 1.0))
