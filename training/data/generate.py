@@ -20,6 +20,9 @@ from training.data.answer_folder import AnswerFolder
 from training.data.lines import MAX_LINE_BYTES, Problems, jsonl_files
 from training.data.records import Message, Record, read_records
 
+# Of statuses, what the server would say of the same request again.
+REFUSED_FOR_GOOD = (400, 413, 422)
+
 
 class Sampling(Struct, frozen=True):
     """How answers are drawn: what makes the answers of one folder alike. samples is the number for every record."""
@@ -99,10 +102,10 @@ async def _answer_all(
 ) -> None:
     for ask in asks:
         try:
-            line = await _answered(ask, answers, sampling, progress)
+            line = await _answered(ask, answers, sampling, progress, told)
         except RequestError as error:
             progress.num_refused += 1
-            told(f"{ask.record.path}:{ask.record.number}: the server refuses it: {error.message}")
+            told(f"{_place(ask)}: the server refuses it: {error.message}")
             continue
         finally:
             progress.num_retries = answers.num_retries
@@ -110,8 +113,13 @@ async def _answer_all(
         progress.num_answered += 1
 
 
-async def _answered(ask: Ask, answers: Answers, sampling: Sampling, progress: Progress) -> dict[str, Any]:
-    """Return the line of one record, all of its turns answered; an answer that ran out of tokens is the last."""
+async def _answered(
+    ask: Ask, answers: Answers, sampling: Sampling, progress: Progress, told: Callable[[str], None]
+) -> dict[str, Any]:
+    """Return the line of one record, all of its turns answered.
+
+    An answer that ran out of tokens is the last, and so is the one before a turn that the server refuses for good.
+    """
     record, line = ask.record, {"key": ask.key, "kind": ask.record.kind}
     if record.shape == "prompt":
         answer = await answers.completion(record.text, **_fields(sampling, ask, 0))
@@ -120,14 +128,24 @@ async def _answered(ask: Ask, answers: Answers, sampling: Sampling, progress: Pr
         return line | {"prompt": record.text, "answer": answer.text} | ids | {"finish_reason": answer.finish_reason}
     messages: list[dict[str, Any]] = []
     exchanges: list[dict[str, Any]] = []
+    # Messages up to the last answer.
+    num_answered = 0
     for index, message in enumerate(record.messages):
         if not _is_anew(record.messages, index):
             messages.append(message.mapping())
         if wants_answer(record, index):
             fields = _fields(sampling, ask, index) | ({"tools": list(record.tools)} if record.tools else {})
-            answer = await answers.chat(messages, **fields)
+            try:
+                answer = await answers.chat(messages, **fields)
+            except RequestError as error:
+                if not exchanges or error.status not in REFUSED_FOR_GOOD:
+                    raise
+                told(f"{_place(ask)}: ends after answer {len(exchanges)}, the server refuses more: {error.message}")
+                del messages[num_answered:]
+                break
             progress.num_tokens += len(answer.token_ids)
             messages.append({"role": "assistant", "content": answer.text})
+            num_answered = len(messages)
             exchanges.append(_exchange(answer))
             if answer.finish_reason != "stop":
                 break
@@ -169,6 +187,10 @@ def _asks(files: list[Path], problems: Problems, work: Work, sampling: Sampling)
             number, count = work.worker
             if int.from_bytes(_digest(key.encode()), "big") % count == number - 1:
                 yield Ask(record, sample, key)
+
+
+def _place(ask: Ask) -> str:
+    return f"{ask.record.path}:{ask.record.number}"
 
 
 def _is_answerable(record: Record) -> bool:

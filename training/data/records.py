@@ -104,12 +104,22 @@ def to_record(line: Line) -> Record:
     tools = fields.get("tools") or []
     if not isinstance(tools, list) or not all(isinstance(one, dict) for one in tools):
         raise BadLineError("tools must be an array of objects")
+    exchanges = fields.get("exchanges") or []
+    if not isinstance(exchanges, list):
+        raise BadLineError(f"exchanges must be an array, got {exchanges!r:.40}")
     return Record(
         *place,
         tuple(_message(one, f"{shape}[{index}]") for index, one in enumerate(messages)),
-        tuple(_exchange(one, f"exchanges[{i}]") for i, one in enumerate(fields.get("exchanges") or [])),
+        tuple(_exchange(one, f"exchanges[{i}]") for i, one in enumerate(exchanges)),
         tools=tuple(tools),
     )
+
+
+def token_ids(given: object, where: str) -> tuple[int, ...]:
+    """Return what a line gives as ids; raises BadLineError, naming the place `where`."""
+    if not isinstance(given, list) or not all(type(one) is int and 0 <= one <= MAX_TOKEN_ID for one in given):
+        raise BadLineError(f"{where} must be an array of token ids")
+    return tuple(given)
 
 
 def _message(given: object, where: str) -> Message:
@@ -119,6 +129,9 @@ def _message(given: object, where: str) -> Message:
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise BadLineError(f"{where}: role (or from) must be one of {', '.join(ROLES)}, got {role!r}")
     extra = {name: given[name] for name in ("tool_calls", "tool_call_id", "name") if given.get(name)}
+    calls = extra.get("tool_calls", [])
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise BadLineError(f"{where}: tool_calls must be an array of objects")
     if isinstance(content, list):
         parts = [part.get("text") if isinstance(part, dict) else None for part in content]
         if not all(isinstance(part, str) for part in parts):
@@ -136,8 +149,8 @@ def _recorded(fields: Mapping[str, Any]) -> tuple[Exchange, ...]:
         return ()
     return (
         Exchange(
-            _ids(fields.get("prompt_ids", []), "prompt_ids"),
-            _ids(fields.get("answer_ids", []), "answer_ids"),
+            token_ids(fields.get("prompt_ids", []), "prompt_ids"),
+            token_ids(fields.get("answer_ids", []), "answer_ids"),
             str(fields.get("finish_reason", "")),
             _text(fields["prompt"], "prompt"),
             _text(fields["answer"], "answer"),
@@ -148,16 +161,10 @@ def _recorded(fields: Mapping[str, Any]) -> tuple[Exchange, ...]:
 def _exchange(given: object, where: str) -> Exchange:
     if not isinstance(given, dict):
         raise BadLineError(f"{where} must be an object with prompt_ids and answer_ids")
-    prompt_ids, answer_ids = (_ids(given.get(name), f"{where}.{name}") for name in ("prompt_ids", "answer_ids"))
+    prompt_ids, answer_ids = (token_ids(given.get(name), f"{where}.{name}") for name in ("prompt_ids", "answer_ids"))
     if not (prompt_ids and answer_ids):
         raise BadLineError(f"{where} must have prompt_ids and answer_ids, neither of them empty")
     return Exchange(prompt_ids, answer_ids, str(given.get("finish_reason", "")))
-
-
-def _ids(given: object, where: str) -> tuple[int, ...]:
-    if not isinstance(given, list) or not all(type(one) is int and 0 <= one <= MAX_TOKEN_ID for one in given):
-        raise BadLineError(f"{where} must be an array of token ids")
-    return tuple(given)
 
 
 def _array(given: object, where: str) -> list[Any]:

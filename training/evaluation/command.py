@@ -107,7 +107,7 @@ def fitting(
 ) -> tuple[list[Conversation], dict[str, tuple[str, ...]]]:
     """Return the conversations whose first prompts leave room for an answer, and by reason the places of the others.
 
-    Messages that the chat template refuses are an error, or with `skips` a reason.
+    What the chat template or the tokenizer refuses is an error, or with `skips` a reason.
     """
     assert engine.tokenizer is not None
     prompts = Prompts(engine.tokenizer, engine.max_model_len)
@@ -126,7 +126,10 @@ def fitting(
             too_long.append(conversation.place)
         else:
             kept.append(conversation)
-    reasons = {"longer than the context": tuple(too_long), "refused by the chat template": tuple(refused)}
+    reasons = {
+        "longer than the context": tuple(too_long),
+        "refused by the chat template or the tokenizer": tuple(refused),
+    }
     return kept, {reason: places for reason, places in reasons.items() if places}
 
 

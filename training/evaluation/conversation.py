@@ -20,6 +20,8 @@ class Conversation(Struct, frozen=True):
     turns       per answer the messages that come before it and after the answer before; empty for plain text
     is_own      between turns stands the target's own answer; else the turns bring the recorded one along
     text        for plain text: what is to be gone on with
+    is_rendered the text is a whole prompt, special tokens written out, as the service records it
+    prompt_ids  the tokens of that prompt, where they are known
     tools       what the chat template is told of tools
     max_tokens  most tokens of an answer; None takes the run's
     is_right    judges the text of the last answer; None where nothing is known of right answers
@@ -35,6 +37,8 @@ class Conversation(Struct, frozen=True):
     max_tokens: int | None = None
     is_right: Judge | None = None
     kind: str = ""
+    is_rendered: bool = False
+    prompt_ids: tuple[int, ...] = ()
 
     @property
     def num_turns(self) -> int:

@@ -48,13 +48,13 @@ def _longer_chat(
 def _longer_text(
     prompts: Prompts, conversation: Conversation, earlier: Sequence[str], length: int
 ) -> Conversation | None:
-    encode, text = prompts.tokenizer.encode, conversation.text or ""
+    longer = replace(conversation, prompt_ids=())
     for other in earlier:
-        if len(encode(text)) >= length:
+        if len(prompts.encode(longer, ())) >= length:
             break
-        text = other + text
-    ids = encode(text)
+        longer = replace(longer, text=other + (longer.text or ""))
+    ids = prompts.encode(longer, ())
     if len(ids) < length:
         return None
     # The last tokens, so that the own text is still what is gone on with.
-    return replace(conversation, text=prompts.tokenizer.decode(ids[-length:], skip_special_tokens=False))
+    return replace(longer, text=prompts.tokenizer.decode(ids[-length:], skip_special_tokens=False))

@@ -41,8 +41,12 @@ class Prompts:
 
     def encode(self, conversation: Conversation, answers: Sequence[str]) -> list[int]:
         """Return everything before the next answer, however long; raises ConfigError."""
+        if conversation.prompt_ids:
+            if max(conversation.prompt_ids) >= self.tokenizer.vocab_size:
+                raise ConfigError(f"{conversation.place}: prompt_ids are of another tokenizer")
+            return list(conversation.prompt_ids)
         if conversation.text is not None:
-            return self.tokenizer.encode(conversation.text)
+            return self.tokenizer.encode(conversation.text, add_special_tokens=not conversation.is_rendered)
         try:
             text = self._chat.render(conversation.messages(tuple(answers)), conversation.tools, values=TEMPLATE_VALUES)
         except RequestError as error:

@@ -5,7 +5,7 @@ line says as its `kind`. Of each line is asked:
 
     turns                     texts of a user, as in DeepSpec's eval_datasets: the first, or all of them
     messages, conversations   a transcript: its last answer, or all of them
-    prompt                    text to go on with
+    prompt                    text to go on with, special tokens written out; its `prompt_ids`, where it has them
     text                      the first half of a text
 
 A line of the first two may say besides what is right, an `answer` (a number) or `tests` (pairs of a call and the repr
@@ -24,7 +24,7 @@ from msgspec import Meta, Struct
 
 from core.errors import ConfigError
 from training.data.lines import Line, Problems, jsonl_files, read_lines
-from training.data.records import BadLineError, to_record
+from training.data.records import BadLineError, to_record, token_ids
 from training.evaluation.conversation import Conversation, Judge, Message
 from training.evaluation.right_answer import calls_give, final_number, number_is
 
@@ -107,7 +107,15 @@ def to_conversation(line: Line, *, every_turn: bool) -> Conversation:
         text = record.text if record.shape == "prompt" else record.text[: len(record.text) // 2]
         if not text:
             raise BadLineError(f"{record.shape} is too short to go on with")
-        return Conversation(record.kind, place, text=text, max_tokens=terms.max_tokens)
+        is_rendered = record.shape == "prompt"
+        return Conversation(
+            record.kind,
+            place,
+            text=text,
+            max_tokens=terms.max_tokens,
+            is_rendered=is_rendered,
+            prompt_ids=token_ids(line.fields.get("prompt_ids", []), "prompt_ids") if is_rendered else (),
+        )
     is_own = record.shape == "turns"
     turns = (
         tuple((message,) for message in (messages if every_turn else messages[:1]))

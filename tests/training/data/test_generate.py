@@ -97,6 +97,39 @@ async def test_an_answer_cut_short_is_the_last_of_its_conversation(settings, tmp
     assert line["exchanges"][0]["finish_reason"] == "length"
 
 
+@pytest.mark.parametrize("second", ["two" * 200, "\0"], ids=["beyond the context", "refused by the engine"])
+async def test_what_was_answered_before_a_turn_is_refused_is_written_and_not_asked_again(settings, tmp_path, second):
+    source = write(tmp_path / "x.jsonl", [{"turns": ["one", second, "three"]}])
+    engine = EndingEngine()
+    async with running(settings, engine) as service:
+        progress, told = await run(source, tmp_path / "out", service.url)
+        asked = len(engine.seen)
+        again, _ = await run(source, tmp_path / "out", service.url)
+    (line,) = lines_of(tmp_path / "out")
+    assert [one["content"] for one in line["conversations"]] == ["one", SPOKEN]
+    assert len(line["exchanges"]) == 1
+    assert (progress.num_answered, progress.num_refused, again.num_before) == (1, 0, 1)
+    assert len(engine.seen) == asked
+    assert told[0].startswith(f"{source}:1: ends after answer 1, the server refuses more: ")
+
+
+async def test_a_refusal_that_says_nothing_of_the_turn_does_not_cut_a_conversation_short(tmp_path):
+    statuses = iter([200, 401])
+
+    async def answer(request):
+        if (status := next(statuses)) != 200:
+            return web.json_response({}, status=status)
+        choice = {"message": {"content": "yes"}, "token_ids": [1], "finish_reason": "stop"}
+        return web.json_response({"choices": [choice], "prompt_token_ids": [2, 3]})
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", answer)
+    async with TestServer(app) as server:
+        source = write(tmp_path / "x.jsonl", [{"turns": ["one", "two"]}])
+        progress, _ = await run(source, tmp_path / "out", str(server.make_url("")))
+    assert (progress.num_answered, progress.num_refused, lines_of(tmp_path / "out")) == (0, 1, [])
+
+
 async def test_what_is_asked_twice_is_answered_once_and_samples_are_told_apart(settings, tmp_path):
     ask = {"turns": ["one"]}
     source = write(tmp_path / "x.jsonl", [ask, ask, {"prompt": "go on"}, {"text": "nothing to answer"}])

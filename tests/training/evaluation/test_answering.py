@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_left_out_with_its_place(engine):
     kept, left_out = fitting(engine, [text("a"), long, tool], skips=True)
     assert [each.place for each in kept] == ["a"]
     assert left_out["longer than the context"] == (long.place,)
-    assert left_out["refused by the chat template"][0].startswith("here: messages[0].role")
+    assert left_out["refused by the chat template or the tokenizer"][0].startswith("here: messages[0].role")
     with pytest.raises(ConfigError, match="here: messages"):
         fitting(engine, [tool], skips=False)
 
