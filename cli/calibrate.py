@@ -1,6 +1,7 @@
 """`specd calibrate`: fit and judge what a drafter's confidence means, and write calibration.json."""
 
 import argparse
+from pathlib import Path
 
 from rich.console import Console
 
@@ -8,6 +9,7 @@ from cli.parser import drafter_flags
 from core.config import NoDrafterSettings
 from core.config_file import load_settings
 from core.errors import ConfigError
+from models.folders import DEMO, target_folder
 from training.calibrate import Task, calibrate
 from training.full_rounds import PROMPTS
 
@@ -23,10 +25,18 @@ def run(arguments: argparse.Namespace) -> int:
     settings, _ = load_settings(None, {}, flags)
     if isinstance(settings.drafter, NoDrafterSettings):
         raise ConfigError("--drafter none has nothing to calibrate")
+    prompts = tuple(arguments.prompts or ())
+    if not prompts:
+        if not is_demo(arguments.target):
+            raise ConfigError(
+                f"--prompts is missing: give what users ask of {arguments.target} and the drafter was not trained on, "
+                "such as the held_out.jsonl that `specd data prepare` writes; only the demo has prompts of its own"
+            )
+        prompts = (PROMPTS,)
     task = Task(
         settings,
         arguments.rounds,
-        tuple(arguments.prompts or (PROMPTS,)),
+        prompts,
         arguments.fit,
         arguments.output,
         arguments.report,
@@ -36,3 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     calibrate(task, Console(highlight=False))
     return 0
+
+
+def is_demo(target: str) -> bool:
+    """Tell whether a target is the demo's, by its name or by its folder."""
+    return target == DEMO or Path(target).resolve() == target_folder(DEMO).resolve()

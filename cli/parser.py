@@ -295,7 +295,7 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="what to ask: JSONL as for `specd eval`, folders of it, or JSON of texts by source (default: the demo's)",
+        help="what to ask: JSONL as for `specd eval`, folders of it, or JSON of texts by source (the demo has its own)",
     )
     parser.add_argument(
         "--max-tokens", type=int, default=512, help="of an answer whose prompt sets no limit (default %(default)s)"

@@ -57,20 +57,26 @@ def identity(width: int) -> Calibration:
     return Calibration((1.0,) * width, (0.0,) * width)
 
 
-def fit_temperatures(evidence: F32, accepted: I32) -> Calibration:
+def fit_temperatures(evidence: F32, accepted: I32, judged: I32) -> Calibration:
     """Fit one temperature per position on fully verified rounds, from left to right.
 
     evidence  [N, G]; logits of conditional acceptance
     accepted  [N], 0..G
+    judged    [N], accepted..G; drafts past these do not count: an end of text was accepted before them
     At position k it takes the temperature with the least calibration error of the survival up to k, earlier positions
-    frozen; of equals the nearest to 1. The slope is 1 / temperature, the intercept 0.
+    frozen; of equals the nearest to 1, which is also that of a position without drafts. The slope is 1 / temperature,
+    the intercept 0.
     """
     candidates: list[float] = sorted(TEMPERATURES.tolist(), key=lambda temperature: abs(np.log(temperature)))
     exact, before, slope = evidence.astype(np.float64), np.ones(len(evidence)), []
     for k in range(evidence.shape[1]):
-        outcome = (accepted > k).astype(np.float64)
+        counts = judged > k
+        if not counts.any():
+            slope.append(1.0)
+            continue
+        outcome = (accepted[counts] > k).astype(np.float64)
         errors = [
-            calibration_error(equal_mass_bins(before * sigmoid(exact[:, k] / temperature), outcome))
+            calibration_error(equal_mass_bins(before[counts] * sigmoid(exact[counts, k] / temperature), outcome))
             for temperature in candidates
         ]
         slope.append(1.0 / candidates[int(np.argmin(errors))])

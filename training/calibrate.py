@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core.config import CheckpointSettings, Settings, checkpoint_kind, kind_of
+from core.errors import ConfigError
 from core.planning import Calibration
 from core.reliability import Reliability, measure
 from core.statistics import Interval, bootstrap_interval
@@ -122,10 +123,10 @@ def calibrate(task: Task, console: Console) -> Findings:
 def fit_all(rounds: RecordedRounds) -> dict[str, Calibration]:
     """Return every calibration by name: the raw evidence and both fits."""
     width = rounds.evidence.shape[1]
-    risk = risk_set(np.full_like(rounds.accepted, width), rounds.accepted, width)
+    risk = risk_set(rounds.judged, rounds.accepted, width)
     return {
         RAW: identity(width),
-        "temperature": fit_temperatures(rounds.evidence, rounds.accepted),
+        "temperature": fit_temperatures(rounds.evidence, rounds.accepted, rounds.judged),
         "logistic": fit_logistic(rounds.evidence, risk, rounds.labels, identity(width)),
     }
 
@@ -147,8 +148,7 @@ def draw(
     for place, (name, chosen) in parts.items():
         own = rounds.of(chosen)
         text = f"{name}{words}; {len(own.accepted)} rounds of {len(np.unique(own.question))} requests not fitted on"
-        width = np.full_like(own.accepted, own.evidence.shape[1])
-        draw_reliability(VerifiedRounds(own.evidence, width, own.accepted), *fits, place, text)
+        draw_reliability(VerifiedRounds(own.evidence, own.judged, own.accepted), *fits, place, text)
         console.print(f"wrote {place}")
 
 
@@ -158,12 +158,15 @@ def sources_of(rounds: RecordedRounds, questions: Sequence[Question]) -> NDArray
 
 
 def judge(calibration: Calibration, rounds: RecordedRounds, questions: Sequence[Question]) -> Judged:
-    """Judge a calibration on rounds verified in full."""
+    """Judge a calibration on rounds verified in full. Raises ConfigError if a position was judged in none."""
     width = rounds.evidence.shape[1]
-    risk = risk_set(np.full_like(rounds.accepted, width), rounds.accepted, width)
+    risk = risk_set(rounds.judged, rounds.accepted, width)
+    judged = rounds.judged[:, None] > np.arange(width)
+    if not risk.any(0).all():
+        raise ConfigError(f"{len(rounds.accepted)} rounds judge too few drafts of some position; ask for more --rounds")
     survival, hazard = survivals(rounds.evidence, calibration), hazards(rounds.evidence, calibration)
     kept = rounds.accepted[:, None] > np.arange(width)
-    predicted, observed = 1.0 + survival.sum(1), 1.0 + rounds.accepted
+    predicted, observed = 1.0 + np.where(judged, survival, 0.0).sum(1), 1.0 + rounds.accepted
     source = sources_of(rounds, questions)
     temperature = np.array([f"{question.sampling.temperature:g}" for question in questions])[rounds.question]
 
@@ -174,13 +177,16 @@ def judge(calibration: Calibration, rounds: RecordedRounds, questions: Sequence[
         }
 
     def error(chosen: NDArray[np.bool_]) -> float:
-        return float(np.mean([measure(survival[chosen, k], kept[chosen, k]).error for k in range(width)]))
+        own = [chosen & judged[:, k] for k in range(width)]
+        return float(
+            np.mean([measure(survival[each, k], kept[each, k]).error for k, each in enumerate(own) if each.any()])
+        )
 
     # A request is the independent unit: its rounds are alike.
     per_request = np.stack([np.bincount(rounds.question, values) for values in (predicted, observed)], axis=1)
     return Judged(
         calibration,
-        tuple(measure(survival[:, k], kept[:, k]) for k in range(width)),
+        tuple(measure(survival[judged[:, k], k], kept[judged[:, k], k]) for k in range(width)),
         tuple(measure(hazard[risk[:, k], k], kept[risk[:, k], k]) for k in range(width)),
         float(predicted.mean()),
         float(observed.mean()),

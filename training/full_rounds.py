@@ -1,6 +1,7 @@
 """Rounds in which every draft was verified, recorded with the real engine: what calibration is fitted and judged on.
 
-Nothing is trimmed, so nothing is censored: every round tells how many of its drafts the target would have kept.
+Nothing is trimmed, so nothing is censored: every round tells how many of its drafts the target would have kept. Drafts
+past an accepted end of text were never asked for, and say nothing (training/evaluation/counted_rounds.py).
 """
 
 import itertools
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 
 from core.errors import ConfigError
 from core.planning import F32, I32, StepOutcome
-from core.types import Request, Sampling
+from core.types import Emission, Request, Sampling
 from engine.engine import Engine
 from policies.fixed import Fixed
 from training.evaluation.conversation import Conversation
+from training.evaluation.counted_rounds import cut_at_end
 from training.evaluation.prompts import Prompts
 from training.evaluation.task_files import Reading, read_tasks
 
@@ -45,12 +47,14 @@ class RecordedRounds(Struct, frozen=True):
 
     question   i64 [N]; index into the questions asked
     evidence   f32 [N, G]
-    accepted   i32 [N], 0..G; by the verdict, before any cut at a stop
+    judged     i32 [N], 1..G; G, but none past an accepted end of text
+    accepted   i32 [N], 0..judged
     labels     f32 [N, G]; `StepOutcome.soft_labels`
     """
 
     question: NDArray[np.int64]
     evidence: F32
+    judged: I32
     accepted: I32
     labels: F32
 
@@ -104,7 +108,7 @@ def record(engine: Engine, drafter: str, questions: Sequence[Question], num_roun
     assert engine.tokenizer is not None
     prompts = Prompts(engine.tokenizer, engine.max_model_len)
     policy = Recording(engine.memory.speculators[drafter].spec.max_drafts)
-    pieces: list[tuple[NDArray[np.int64], StepOutcome, NDArray[np.bool_]]] = []
+    pieces: list[RecordedRounds] = []
     found, waiting = 0, iter(enumerate(questions))
     with engine.scripted(policy, drafter):
         while found < num_rounds or engine.has_work:
@@ -112,7 +116,8 @@ def record(engine: Engine, drafter: str, questions: Sequence[Question], num_roun
                 _fill(engine, prompts, waiting)
             if not engine.has_work:
                 raise ConfigError(
-                    f"{len(questions)} prompts gave {found} of {num_rounds} rounds; give more with --prompts"
+                    f"{len(questions)} prompts gave {found} of {num_rounds} rounds; "
+                    "give more with --prompts, or ask for fewer with --rounds"
                 )
             emissions = engine.step()
             outcome = policy.newest
@@ -120,14 +125,19 @@ def record(engine: Engine, drafter: str, questions: Sequence[Question], num_roun
             whole = outcome.verified == policy.length
             # A step without drafts has no evidence, not even as wide as drafts are.
             if whole.any():
-                pieces.append((np.array([int(each.request_id) for each in emissions]), outcome, whole))
+                pieces.append(_rounds(emissions, outcome).of(whole))
             found += int(whole.sum())
     return RecordedRounds(
-        np.concatenate([asked[whole] for asked, _, whole in pieces]),
-        np.concatenate([outcome.evidence[whole] for _, outcome, whole in pieces]),
-        np.concatenate([outcome.accepted[whole] for _, outcome, whole in pieces]),
-        np.concatenate([outcome.soft_labels[whole] for _, outcome, whole in pieces]),
+        *(np.concatenate([getattr(each, name) for each in pieces]) for name in RecordedRounds.__struct_fields__)
     )
+
+
+def _rounds(emissions: Sequence[Emission], outcome: StepOutcome) -> RecordedRounds:
+    """Return a step's rounds, one per emission."""
+    asked = np.array([int(each.request_id) for each in emissions])
+    emitted = np.array([len(each.token_ids) for each in emissions], dtype=np.int32)
+    judged, accepted = cut_at_end(outcome.verified, outcome.accepted, emitted)
+    return RecordedRounds(asked, outcome.evidence, judged, accepted, outcome.soft_labels)
 
 
 def _fill(engine: Engine, prompts: Prompts, waiting: Iterator[tuple[int, Question]]) -> None:

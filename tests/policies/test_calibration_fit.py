@@ -26,7 +26,7 @@ def fit(evidence, verified, accepted, labels=None):
 
 def test_temperatures_recover_those_that_made_the_rounds():
     evidence, _, accepted = SyntheticDrafter(TEMPERED).rounds(15_000)
-    found = fit_temperatures(evidence, accepted)
+    found = fit_temperatures(evidence, accepted, np.full_like(accepted, G))
     # Within a few steps of the grid: fewer drafts get to the positions on the right.
     assert found.slope == pytest.approx(TEMPERED.slope, rel=0.3)
     assert found.intercept == (0.0,) * G
@@ -39,7 +39,20 @@ def test_temperatures_recover_those_that_made_the_rounds():
 
 def test_evidence_that_is_right_is_left_as_it_is():
     evidence, _, accepted = SyntheticDrafter(identity(G)).rounds(10_000)
-    assert fit_temperatures(evidence, accepted).slope == pytest.approx((1.0,) * G, rel=0.25)
+    assert fit_temperatures(evidence, accepted, np.full_like(accepted, G)).slope == pytest.approx((1.0,) * G, rel=0.25)
+
+
+def test_drafts_past_an_end_of_text_change_no_temperature():
+    evidence, _, accepted = SyntheticDrafter(TEMPERED).rounds(15_000)
+    full = np.full_like(accepted, G)
+    # In every third round the second draft may end the text: where it is accepted, what follows is not judged.
+    is_cut = (np.arange(len(accepted)) % 3 == 0) & (accepted >= 2)
+    judged, kept = np.where(is_cut, 2, full), np.minimum(accepted, np.where(is_cut, 2, full))
+    found, whole = fit_temperatures(evidence, kept, judged), fit_temperatures(evidence, accepted, full)
+    assert found.slope[:2] == whole.slope[:2]
+    assert fit_temperatures(evidence, np.minimum(kept, 2), np.full_like(kept, 2)).slope[2:] == (1.0, 1.0)
+    # The third is judged of those alone that were not cut.
+    assert found.slope == fit_temperatures(np.where(judged[:, None] > np.arange(G), evidence, 99.0), kept, judged).slope
 
 
 def test_the_logistic_fit_recovers_slope_and_intercept():

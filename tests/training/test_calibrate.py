@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
+from cli.calibrate import is_demo
 from cli.main import main
 from core.config import DSparkSettings, EngineSettings, Settings
 from core.errors import ConfigError
@@ -17,6 +18,7 @@ from engine.build import build_engine
 from layers import ROOT
 from models.calibration_file import read_calibration
 from models.tokenizer import Tokenizer
+from paths import FIXTURES
 from policies.calibration_fit import identity, survivals
 from policies.fixed import Fixed
 from tests.policies.drafters import G, SyntheticDrafter
@@ -37,7 +39,7 @@ def synthetic(num_rounds=8000, seed=0):
         ask("math" if i % 2 else "chat", "?", Sampling(temperature=(1.0, 0.7)[i // 2 % 2]))
         for i in range(num_rounds // PER_REQUEST)
     ]
-    return RecordedRounds(question, evidence, accepted, chance), questions
+    return RecordedRounds(question, evidence, np.full_like(accepted, G), accepted, chance), questions
 
 
 def ask(source, text, sampling, *, is_fitted=True):
@@ -114,8 +116,38 @@ def test_only_rounds_verified_in_full_are_recorded_with_whose_they_are(engine):
     assert not engine.has_work
 
 
+def test_drafts_past_an_accepted_end_are_not_judged_as_in_an_evaluation():
+    engine = build_engine(Settings(engine=EngineSettings(max_num_seqs=32, profile=False), drafter=DSparkSettings()))
+    rounds = record(engine, "dspark", read_questions([PROMPTS], 512), 150)
+    is_cut = rounds.judged < 7
+    assert is_cut.any()
+    assert (rounds.accepted[is_cut] == rounds.judged[is_cut]).all()
+    assert (rounds.judged >= 1).all()
+
+
+def test_what_was_never_asked_for_is_neither_fitted_nor_judged():
+    rounds, questions = synthetic()
+    # Half of the texts end with the second draft of a round, where it is kept.
+    is_cut = (np.arange(len(rounds.accepted)) % 2 == 0) & (rounds.accepted >= 2)
+    judged = np.where(is_cut, 2, rounds.judged)
+    cut = replace(rounds, judged=judged, accepted=np.minimum(rounds.accepted, judged))
+    # Past the end a drafter may say what it likes.
+    past = judged[:, None] <= np.arange(G)
+    other = replace(cut, evidence=np.where(past, -9.0, cut.evidence), labels=np.where(past, 0.0, cut.labels))
+    assert fit_all(cut) == fit_all(other)
+    (one, two) = (judge(identity(G), each, questions) for each in (cut, other))
+    assert (one.survival, one.conditional, one.ratio) == (two.survival, two.conditional, two.ratio)
+    assert [each.count for each in one.survival] == [8000, 8000, 8000 - is_cut.sum(), 8000 - is_cut.sum()]
+
+
+def test_positions_that_no_round_judges_are_told():
+    rounds, questions = synthetic()
+    with pytest.raises(ConfigError, match="8000 rounds judge too few drafts of some position; ask for more --rounds"):
+        judge(identity(G), replace(rounds, accepted=np.minimum(rounds.accepted, 1)), questions)
+
+
 def test_too_few_prompts_are_told(engine):
-    with pytest.raises(ConfigError, match=r"2 prompts gave .* of 1000 rounds"):
+    with pytest.raises(ConfigError, match=r"2 prompts gave .* of 1000 rounds.*fewer with --rounds"):
         record(engine, "dspark", asking(2), 1000)
 
 
@@ -159,3 +191,16 @@ def test_the_demos_margins_tell_accepted_drafts_from_rejected_ones():
 def test_no_drafter_has_nothing_to_calibrate(capsys):
     assert main(["calibrate", "--drafter", "none"]) == 2
     assert "nothing to calibrate" in capsys.readouterr().err
+
+
+def test_a_target_without_prompts_of_its_own_is_not_asked_the_demos(capsys):
+    assert main(["calibrate", "--target", str(FIXTURES / "target_qwen3"), "--drafter", "ngram"]) == 2
+    said = capsys.readouterr().err
+    assert "--prompts is missing" in said
+    assert "held_out.jsonl" in said
+
+
+def test_the_demos_folder_is_the_demo_as_well():
+    assert is_demo("demo")
+    assert is_demo(str(ROOT / "models" / "demo" / "target"))
+    assert not is_demo("Qwen/Qwen3-4B")

@@ -65,6 +65,13 @@ def counted_rounds(answers: Sequence[Answer], width: int, *, is_greedy: bool) ->
     return Counted(rounds, float(rounds.tokens.sum()) / total if total else 0.0)
 
 
+def cut_at_end(verified: I32, accepted: I32, emitted: I32) -> tuple[I32, I32]:
+    """Return of rounds [N] how many drafts are judged, and how many of these were kept: none past an accepted end."""
+    # A whole round gives its accepted drafts and one token of the target's.
+    is_cut = emitted <= accepted
+    return np.where(is_cut, emitted, verified), np.minimum(accepted, emitted)
+
+
 def join(parts: Sequence[CountedRounds]) -> CountedRounds:
     """Return the rounds of all parts, of which there must be one."""
     return CountedRounds(
@@ -78,14 +85,13 @@ def _of_answer(answer: Answer, width: int, *, is_greedy: bool) -> CountedRounds:
     if is_greedy:
         end = answer.prompt_len + loop_start(answer.token_ids)
         counts &= rounds.position + rounds.emitted <= end
-    # A whole round gives its accepted drafts and one token of the target's.
-    is_cut = rounds.emitted <= rounds.accepted
+    judged, accepted = cut_at_end(rounds.verified, rounds.accepted, rounds.emitted)
     found = CountedRounds(
         np.full(len(counts), answer.conversation, dtype=np.int32),
         rounds.position,
         rounds.drafted,
-        np.where(is_cut, rounds.emitted, rounds.verified),
-        np.minimum(rounds.accepted, rounds.emitted),
+        judged,
+        accepted,
         rounds.verified,
         rounds.emitted,
         rounds.evidence,
