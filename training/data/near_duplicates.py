@@ -7,6 +7,7 @@ Signatures, 256 bytes a text, lie in a file; memory holds a few numbers for each
 """
 
 import re
+from array import array
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,12 +54,17 @@ class NearDuplicates:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._file = path, _open(path)
-        self.num_texts = 0
+        self._kin = array("Q")
 
-    def add(self, text: str) -> None:
-        """Add the next text."""
+    @property
+    def num_texts(self) -> int:
+        """Texts so far."""
+        return len(self._kin)
+
+    def add(self, text: str, kin: int = 0) -> None:
+        """Add the next text; those of one kin, 0..2^64 - 1, are never duplicates of each other, but 0 is none."""
         self._file.write(signature(text).tobytes())
-        self.num_texts += 1
+        self._kin.append(kin)
 
     def found(self, threshold: float) -> np.ndarray:
         """Return bool [N]: is the text a near-duplicate of an earlier one that is none itself? Ends the work."""
@@ -67,7 +73,8 @@ class NearDuplicates:
         if self.num_texts > 1:
             signatures = np.memmap(self._path, dtype=np.uint32, mode="r", shape=(self.num_texts, NUM_HASHES))
             for earlier, later in _similar(signatures, threshold).tolist():
-                if not dropped[earlier]:
+                is_kin = self._kin[later] and self._kin[earlier] == self._kin[later]
+                if not dropped[earlier] and not is_kin:
                     dropped[later] = True
         self.close()
         return dropped

@@ -23,7 +23,9 @@ from training.data.rendering import Dropped, Rendering
 from training.data.shard_writer import SHARD_TOKENS, ShardWriter
 
 PARTS = ("train", "held_out")
-# Of a recorded prompt, which may be mostly what all prompts share, its end alone is compared.
+# Counts up when the same sources and choices come to give something else: what earlier rules began is not gone on with.
+RULES = 2
+# Of a prompt or a turn, which may be mostly what many share, such as a document asked about, its end alone is compared.
 PROMPT_TAIL_CHARS = 256
 
 
@@ -78,7 +80,7 @@ def prepare(
     tell(f"reading {len(files)} files")
     read_from = [Source(str(path), path.stat().st_size, _sha256(path)) for path in files]
     template = hashlib.sha256((tokenizer.chat_template or "").encode()).hexdigest()
-    made_from = _hash_of([[one.sha256 for one in read_from], tokenizer_sha256, template, _what_counts(choices)])
+    made_from = _hash_of([[one.sha256 for one in read_from], tokenizer_sha256, template, _what_counts(choices), RULES])
     writers = [ShardWriter(output / part, made_from, tokenizer_sha256, choices.shard_tokens) for part in PARTS]
     problems = Problems(tell, are_fatal=are_fatal)
     look = _look(read_records(files, problems, choices.max_line_bytes), rendering, output, choices)
@@ -118,7 +120,7 @@ def _look(records: Iterator[Record], rendering: Rendering, output: Path, choices
             content = _digest(content_of(record), 16)
             look.is_duplicate.append(content in seen)
             if content not in seen and choices.near_duplicate <= 1:
-                near.add(_compared_text(record))
+                near.add(_compared_text(record), _kin(record))
                 compared.append(number)
             seen.add(content)
         found = near.found(choices.near_duplicate)
@@ -151,12 +153,18 @@ def content_of(record: Record) -> str:
 
 
 def _compared_text(record: Record) -> str:
-    """Return what near-duplicates are told by: what people and the target say, not what every prompt begins with."""
+    """Return what near-duplicates are told by: what the target says, and how what it was asked ends."""
     if record.messages:
-        return "\n".join(one.content for one in record.messages if one.role in ("user", "assistant"))
+        asked = {"user": slice(-PROMPT_TAIL_CHARS, None), "assistant": slice(None)}
+        return "\n".join(one.content[asked[one.role]] for one in record.messages if one.role in asked)
     if record.shape == "text":
         return record.text
     return "\n".join([record.text[-PROMPT_TAIL_CHARS:], *(one.answer for one in record.exchanges)])
+
+
+def _kin(record: Record) -> int:
+    """Return a number that the samples of one record share; 0 where it is not known to have any."""
+    return int.from_bytes(_digest(record.sample_of, 8), "big") if record.sample_of else 0
 
 
 def _warnings(writers: list[ShardWriter], parts: dict[str, Part], look: Look) -> tuple[str, ...]:

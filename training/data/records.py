@@ -10,6 +10,7 @@
 the target saw and wrote. `kind` says what a line is about; without it the file's name does.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ ROLES = {
     "observation": "tool",
 }
 MAX_TOKEN_ID = 2**31 - 1
+# The `key` of an answer: a hash of what was asked, and the sample's number.
+SAMPLE_KEY = re.compile(r"([0-9a-f]{32})-\d+")
 
 
 class Message(Struct, frozen=True):
@@ -57,7 +60,10 @@ class Exchange(Struct, frozen=True, omit_defaults=True):
 
 
 class Record(Struct, frozen=True):
-    """One line: messages, exchanges, or text. Turns are user messages, each of which wants an answer."""
+    """One line: messages, exchanges, or text. Turns are user messages, each of which wants an answer.
+
+    sample_of names what the line is one of several answers to (`specd data generate`), "" where nothing is known of it.
+    """
 
     path: Path
     number: int
@@ -67,6 +73,7 @@ class Record(Struct, frozen=True):
     exchanges: tuple[Exchange, ...] = ()
     text: str = ""
     tools: tuple[dict[str, Any], ...] = ()
+    sample_of: str = ""
 
 
 class BadLineError(Exception):
@@ -91,12 +98,12 @@ def to_record(line: Line) -> Record:
     shape = next((name for name in SHAPES if name in fields), None)
     if shape is None:
         raise BadLineError(f"must have one of {', '.join(SHAPES)}, has {', '.join(sorted(fields)[:8]) or 'nothing'}")
-    kind = fields.get("kind")
+    kind, sample_of = fields.get("kind"), _sample_of(fields.get("key"))
     place = (line.path, line.number, kind if isinstance(kind, str) and kind else line.path.stem, shape)
     if shape == "text":
         return Record(*place, text=_text(fields["text"], "text"))
     if shape == "prompt":
-        return Record(*place, exchanges=_recorded(fields), text=_text(fields["prompt"], "prompt"))
+        return Record(*place, exchanges=_recorded(fields), text=_text(fields["prompt"], "prompt"), sample_of=sample_of)
     if shape == "turns":
         turns = _array(fields["turns"], "turns")
         return Record(*place, tuple(Message("user", _text(one, f"turns[{i}]")) for i, one in enumerate(turns)))
@@ -112,7 +119,13 @@ def to_record(line: Line) -> Record:
         tuple(_message(one, f"{shape}[{index}]") for index, one in enumerate(messages)),
         tuple(_exchange(one, f"exchanges[{i}]") for i, one in enumerate(exchanges)),
         tools=tuple(tools),
+        sample_of=sample_of,
     )
+
+
+def _sample_of(key: object) -> str:
+    found = SAMPLE_KEY.fullmatch(key) if isinstance(key, str) else None
+    return found[1] if found else ""
 
 
 def token_ids(given: object, where: str) -> tuple[int, ...]:

@@ -35,7 +35,7 @@ class ShardWriter:
             self.index = read_index(folder)
             if self.index.made_from != made_from:
                 raise DataError(
-                    f"{folder} was made from other sources, another target or with other flags; "
+                    f"{folder} was made from other sources, another target, with other flags or by another specd; "
                     "name another --output, or remove it"
                 )
             self._last_record, self._dropped = self.index.last_record, dict(self.index.dropped)

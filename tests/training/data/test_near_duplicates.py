@@ -37,6 +37,13 @@ def test_each_of_many_copies_but_the_first_is_found(tmp_path):
     assert found(tmp_path, [text_of(1), text_of(2), text_of(1), text_of(1)]) == [False, False, True, True]
 
 
+def test_texts_of_one_kin_are_no_duplicates_of_each_other_but_of_others(tmp_path):
+    duplicates = NearDuplicates(tmp_path / "signatures")
+    for kin in (7, 7, 0, 0, 8, 8):
+        duplicates.add(text_of(1 if kin < 8 else 2), kin)
+    assert duplicates.found(0.8).tolist() == [False, False, True, True, False, False]
+
+
 def test_texts_that_share_half_of_their_words_are_kept(tmp_path):
     frame = text_of(0, 60)
     assert not any(found(tmp_path, [f"{frame} {text_of(seed, 60)}" for seed in range(1, 200)]))

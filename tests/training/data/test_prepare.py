@@ -77,6 +77,56 @@ def test_duplicates_and_near_duplicates_are_left_out_and_counted(tmp_path):
     assert sum(part.num_documents for part in kept.parts.values()) == 3
 
 
+def words(seed, count):
+    return " ".join(f"{seed}word{(seed * 31 + index * index) % 997}" for index in range(count))
+
+
+def num_near(tmp_path, lines):
+    card, _ = run([write(tmp_path / "x.jsonl", lines)], tmp_path / "out")
+    return card.duplicates["near-duplicate"]
+
+
+def test_unlike_answers_about_one_long_document_are_all_kept(tmp_path):
+    document = words(1, 600)
+    lines = [
+        {"messages": [{"role": "user", "content": f"{document}\n\n{asked}"}, {"role": "assistant", "content": answer}]}
+        for asked, answer in (
+            ("Who signed it, and when?", words(2, 40)),
+            ("What does it cost to end it early?", words(3, 40)),
+        )
+    ]
+    assert num_near(tmp_path, lines) == 0
+
+
+def test_like_answers_to_like_questions_are_near_duplicates_whatever_stands_before(tmp_path):
+    answer = {"role": "assistant", "content": words(2, 60)}
+    lines = [
+        {"messages": [{"role": "user", "content": f"{words(seed, 200)} {words(9, 60)} Who signed it?"}, answer]}
+        for seed in (1, 3)
+    ]
+    assert num_near(tmp_path, lines) == 1
+
+
+@pytest.mark.parametrize("shape", ["messages", "prompt"])
+def test_samples_of_one_record_are_kept_however_alike_unless_they_are_the_same(tmp_path, shape):
+    answers = [f"{words(2, 80)} {end}" for end in ("a", "b", "c", "c")]
+    asked = {"role": "user", "content": "Who?"}
+    lines = [
+        {"key": f"{'ab' * 16}-{sample}"}
+        | (
+            {"messages": [asked, {"role": "assistant", "content": answer}]}
+            if shape == "messages"
+            else {"prompt": "Who?", "answer": answer}
+        )
+        for sample, answer in enumerate(answers)
+    ]
+    card, _ = run([write(tmp_path / "x.jsonl", lines)], tmp_path / "out")
+    assert card.duplicates == {"duplicate": 1, "near-duplicate": 0}
+    unknown = [{name: value for name, value in line.items() if name != "key"} for line in lines]
+    card, _ = run([write(tmp_path / "y.jsonl", unknown)], tmp_path / "other")
+    assert card.duplicates == {"duplicate": 1, "near-duplicate": 2}
+
+
 def test_bad_lines_and_dropped_records_are_told_and_in_the_card(tmp_path):
     source = tmp_path / "x.jsonl"
     source.write_text(f"{json.dumps(chat(1))}\nnonsense\n" + json.dumps({"turns": ["only asked"]}) + "\n")
