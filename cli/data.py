@@ -11,6 +11,7 @@ from core.errors import ConfigError
 from models.folders import target_folder
 from training.data.generate import Progress, Sampling, Work, generate
 from training.data.generation_progress import shown
+from training.data.held_out_lines import HELD_OUT_FILE
 from training.data.lines import Problems
 from training.data.prepare import Choices, prepare
 
@@ -85,6 +86,11 @@ def run_prepare(arguments: argparse.Namespace) -> int:
     for name, part in card.parts.items():
         print(f"{name}: {part.num_documents} documents, {part.num_tokens} tokens, {part.num_learnt} to learn")
     print(f"{sum(card.bad_lines.values())} bad lines; all counts in {arguments.output / 'card.md'}")
+    held_out = arguments.output / HELD_OUT_FILE
+    if held_out.is_file():
+        pair = f"--target {arguments.target} --drafter FOLDER"
+        print(f"judge on what was held out: specd eval {held_out} {pair}")
+        print(f"calibrate on it:            specd calibrate {pair} --prompts {held_out}")
     return 0
 
 

@@ -1,12 +1,14 @@
 """`specd train`: a drafter by a recipe, or the demo pair from nothing."""
 
 import argparse
+from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from training.data.held_out_lines import HELD_OUT_FILE
 from training.demo import DEMO_FOLDER, Plan, build
-from training.recipe import read_recipe
+from training.recipe import Data, read_recipe
 from training.train_drafter import cache_features, train
 
 
@@ -40,11 +42,23 @@ def _drafter(arguments: argparse.Namespace) -> int:
     folder = train(recipe)
     console = Console(highlight=False)
     pair = f"--target {recipe.target} --drafter {folder if folder.is_absolute() else f'./{folder}'}"
+    if recipe.data.source == "demo":
+        prompts, tasks = "", "demo"
+    else:
+        tasks = held_out_of(recipe.data)
+        prompts = f" --prompts {tasks}"
     lines = [
         f"the drafter is in {folder}, its curves and state in {folder / 'run'}",
-        f"calibrate it: specd calibrate {pair}",
+        f"calibrate it: specd calibrate {pair}{prompts}",
+        f"evaluate it:  specd eval {tasks} {pair}",
         f"serve it:     specd serve {pair}",
     ]
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
     return 0
+
+
+def held_out_of(data: Data) -> str:
+    """Return the file that lies beside the shards and was held out from them; a word for one where there is none."""
+    found = Path(data.folder).parent / HELD_OUT_FILE
+    return str(found) if data.source == "shards" and found.is_file() else "PROMPTS.jsonl"

@@ -2,7 +2,8 @@
 
 Two passes over the sources. The first hashes every record: exact and near duplicates are dropped, and how a record
 opens (all that comes before its first answer) decides its part, so that no conversation is in both. The second renders
-and writes. Both parts are gone on with after a stop, at the record after the last whole shard of each.
+and writes. Both parts are gone on with after a stop, at the record after the last whole shard of each. The records held
+out are written once more as text, for evaluation and calibration (training/data/held_out_lines.py).
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from msgspec import Struct
 
 from models.tokenizer import Tokenizer
 from training.data.card import Card, Part, Source, write_card
+from training.data.held_out_lines import HELD_OUT_FILE, HeldOutLines
 from training.data.lines import MAX_LINE_BYTES, Problems, jsonl_files
 from training.data.near_duplicates import NearDuplicates, normalised
 from training.data.records import Record, read_records
@@ -72,8 +74,13 @@ def prepare(
     *,
     are_fatal: bool = False,
 ) -> Card:
-    """Write `output`/train and /held_out, card.md and card.json; tell gets lines of text. Raises DataError."""
-    files = jsonl_files(sources)
+    """Write `output`/train, /held_out, held_out.jsonl, card.md and card.json; tell gets lines of text.
+
+    Raises DataError.
+    """
+    # What an earlier run wrote is no source, should `output` lie within one.
+    own = (output / HELD_OUT_FILE).resolve()
+    files = [path for path in jsonl_files(sources) if path.resolve() != own]
     tokenizer = Tokenizer(target)
     rendering = Rendering(tokenizer, choices.max_len, choices.min_written)
     tokenizer_sha256 = _sha256(target / "tokenizer.json")
@@ -90,7 +97,8 @@ def prepare(
     )
     # Bad lines were told once.
     records = read_records(files, Problems(lambda _: None), choices.max_line_bytes)
-    _write(records, look, rendering, writers, choices)
+    with HeldOutLines(output) as lines:
+        _write(records, look, rendering, writers, lines, choices)
     parts = {name: Part.of(output / name, writer.finish()) for name, writer in zip(PARTS, writers, strict=True)}
     card = Card(
         tuple(read_from),
@@ -132,18 +140,32 @@ def _look(records: Iterator[Record], rendering: Rendering, output: Path, choices
 
 
 def _write(
-    records: Iterator[Record], look: Look, rendering: Rendering, writers: list[ShardWriter], choices: Choices
+    records: Iterator[Record],
+    look: Look,
+    rendering: Rendering,
+    writers: list[ShardWriter],
+    lines: HeldOutLines,
+    choices: Choices,
 ) -> None:
     for number, record in zip(range(look.num_records), records, strict=False):
         if look.is_duplicate[number] or look.near[number]:
             continue
-        writer = writers[look.openings[number] < choices.held_out * 2**64]
-        if number <= writer.last_record:
+        is_held_out = look.openings[number] < choices.held_out * 2**64
+        writer = writers[is_held_out]
+        is_written = number <= writer.last_record
+        # The lines are written from their beginning, for which it must be known what gives documents.
+        if is_written and not is_held_out:
             continue
         try:
-            writer.add(number, rendering.documents(record))
+            documents = rendering.documents(record)
         except Dropped as dropped:
-            writer.drop(number, str(dropped))
+            if not is_written:
+                writer.drop(number, str(dropped))
+            continue
+        if not is_written:
+            writer.add(number, documents)
+        if is_held_out:
+            lines.add(record)
 
 
 def content_of(record: Record) -> str:

@@ -11,7 +11,9 @@ import pytest
 from cli.main import main
 from core.errors import DataError
 from models.tokenizer import Tokenizer
+from training.data.held_out_lines import HELD_OUT_FILE
 from training.data.prepare import Choices, prepare
+from training.evaluation.task_files import Reading, read_tasks
 from training.shards import INDEX_FILE, read_shards
 
 ROOT = Path(__file__).parents[3]
@@ -138,6 +140,48 @@ def test_bad_lines_and_dropped_records_are_told_and_in_the_card(tmp_path):
         run([source], tmp_path / "other", are_fatal=True)
 
 
+def asked_of(folder):
+    return [json.loads(line) for line in (folder / HELD_OUT_FILE).read_text().splitlines()]
+
+
+def test_what_is_held_out_lies_there_to_be_asked_and_nothing_else(tmp_path):
+    only_asked = [{"turns": [f"only asked, {number}"]} for number in range(40)]
+    recorded = [
+        {"prompt": f"Go on, {number}", "answer": "as it was said", "prompt_ids": [7, number], "answer_ids": []}
+        for number in range(40)
+    ]
+    plain = [{"text": f"plain text number {number}"} for number in range(40)]
+    tooled = [chat(number) | {"tools": [{"name": "t"}], "kind": "tooled"} for number in range(100, 140)]
+    lines = [*only_asked, *(chat(number) for number in range(40)), *recorded, *plain, *tooled]
+    run([write(tmp_path / "x.jsonl", lines)], tmp_path / "out")
+    found = read_tasks([tmp_path / "out" / HELD_OUT_FILE], Reading()).conversations
+    train = "\n".join(texts(tmp_path / "out" / "train"))
+    assert len(found) == len(asked_of(tmp_path / "out")) == len(texts(tmp_path / "out" / "held_out"))
+    assert {each.task for each in found} == {"x", "tooled"}
+    assert {len(each.tools) for each in found if each.task == "tooled"} == {1}
+    assert all(each.prompt_ids[0] == 7 for each in found if each.is_rendered)
+    for each in found:
+        said = each.messages(())[-1]["content"] if each.turns else each.text
+        assert f"{said}\n" not in train.replace("<", "\n")
+    shapes = {
+        next(name for name in ("messages", "prompt", "text") if name in line) for line in asked_of(tmp_path / "out")
+    }
+    assert shapes == {"messages", "prompt", "text"}
+
+
+def test_where_nothing_is_held_out_there_is_nothing_to_ask(tmp_path):
+    source = write(tmp_path / "x.jsonl", [chat(1)])
+    run([source], tmp_path / "out", Choices(held_out=0.0))
+    assert not (tmp_path / "out" / HELD_OUT_FILE).exists()
+
+
+def test_what_is_held_out_is_no_source_of_the_same_folder(tmp_path):
+    write(tmp_path / "x.jsonl", [chat(number) for number in range(20)])
+    for _ in range(2):
+        card, _ = run([tmp_path], tmp_path / "out")
+        assert [Path(one.path).name for one in card.sources] == ["x.jsonl"]
+
+
 def whole(folder):
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -202,7 +246,10 @@ def test_other_sources_or_choices_are_not_mixed_into_a_folder(tmp_path):
 def test_the_command_prepares_and_tells_impossible_flags(tmp_path, capsys):
     source = write(tmp_path / "x.jsonl", [chat(number) for number in range(20)])
     assert main(["data", "prepare", str(source), "--output", str(tmp_path / "out"), "--held-out", "0.5"]) == 0
-    assert "documents" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "documents" in said
+    assert f"specd eval {tmp_path / 'out' / HELD_OUT_FILE} --target demo" in said
+    assert f"--prompts {tmp_path / 'out' / HELD_OUT_FILE}" in said
     assert main(["data", "prepare", str(source), "--output", str(tmp_path / "out"), "--held-out", "7"]) == 2
     assert "--held-out must be in 0..1" in capsys.readouterr().err
     assert main(["data", "prepare", str(tmp_path / "no"), "--output", str(tmp_path / "out")]) == 1
