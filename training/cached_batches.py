@@ -11,6 +11,7 @@ from core.errors import DataError
 from models.target import Target
 from training.feature_cache import CacheReader, CacheWriter, Sample
 from training.features import States, target_states
+from training.learnt_window import learnt_window
 from training.packed_rows import PADDING, Text
 from training.packing import Rows
 from training.recipe import Data, Run
@@ -36,10 +37,9 @@ class CachedBatches:
             self._epoch, self._order = epoch, list(range(len(self._reader)))
             random.Random(f"{self._run.seed} {epoch}").shuffle(self._order)  # noqa: S311, a seed must give the same
         chosen = self._order[place * self._run.num_rows : (place + 1) * self._run.num_rows]
-        samples = [self._reader.sample(index) for index in chosen]
+        samples = [_cut(self._reader.sample(index), self._row_len) for index in chosen]
         tokens, weights, features, last_hidden = (
-            pad_sequence([part[: self._row_len] for part in parts], batch_first=True)
-            for parts in zip(*samples, strict=True)
+            pad_sequence(list(parts), batch_first=True) for parts in zip(*samples, strict=True)
         )
         lengths = torch.tensor([len(sample.tokens) for sample in samples])
         documents = torch.where(torch.arange(tokens.shape[1]) < lengths[:, None], 0, PADDING)
@@ -80,13 +80,19 @@ def write_cache(
     for number, text in enumerate(texts):
         if number < writer.num_samples:
             continue
-        tokens = torch.from_numpy(text.tokens[:row_len]).long().to(device)[None]
+        window = learnt_window(text.mask, row_len)
+        tokens = torch.from_numpy(text.tokens[window]).long().to(device)[None]
         rows = Rows(tokens, torch.zeros_like(tokens), torch.zeros_like(tokens))
         states = target_states(target, rows, layer_ids)
-        mask = torch.from_numpy(text.mask[:row_len]).float()
+        mask = torch.from_numpy(text.mask[window]).float()
         writer.add(Sample(tokens[0], mask, states.features[0], states.last_hidden[0]))
         if writer.num_samples % FLUSH_SAMPLES == 0:
             writer.flush()
             show(writer.num_samples)
     writer.flush()
     return writer.num_samples
+
+
+def _cut(sample: Sample, row_len: int) -> Sample:
+    window = learnt_window(sample.loss_mask.numpy() > 0, row_len)
+    return Sample(*(part[window] for part in sample))

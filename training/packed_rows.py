@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from core.errors import DataError
+from training.learnt_window import has_draft, learnt_window
 from training.packing import Rows
 
 # Rows that are open at once while documents are packed: enough to leave few gaps, few enough to be quick.
@@ -38,12 +39,29 @@ class MaskedText(msgspec.Struct, frozen=True):
 
 
 class PackedRows:
-    """An epoch is every document once, in an order of its own; the rest of an epoch that fills no batch is left out."""
+    """An epoch is every document once, in an order of its own; the rest of an epoch that fills no batch is left out.
+
+    Of documents beyond row_len a window is read (training/learnt_window.py). num_dropped of them have nothing to learn
+    and are left out; raises DataError where that is all, or where the others fill no batch.
+    """
 
     def __init__(self, texts: Iterable[Text], row_len: int, num_rows: int, seed: int) -> None:
-        kept = [(text.tokens[:row_len].astype(np.int32), text.mask[:row_len].astype(np.uint8)) for text in texts]
+        kept: list[tuple[np.ndarray, np.ndarray]] = []
+        self.num_dropped = 0
+        for text in texts:
+            window = learnt_window(text.mask, row_len)
+            if has_draft(text.mask[window]):
+                kept.append((text.tokens[window].astype(np.int32), text.mask[window].astype(np.uint8)))
+            else:
+                self.num_dropped += 1
+        self.num_documents = len(kept)
         if not kept:
-            raise DataError("there are no documents to train on")
+            if not self.num_dropped:
+                raise DataError("there are no documents to train on")
+            raise DataError(
+                f"nothing is to be learnt from {self.num_dropped} documents: a drafter takes two tokens of an answer, "
+                f"one after the other, within {row_len}; prepare data with answers, or raise data.row_len"
+            )
         self._tokens = np.concatenate([tokens for tokens, _ in kept])
         self._mask = np.concatenate([mask for _, mask in kept])
         self._ends = np.cumsum([len(tokens) for tokens, _ in kept])

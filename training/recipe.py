@@ -57,7 +57,7 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True):
     source         "shards": what `specd data prepare` wrote; "cache": features on disk, DeepSpec's; "demo": tasks, the
                    standard library and what the target writes on both
     folder         of shards or cache
-    row_len        tokens of a packed row; longer documents are cut
+    row_len        tokens of a packed row; of longer documents so many are read, up to the last to be learnt
     text_tokens    of source "demo": what the target is to write
     session_share  of source "demo": how much of that in sessions of several tasks
     """

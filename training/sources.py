@@ -65,7 +65,10 @@ class TextBatches:
 
 def shard_batches(data: Data, run: Run) -> TextBatches:
     """Open prepared shards; raises DataError."""
-    return TextBatches(PackedRows(read_shards(Path(data.folder)), data.row_len, run.num_rows, run.seed))
+    rows = PackedRows(read_shards(Path(data.folder)), data.row_len, run.num_rows, run.seed)
+    if rows.num_dropped:
+        print(f"{data.folder}: left out {rows.num_dropped} documents with nothing to learn, {rows.num_documents} stay")
+    return TextBatches(rows)
 
 
 def demo_batches(data: Data, run: Run, target: Target, target_folder: Path, work: Path) -> TextBatches:

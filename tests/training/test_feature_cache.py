@@ -12,6 +12,7 @@ from models.load_target import load_frozen
 from training.cached_batches import open_cache, write_cache
 from training.feature_cache import CacheReader, CacheWriter, Sample
 from training.features import target_states
+from training.packed_rows import MaskedText
 from training.packing import Rows
 from training.recipe import Data, Run
 from training_pair import TARGET, documents
@@ -110,6 +111,18 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
     manifest.write_text(manifest.read_text().replace('"version": 2', '"version": 1'))
     with pytest.raises(DataError, match="version is 1, only 2 is read"):
         CacheReader(tmp_path)
+
+
+def test_of_texts_longer_than_a_row_the_answer_is_cached_and_read(tmp_path):
+    target = load_frozen(TARGET, torch.float32)
+    text = MaskedText(np.arange(60, dtype=np.int32), np.arange(60) >= 50)
+    write_cache([text], target, LAYERS, "t", tmp_path, 24)
+    for row_len, wanted in ((24, list(range(36, 60))), (16, list(range(44, 60)))):
+        batches = open_cache(Data("cache", str(tmp_path), row_len=row_len), Run(num_rows=1), target, LAYERS)
+        batch = batches.batch(0)
+        assert batch.rows.tokens[0].tolist() == wanted
+        assert batch.rows.weights[0].tolist() == [0.0] * (row_len - 10) + [1.0] * 10
+        assert batch.states.features.shape[1] == row_len
 
 
 def test_cached_features_are_those_that_are_made_in_the_step(tmp_path):

@@ -16,6 +16,7 @@ from core.errors import RequestError
 from models.chat import ChatTemplate
 from models.tokenizer import Tokenizer
 from training.data.records import Exchange, Message, Record
+from training.learnt_window import learnt_window
 from training.shards import Document
 
 # Why a record gives no document.
@@ -40,7 +41,7 @@ class Span(Struct, frozen=True):
 
 class Rendering:
     """Renders records for one target: documents with fewer than min_written tokens to learn are dropped, and the
-    others cut at max_len.
+    others cut to max_len tokens that end with the last to learn.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_len: int, min_written: int) -> None:
@@ -158,8 +159,10 @@ def _is_answer(messages: Sequence[Message], index: int) -> bool:
 
 
 def _document(spans: Sequence[Span], max_len: int, kind: str) -> Document:
-    tokens = np.concatenate([np.array(span.ids, dtype=np.int32) for span in spans])[:max_len]
-    mask = np.concatenate([np.arange(len(span.ids)) < span.num_written for span in spans])[:max_len]
+    tokens = np.concatenate([np.array(span.ids, dtype=np.int32) for span in spans])
+    mask = np.concatenate([np.arange(len(span.ids)) < span.num_written for span in spans])
+    window = learnt_window(mask, max_len)
+    tokens, mask = tokens[window], mask[window]
     # The first token has nothing before it to be drafted from.
     mask[:1] = False
     return Document(tokens, mask, kind)

@@ -139,6 +139,26 @@ def test_a_recorded_answer_without_ids_is_encoded_apart_from_its_prompt(tokenize
     assert written(tokenizer, document) == ["there it is"]
 
 
+def test_of_a_prompt_that_is_too_long_the_end_stays_before_a_whole_answer(tokenizer):
+    record = record_of(shape="prompt", exchanges=(Exchange(tuple(range(10, 110)), (7, 8, 9)),))
+    (document,) = Rendering(tokenizer, 40, 3).documents(record)
+    assert document.tokens.tolist() == [*range(73, 110), 7, 8, 9]
+    assert document.mask.tolist() == [False] * 37 + [True] * 3
+
+
+def test_what_follows_the_last_answer_makes_way_for_what_comes_before_it(with_template):
+    # Line ends of a template that no target writes.
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{{ '\n' * 9 }}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokenizer = with_template(template)
+    (document,) = Rendering(tokenizer, 12, 2).documents(record_of(("user", "a " * 60), ("assistant", "b c")))
+    assert len(document.tokens) == 12
+    assert document.mask[-1]
+    assert tokenizer.decode(document.tokens[document.mask].tolist()).strip() == "b c"
+
+
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
@@ -146,7 +166,7 @@ def test_a_recorded_answer_without_ids_is_encoded_apart_from_its_prompt(tokenize
         (record_of(("assistant", "a")), NO_ANSWER),
         (record_of(("user", "x"), ("tool", "y"), ("assistant", "z")), TEMPLATE_REFUSES),
         (record_of(("user", "a"), ("assistant", "")), TOO_SHORT),
-        (record_of(("user", "a " * 60), ("assistant", "b c d e f g")), TOO_LONG),
+        (record_of(("user", "a"), ("assistant", "b c d"), ("user", "a " * 60), ("assistant", "")), TOO_LONG),
         (record_of(shape="prompt", exchanges=(Exchange((1,), (2**20,)),)), FOREIGN_IDS),
         (record_of(shape="prompt", exchanges=(Exchange((1,), (100, 101), "", "p", "else"),)), FOREIGN_IDS),
     ],
