@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from core.errors import DiskError
 from training.data.held_out_lines import HELD_OUT_FILE
 from training.demo import DEMO_FOLDER, Plan, build
 from training.recipe import Data, read_recipe
@@ -13,7 +14,18 @@ from training.train_drafter import cache_features, train
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train, and say what came of it; returns 0. Raises ConfigError, CheckpointError, DataError."""
+    """Train, and say what came of it; returns 0. Raises ConfigError, CheckpointError, DataError, DiskError."""
+    try:
+        return _train(arguments)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise DiskError(
+            f"{error}; see to room and rights there, and start the same command again: it goes on from its last state"
+        ) from error
+
+
+def _train(arguments: argparse.Namespace) -> int:
     if arguments.what == "drafter":
         return _drafter(arguments)
     if arguments.what == "features":

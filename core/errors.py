@@ -4,6 +4,7 @@ SpecdError
 ├── ConfigError        a setting is unknown, out of bounds or impossible together with another
 ├── RequestError       a client's request is wrong; carries the HTTP status and the field
 ├── CheckpointError    model files are missing, broken or of a kind we do not read
+├── DiskError          a file cannot be written, or read, for want of room or rights
 ├── DataError          training data are missing, broken or made from something else
 ├── ShapeError         an array or tensor does not have the shape its contract names
 ├── EngineError
@@ -46,6 +47,10 @@ class RequestError(SpecdError):
 
 class CheckpointError(SpecdError):
     """Model files are missing, broken or of a kind we do not read."""
+
+
+class DiskError(SpecdError):
+    """A file cannot be written, or read, for want of room or rights."""
 
 
 class DataError(SpecdError):

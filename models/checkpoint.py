@@ -7,7 +7,7 @@ Every tensor of a file must be used and every parameter filled, else the error n
 import json
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,11 +170,25 @@ def split_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str
 
 
 def save(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
-    """Write config.json and model.safetensors, tensors cast to `dtype`."""
+    """Write config.json and model.safetensors, tensors cast to `dtype`. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     packed = {name: tensor.to(dtype).contiguous().clone() for name, tensor in tensors.items()}
-    save_file(packed, folder / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(folder / "model.safetensors", packed, {"format": "pt"})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file whole, or leave what was there; raises OSError naming it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    try:
+        save_file(dict(tensors), partial, metadata=metadata)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        # Of a full disk safetensors says so by an error of its own.
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def strip_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ config.json is a copy of the target's with the drafter's keys beside, as DeepSpe
 network that is trained, so what is written loads again.
 """
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from models.formats.checkpoint import read_checkpoint
 from models.formats.translate import translate
 from models.load_drafter import KINDS
 from models.target import Target
-from training.export import replace_files
+from training.export import replaced
 from training.recipe import DrafterShape
 
 # What is the target's own affair: how its weights are stored, whose files these are, what it does with text.
@@ -143,7 +142,5 @@ def load_trainable(folder: Path, kind: CheckpointKind, target: Target) -> tuple[
 
 def write_drafter(folder: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     """Write config.json and the weights in bfloat16; files appear whole. Raises OSError."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
-        checkpoint.save(Path(partial), config, tensors, torch.bfloat16)
-        replace_files(Path(partial), folder)
+    with replaced(folder) as partial:
+        checkpoint.save(partial, config, tensors, torch.bfloat16)

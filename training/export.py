@@ -3,6 +3,8 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,23 +48,33 @@ def shape_json(config: Qwen3Config) -> dict[str, Any]:
 
 
 def export_target(folder: Path, network: Qwen3, tokenizer: Tokenizer) -> None:
-    """Write the target with its tokenizer."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
+    """Write the target with its tokenizer; files appear whole. Raises OSError."""
+    with replaced(folder) as partial:
         tensors = {
             name if name.startswith("lm_head") else f"model.{name}": tensor
             for name, tensor in checkpoint.split_fused(network).items()
         }
-        checkpoint.save(Path(partial), target_json(network.config, tokenizer), tensors, torch.bfloat16)
-        save_tokenizer(tokenizer, Path(partial), network.config.max_position_embeddings)
+        checkpoint.save(partial, target_json(network.config, tokenizer), tensors, torch.bfloat16)
+        save_tokenizer(tokenizer, partial, network.config.max_position_embeddings)
         generation = {
             "eos_token_id": token_id(tokenizer, END),
             "pad_token_id": token_id(tokenizer, END_OF_TEXT),
             "do_sample": True,
             "temperature": 1.0,
         }
-        (Path(partial) / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
-        replace_files(Path(partial), folder)
+        (partial / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """Give a folder for files, which replace those of `folder` once all are written; raises OSError naming it."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
+            yield Path(partial)
+            replace_files(Path(partial), folder)
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written: {error}") from error
 
 
 def replace_files(source: Path, folder: Path) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
+from models.checkpoint import write_tensors
 from models.qwen3 import Qwen3
 from training.chatml import END, END_OF_TEXT, render_prompt, token_id
 from training.generate import Prompt, generate
@@ -98,16 +99,15 @@ def prompt_source(
 
 
 def save_texts(path: Path, texts: Texts) -> None:
-    """Write documents as flat int32 tokens with lengths and answer starts."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write documents as flat int32 tokens with lengths and answer starts. Raises OSError."""
     flat = [token for document in texts.documents for token in document.ids]
-    save_file(
+    write_tensors(
+        path,
         {
             "tokens": torch.tensor(flat, dtype=torch.int32),
             "lengths": torch.tensor([len(document.ids) for document in texts.documents], dtype=torch.int32),
             "answer_starts": torch.tensor([document.answer_start for document in texts.documents], dtype=torch.int32),
         },
-        path,
     )
 
 

@@ -40,6 +40,14 @@ class Place(Struct, frozen=True):
         dist.all_reduce(total)
         return (total + EPS) / self.world
 
+    def is_failed(self, error: Exception | None) -> bool:
+        """Tell whether any process has an error; all must ask."""
+        if self.world == 1:
+            return error is not None
+        failed = torch.tensor([float(error is not None)], device=self.device)
+        dist.all_reduce(failed, dist.ReduceOp.MAX)
+        return bool(failed.item())
+
 
 @contextmanager
 def joined(device: str, environ: Mapping[str, str] = os.environ) -> Iterator[Place]:

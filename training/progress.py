@@ -11,6 +11,7 @@ from core.registry import OPTIONAL
 from training.losses import Losses
 from training.record import LossRecord, progress_bar
 from training.run_state import Counters
+from training.survived import survived
 
 
 class Progress:
@@ -31,31 +32,28 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
-        if self._writer is not None:
-            self._writer.close()
-        self._record.plot(self._folder / "losses.png")
+        with survived(self.warn):
+            self._record.plot(self._folder / "losses.png")
+        with survived(self.warn):
+            if self._writer is not None:
+                self._writer.close()
 
     def step(self, counters: Counters, progress: float, losses: Losses, learning_rate: float) -> None:
         """Take in the newest step."""
         values = dict(zip(self._columns, (losses.total.item(), *losses.terms.tolist()), strict=True))
         seconds = max(1e-9, counters.elapsed_s)
-        self._record.add(
-            {
-                "step": counters.steps,
-                "tokens": counters.tokens,
-                "seconds": seconds,
-                "learning_rate": learning_rate,
-                **values,
-            }
-        )
+        at = {"step": counters.steps, "tokens": counters.tokens, "seconds": seconds, "learning_rate": learning_rate}
+        with survived(self.warn):
+            self._record.add({**at, **values})
         speed = f"{counters.tokens / seconds:,.0f} tokens/s"
         text = f"step {counters.steps}, loss {values['loss']:.3f}, {speed}"
         self._bar.update(self._line, completed=progress, description=text)
-        for name, value in values.items() if self._writer is not None else ():
-            self._writer.add_scalar(f"train/{name}", value, counters.steps)
-        if self._writer is not None:
-            self._writer.add_scalar("train/learning_rate", learning_rate, counters.steps)
-            self._writer.add_scalar("train/tokens_per_s", counters.tokens / seconds, counters.steps)
+        if self._writer is None:
+            return
+        values |= {"learning_rate": learning_rate, "tokens_per_s": counters.tokens / seconds}
+        with survived(self.warn):
+            for name, value in values.items():
+                self._writer.add_scalar(f"train/{name}", value, counters.steps)
 
     def warn(self, message: str) -> None:
         """Say what went wrong and is survived."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,18 +14,33 @@ mpl.use("Agg")
 
 
 class LossRecord:
-    """Rows of named numbers, appended to a CSV as they come; columns are fixed at birth."""
+    """Rows of named numbers, appended to a CSV as they come; columns are fixed at birth.
+
+    Rows for which the disk had no room are written with the next.
+    """
 
     def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
         self._path, self._columns = path, columns
+        self._waiting: list[list[str]] = []
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.write_text(",".join(columns) + "\n", encoding="utf-8")
 
     def add(self, values: Mapping[str, float]) -> None:
-        """Append a row; a column without a value stays empty."""
-        with self._path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow([f"{values[name]:.6g}" if name in values else "" for name in self._columns])
+        """Append a row; a column without a value stays empty. Raises OSError naming the file."""
+        self._waiting.append([f"{values[name]:.6g}" if name in values else "" for name in self._columns])
+        try:
+            size = self._path.stat().st_size
+            try:
+                with self._path.open("a", newline="", encoding="utf-8") as file:
+                    csv.writer(file).writerows(self._waiting)
+            except OSError:
+                # Half a row would be read as numbers.
+                os.truncate(self._path, size)
+                raise
+        except OSError as error:
+            raise OSError(f"{self._path} cannot be written: {error}") from error
+        self._waiting.clear()
 
     def plot(self, path: Path, x: str = "tokens") -> None:
         """Draw every other column over `x`."""

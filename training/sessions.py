@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from core.errors import DataError
+from models.checkpoint import write_tensors
 from models.qwen3 import Qwen3
 from training.chatml import END, render_prompt, token_id
 from training.generate import Prompt, generate
@@ -107,15 +108,14 @@ def answer_all(network: Qwen3, opened: Sequence[Session], end_id: int, seed: int
 
 
 def save_sessions(path: Path, texts: Sequence[MaskedText]) -> None:
-    """Write sessions as flat int32 tokens with masks and lengths."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
+    """Write sessions as flat int32 tokens with masks and lengths. Raises OSError."""
+    write_tensors(
+        path,
         {
             "tokens": torch.from_numpy(np.concatenate([text.tokens for text in texts])),
             "mask": torch.from_numpy(np.concatenate([text.mask for text in texts])),
             "lengths": torch.tensor([len(text.tokens) for text in texts], dtype=torch.int32),
         },
-        path,
     )
 
 

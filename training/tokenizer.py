@@ -55,7 +55,8 @@ def training_texts(library: list[str], tasks_per_domain: int) -> Iterator[str]:
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_positions: int) -> None:
     """Write tokenizer.json and tokenizer_config.json as transformers reads them."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    # Not by tokenizer.save, whose error for a full disk is no OSError.
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": END,

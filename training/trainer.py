@@ -26,6 +26,7 @@ from training.recipe import Optimiser, Recipe
 from training.run_state import Counters, load_run, save_run
 from training.schedule import warm_up_cosine
 from training.sources import Batches
+from training.survived import survived
 
 SEEDS_PER_STEP = 10_007
 
@@ -94,14 +95,11 @@ class Trainer:
                 show.step(self.counters, self.progress, losses, self.optimizers[0].param_groups[0]["lr"])
             if self.counters.elapsed_s - saved >= run.save_s:
                 saved = self.counters.elapsed_s
-                try:
+                with survived(show.warn, "the run goes on, its last saved state stays"):
                     self.save()
-                    on_save()
-                except OSError as error:
-                    # The state before is whole; the disk may have room again by the next interval.
-                    show.warn(f"{error}; the run goes on, its last saved state stays")
+                    self._write(on_save)
         self.save()
-        on_save()
+        self._write(on_save)
 
     def step(self) -> Losses:
         """Take one optimiser step; returns the mean losses of its draws, on this process' rows."""
@@ -132,12 +130,27 @@ class Trainer:
         return Losses(torch.stack(totals).mean(), torch.stack(terms).mean(0), names)
 
     def save(self) -> None:
-        """Write the state of the run; all processes must call it."""
-        save_run(self._state, self.network, self.optimizers, self.counters, self.recipe, self._place)
+        """Write the state of the run; all processes must call it, and all raise OSError where it cannot be written."""
+        self._write(
+            lambda: save_run(self._state, self.network, self.optimizers, self.counters, self.recipe, self._place)
+        )
 
     def weights(self) -> dict[str, Tensor]:
         """Return all weights whole, by name; all processes must call it."""
         return {name: whole(parameter.detach()) for name, parameter in self.network.named_parameters()}
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """Call what gathers and writes; raises OSError in every process if it failed in one.
+
+        Else those that have nothing to write would go on without it, and wait in another exchange than it does.
+        """
+        failure: OSError | None = None
+        try:
+            write()
+        except OSError as error:
+            failure = error
+        if self._place.is_failed(failure):
+            raise failure or OSError("another process could not write its files")
 
     @property
     def _state(self) -> Path:

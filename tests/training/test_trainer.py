@@ -15,13 +15,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from core.errors import CheckpointError, ConfigError
+from disks import files_up_to, lift_limit, limit_files
 from models.load_drafter import load_drafter
 from models.load_target import load_frozen, load_target
 from training.blocks import sample_anchors
+from training.drafter_files import write_drafter
 from training.features import target_states
 from training.objective import Draw
 from training.processes import Place
-from training.progress import Silent
+from training.progress import Progress, Silent
 from training.schedule import warm_up_cosine
 from training.sources import shard_batches
 from training.train_drafter import first_drafter, objective_of, train
@@ -160,6 +162,35 @@ def test_a_full_disk_keeps_the_state_before_and_the_run_goes_on(target, tmp_path
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["state.safetensors"]
 
 
+def test_a_run_survives_what_it_cannot_export_or_record(target, tmp_path):
+    recipe = make_recipe(tmp_path, "run.save_s=1e-9", "run.log_steps=1")
+    trainer = make_trainer(recipe, target, tmp_path / "run")
+    warned = []
+
+    class Warned(Progress):
+        def warn(self, message):
+            warned.append(message)
+
+    def export():
+        # As much room as the state takes, none for the drafter or the record.
+        with files_up_to(64):
+            write_drafter(tmp_path / "out", {}, trainer.weights())
+
+    with Warned(tmp_path / "run", trainer.objective.terms(trainer.network), tensorboard=False) as show:
+        with files_up_to(64):
+            show.step(trainer.counters, 0.0, trainer.step(), 1.0)
+        refused = r"out cannot be written: .*model\.safetensors cannot be written: .*too large"
+        with pytest.raises(OSError, match=refused):
+            trainer.train(show, export)
+    assert trainer.counters.steps == 6
+    assert "losses.csv cannot be written" in warned[0]
+    assert [one.endswith("the run goes on, its last saved state stays") for one in warned[1:]] == [True] * 5
+    # The row that found no room came with the next.
+    assert len((tmp_path / "run" / "losses.csv").read_text(encoding="utf-8").splitlines()) == 1 + 6
+    assert not (tmp_path / "out").exists()
+    assert make_trainer(recipe, target, tmp_path / "run").counters.steps == 6
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_trained_drafter_loads_beside_its_target_and_is_gone_on_from(kind, target, tmp_path):
     recipe = make_recipe(tmp_path, *KINDS[kind], "run.steps=2")
@@ -202,12 +233,14 @@ def test_tensorboard_is_asked_for_in_vain_where_it_is_not_installed(tmp_path, mo
         train(make_recipe(tmp_path, "run.tensorboard=true"))
 
 
-def child(recipe, *changes, **environ):
+def child(recipe, *changes, before=None, **environ):
     command = [sys.executable, "-m", "cli.main", "train", "drafter", recipe]
     for change in changes:
         command += ["--set", change]
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **environ}
-    return subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=before
+    )
 
 
 def network_of(folder):
@@ -268,3 +301,42 @@ def test_two_processes_are_one_within_rounding(change, tolerance, tmp_path):
         torch.testing.assert_close(two[name], tensor, rtol=tolerance, atol=tolerance)
     written = [load_file(tmp_path / each / "model.safetensors") for each in ("one", "two")]
     assert written[0].keys() == written[1].keys()
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_on_a_full_disk_says_what_and_where_in_a_line(tmp_path):
+    run = child(write_recipe(tmp_path), before=limit_files)
+    output, _ = run.communicate(timeout=300)
+    last = output.decode().strip().splitlines()[-1]
+    assert run.returncode == 1, output.decode()
+    assert last.startswith(f"specd: {tmp_path / 'out' / 'run' / 'state.safetensors'} cannot be written: "), last
+    assert last.endswith("start the same command again: it goes on from its last state")
+    assert "Traceback" not in output.decode()
+
+
+@pytest.mark.slow
+def test_two_processes_of_which_the_first_has_a_full_disk_for_a_while_stay_together(tmp_path):
+    recipe = write_recipe(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    settings = ("run.steps=150", "run.save_s=1e-6", f"output={tmp_path / 'two'}")
+    first, second = (
+        child(recipe, *settings, before=before, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+        for rank, before in enumerate((limit_files, None))
+    )
+    said = ""
+    while "the run goes on" not in said and first.poll() is None:
+        said += first.stdout.readline().decode()
+    lift_limit(first.pid)
+    outputs = [run.communicate(timeout=300)[0].decode() for run in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], (said, *outputs)
+    alone = child(recipe, "run.steps=150", f"output={tmp_path / 'one'}")
+    output, _ = alone.communicate(timeout=300)
+    assert alone.returncode == 0, output.decode()
+    one, two = network_of(tmp_path / "one"), network_of(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-3)
+    assert (tmp_path / "two" / "model.safetensors").exists()
