@@ -4,6 +4,7 @@ This is `specd train demo`. Every stage leaves its result in the run folder and 
 complete, so a stopped build goes on where it was.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -34,7 +35,16 @@ from training.progress import Progress
 from training.recipe import Data, DrafterShape, Optimiser, Recipe, Run
 from training.record import LossRecord, write_json
 from training.sources import TextBatches, demo_texts, masked
-from training.target import DEMO_SHAPE, TargetRecipe, evaluate, held_out_rows, load_trained, new_target, train_target
+from training.target import (
+    DEMO_SHAPE,
+    Origin,
+    TargetRecipe,
+    evaluate,
+    held_out_rows,
+    load_trained,
+    new_target,
+    train_target,
+)
 from training.tokenizer import TASKS_PER_DOMAIN, train_tokenizer
 from training.train_drafter import first_drafter, objective_of
 from training.trainer import Trainer
@@ -107,7 +117,8 @@ def build(plan: Plan) -> None:
 def build_target(plan: Plan, corpus: Corpus) -> Path:
     """Train the tokenizer and the target, or finish a run that was stopped; returns the checkpoint folder.
 
-    Raises ConfigError for a share that is none, CheckpointError for a target that cannot be gone on from.
+    Raises ConfigError for a share that is none, and where the run was begun with something else; CheckpointError for a
+    target that cannot be gone on from.
     """
     if not 0.0 <= plan.start_share <= 1.0:
         raise ConfigError(f"start_share is a share, from 0 to 1, got {plan.start_share:g}")
@@ -129,6 +140,11 @@ def build_target(plan: Plan, corpus: Corpus) -> Path:
         recipe,
         plan.run / "target",
         on_save=lambda saved: export_target(plan.run / "snapshot" / "target", saved, tokenizer),
+        origin=Origin(
+            weights_sha256(start) if start else "",
+            hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
+            corpus.sha256,
+        ),
     )
     if start:
         network.load_state_dict(averaged(network.state_dict(), start.state_dict(), plan.start_share))
@@ -137,6 +153,15 @@ def build_target(plan: Plan, corpus: Corpus) -> Path:
     write_json(plan.run / "target" / "held_out.json", losses)
     export_target(plan.run / "final" / "target", network, tokenizer)
     return plan.run / "final" / "target"
+
+
+def weights_sha256(network: Qwen3) -> str:
+    """Return a hash of a network's names and weights."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def target_recipe(plan: Plan) -> TargetRecipe:

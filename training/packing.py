@@ -139,6 +139,11 @@ class RowStream:
         """Draw the next rows."""
         return stack([self._row() for _ in range(num_rows)])
 
+    def skip(self, num_rows: int) -> None:
+        """Draw rows and drop them, as a run does that has taken them before: some hundred times as fast as a step."""
+        for _ in range(num_rows):
+            self._row()
+
     def _row(self) -> list[Document]:
         documents: list[Document] = []
         room = self._row_len

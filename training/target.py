@@ -1,7 +1,8 @@
 """Train the demo pair's target: a small Qwen3 on tasks and library text, bf16 autocast, Muon with AdamW.
 
 One step reads a packed batch (training/packing.py), with attention cut at document boundaries. The run is limited by
-a budget in seconds or tokens and can be stopped and resumed at any checkpoint. The loop is its own: training/trainer.py
+a budget in seconds or tokens and can be stopped and resumed at any checkpoint, with the rows that come next. The loop
+is its own: training/trainer.py
 is for what learns beside a frozen target, by anchors and features, from texts of a known number; here there is no other
 network, and rows are drawn without end.
 """
@@ -9,6 +10,7 @@ network, and rows are drawn without end.
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -37,6 +39,7 @@ from training.packing import (
 )
 from training.record import LossRecord, progress_bar
 from training.state import Counters, load_state, save_state
+from training.survived import survived
 from training.tasks.catalog import DOMAINS
 
 MEASURED = (*DOMAINS, SESSIONS)
@@ -62,6 +65,15 @@ class TargetRecipe(msgspec.Struct, frozen=True):
     evaluate_s: float = 300.0
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """What a run reads and starts from, each as a SHA-256; start is "" for random weights."""
+
+    start: str = ""
+    tokenizer: str = ""
+    library: str = ""
+
+
+UNNAMED = Origin()
 DEMO_SHAPE = Qwen3Config(
     vocab_size=4096,
     hidden_size=256,
@@ -177,18 +189,26 @@ def train_target(
     recipe: TargetRecipe,
     folder: Path,
     on_save: Callable[[Qwen3], None] = lambda _: None,
+    origin: Origin = UNNAMED,
 ) -> dict[str, float]:
-    """Train in place until the budget ends; checkpoints and losses go to `folder`. Returns the held-out losses."""
+    """Train in place until the budget ends; checkpoints and losses go to `folder`. Returns the held-out losses.
+
+    A state in `folder` is gone on from, with fresh `rows` moved to where it stood. Raises ConfigError where it is of
+    another recipe, shape or origin (training/state.py), OSError if the last state cannot be written.
+    """
+    made_from = {**msgspec.to_builtins(recipe), "shape": network.config, "sha256": origin}
     optimizers = optimizers_of(network, recipe.muon_lr, recipe.adam_lr, recipe.weight_decay)
     state, counters = folder / "state.safetensors", Counters()
     if state.exists():
-        counters = load_state(state, network, optimizers)
+        counters = load_state(state, network, optimizers, made_from)
+        rows.skip(counters.steps * recipe.num_rows)
     loss_of = torch.compile(next_token_loss) if recipe.compile else next_token_loss
     record = LossRecord(folder / "losses.csv", COLUMNS)
     started = time.monotonic() - counters.elapsed_s
     saved = evaluated = counters.elapsed_s
     recent: list[Tensor] = []
     with progress_bar() as bar:
+        warn = partial(bar.console.print, markup=False, highlight=False)
         line = bar.add_task("target", total=1.0)
         while (progress := recipe.budget.progress(counters.elapsed_s, counters.tokens)) < 1.0:
             batch = rows.batch(recipe.num_rows)
@@ -208,15 +228,18 @@ def train_target(
                 if counters.elapsed_s - evaluated > recipe.evaluate_s:
                     values |= evaluate(network, held_out)
                     evaluated = counters.elapsed_s
-                record.add(values)
+                with survived(warn):
+                    record.add(values)
                 bar.update(line, completed=progress, description=f"target loss {values['train']:.3f}")
                 recent.clear()
             if counters.elapsed_s - saved > recipe.save_s:
-                save_state(state, network, optimizers, counters)
-                on_save(network)
+                with survived(warn, "the run goes on, its last saved state stays"):
+                    save_state(state, network, optimizers, counters, made_from)
+                    on_save(network)
                 saved = counters.elapsed_s
-    save_state(state, network, optimizers, counters)
+    save_state(state, network, optimizers, counters, made_from)
     losses = evaluate(network, held_out)
-    record.add({"step": counters.steps, "tokens": counters.tokens, "seconds": counters.elapsed_s, **losses})
-    record.plot(folder / "losses.png")
+    with survived(print):
+        record.add({"step": counters.steps, "tokens": counters.tokens, "seconds": counters.elapsed_s, **losses})
+        record.plot(folder / "losses.png")
     return losses

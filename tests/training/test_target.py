@@ -3,9 +3,11 @@
 import pytest
 import torch
 from msgspec.structs import replace
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from core.errors import CheckpointError, ConfigError
+from disks import files_up_to
 from models.load_target import load_target
 from toys import tiny_config
 from training.averaged_weights import averaged
@@ -15,7 +17,7 @@ from training.demo import Plan, Scale, build_target
 from training.export import export_target
 from training.muon import Muon, orthogonalise, split_parameters
 from training.packing import Mixture, Rows, RowStream
-from training.target import TargetRecipe, evaluate, new_target, next_token_loss, optimizers_of, train_target
+from training.target import Origin, TargetRecipe, evaluate, new_target, next_token_loss, optimizers_of, train_target
 
 # Mixed precision is meant: weights stay float32 under bf16 autocast.
 pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype:UserWarning")
@@ -86,6 +88,70 @@ def test_a_resumed_run_goes_on_from_the_saved_step(demo_tokenizer, tmp_path):
     assert all(one.equal(other) for one, other in zip(resumed.parameters(), again.parameters(), strict=True))
 
 
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(demo_tokenizer, tmp_path):
+    """Its budget is in tokens, so that no clock is in it."""
+    whole, stopped = new_target(TINY, seed=0), new_target(TINY, seed=0)
+    seen = train_target(whole, rows(demo_tokenizer), {}, recipe(6), tmp_path / "whole")
+    saves = iter(range(3))
+
+    def stop(_):
+        if next(saves) == 2:
+            raise KeyboardInterrupt
+
+    often = replace(recipe(6), save_s=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train_target(stopped, rows(demo_tokenizer), {}, often, tmp_path / "stopped", stop)
+    resumed = new_target(TINY, seed=1)
+    assert train_target(resumed, rows(demo_tokenizer), {}, recipe(6), tmp_path / "stopped") == seen
+    assert all(one.equal(other) for one, other in zip(resumed.parameters(), whole.parameters(), strict=True))
+
+
+def test_skipped_rows_are_those_that_would_have_been_drawn(demo_tokenizer):
+    drawn, skipped = rows(demo_tokenizer), rows(demo_tokenizer)
+    for _ in range(3):
+        drawn.batch(4)
+    skipped.skip(3 * 4)
+    assert skipped.batch(4).tokens.equal(drawn.batch(4).tokens)
+
+
+def test_the_state_of_another_run_is_refused_by_name_and_left_as_it_is(demo_tokenizer, tmp_path):
+    train_target(new_target(TINY, seed=0), rows(demo_tokenizer), {}, recipe(2), tmp_path, origin=Origin("abc"))
+    state = (tmp_path / "state.safetensors").read_bytes()
+
+    def resume(changed, *, shape=TINY, origin=Origin("abc")):  # noqa: B008
+        train_target(new_target(shape, seed=0), rows(demo_tokenizer), {}, changed, tmp_path, origin=origin)
+
+    with pytest.raises(ConfigError, match=r"of a run with muon_lr = 0\.02, this one has 0\.5; set it back"):
+        resume(replace(recipe(2), muon_lr=0.5))
+    with pytest.raises(ConfigError, match=r"mixture\.math = 0\.2, this one has 0\.1"):
+        resume(replace(recipe(2), mixture=Mixture(math=0.1)))
+    with pytest.raises(ConfigError, match=r"sha256\.start = 'abc', this one has ''"):
+        resume(recipe(2), origin=Origin())
+    with pytest.raises(ConfigError, match=r"shape\.num_hidden_layers = 2, this one has 3"):
+        resume(recipe(2), shape=tiny_config(4096, layers=3))
+    assert (tmp_path / "state.safetensors").read_bytes() == state
+    # Of a budget one may always have more.
+    resume(replace(recipe(4), log_steps=1, save_s=7.0))
+    assert len((tmp_path / "losses.csv").read_text().splitlines()) == 1 + 1 + 2 + 1
+
+
+def test_a_state_that_says_nothing_of_its_run_is_refused(demo_tokenizer, tmp_path):
+    save_file({"network.x": torch.zeros(1)}, tmp_path / "state.safetensors", metadata={"counters": "{}"})
+    with pytest.raises(CheckpointError, match=r"no state of a target's training that this specd wrote: .*begin anew"):
+        train_target(new_target(TINY, seed=0), rows(demo_tokenizer), {}, recipe(2), tmp_path)
+
+
+def test_a_target_in_training_survives_a_full_disk(demo_tokenizer, tmp_path, capsys):
+    changed = replace(recipe(4), log_steps=1, save_s=0.0)
+    held_out = {"math": rows(demo_tokenizer).batch(1)}
+    with files_up_to(60), pytest.raises(OSError, match=r"state\.safetensors cannot be written"):
+        train_target(new_target(TINY, seed=0), rows(demo_tokenizer), held_out, changed, tmp_path)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "losses.csv cannot be written: " in told
+    assert told.count("(os error 27); the run goes on, its last saved state stays") == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["losses.csv"]
+
+
 def test_a_target_to_go_on_from_keeps_its_tokenizer_and_what_it_has_learnt(demo_tokenizer, tmp_path):
     library = tmp_path / "library"
     for package in PACKAGES:
@@ -113,6 +179,12 @@ def test_a_target_to_go_on_from_keeps_its_tokenizer_and_what_it_has_learnt(demo_
     kept = load_target(whole, torch.float32).parameters()
     started = load_target(tmp_path / "trained", torch.float32).parameters()
     assert all(own.equal(other) for own, other in zip(kept, started, strict=True))
+    export_target(tmp_path / "other", new_target(TINY, seed=6), demo_tokenizer)
+    with pytest.raises(ConfigError, match=r"is of a run with sha256\.start = "):
+        build_target(replace(plan, target_start=tmp_path / "other"), read_corpus(library))
+    (library / PACKAGES[0] / "text.py").write_text("other = 1\n" * 40)
+    with pytest.raises(ConfigError, match=r"is of a run with sha256\.library = "):
+        build_target(plan, read_corpus(library))
     (tmp_path / "trained" / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match="is missing: a target is gone on from with its own tokenizer"):
         build_target(plan, read_corpus(library))
