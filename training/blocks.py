@@ -37,16 +37,18 @@ class Blocks(msgspec.Struct, frozen=True):
 def sample_anchors(loss_mask: Tensor, num_anchors: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw anchors without replacement where a token and the next are supervised, loss_mask [B, S].
 
-    Returns ascending anchors i64 [B, N] and kept bool [B, N]; missing ones come last with index 0.
+    Returns ascending anchors i64 [B, N] and kept bool [B, N]; missing ones, as of rows shorter than N, come last with
+    index 0.
     """
     valid = F.pad((loss_mask[:, :-1] > 0) & (loss_mask[:, 1:] > 0), (0, 1))
     # Drawn on the CPU whatever the device, so that a seed gives the same anchors everywhere.
     order = torch.rand(valid.shape, generator=generator).to(valid.device).masked_fill(~valid, -1.0)
-    chosen = order.topk(num_anchors, dim=1).indices
+    chosen = order.topk(min(num_anchors, valid.shape[1]), dim=1).indices
     kept = valid.gather(1, chosen)
     anchors, rank = chosen.masked_fill(~kept, valid.shape[1]).sort(1)
     kept = kept.gather(1, rank)
-    return anchors.masked_fill(~kept, 0), kept
+    missing = (0, num_anchors - chosen.shape[1])
+    return F.pad(anchors.masked_fill(~kept, 0), missing), F.pad(kept, missing)
 
 
 def make_blocks(

@@ -102,7 +102,8 @@ class Run(Struct, frozen=True, forbid_unknown_fields=True):
     num_rows       rows of one target pass, over all processes
     accumulation   target passes of one step
     anchor_draws   times that anchors are drawn, and the drafter run, per target pass
-    num_anchors    blocks of a row and draw
+    num_anchors    blocks of a row and draw, at most
+    precision      of products, by autocast; the weights are float32, with "float32" the target too
     """
 
     steps: Annotated[int, Meta(ge=0)] = 0

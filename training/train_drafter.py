@@ -20,7 +20,7 @@ from training.initial_weights import start_at_random, start_at_target
 from training.objective import BlockObjective, ChainObjective, Objective
 from training.processes import Place, joined
 from training.progress import Progress, Silent
-from training.recipe import Recipe
+from training.recipe import Recipe, Run
 from training.shards import read_shards
 from training.sources import Batches, demo_batches, shard_batches
 from training.trainer import Trainer
@@ -40,8 +40,7 @@ def train(recipe: Recipe) -> Path:
         output = Path(recipe.output)
         run = output / "run"
         folder = target_folder(recipe.target)
-        dtype = torch.float32 if place.device.type == "cpu" else torch.bfloat16
-        target = load_frozen(folder, dtype).to(place.device)
+        target = load_frozen(folder, target_dtype(recipe.run, place.device)).to(place.device)
         network, config = first_drafter(recipe, target, folder)
         objective = objective_of(recipe)
         batches = open_batches(recipe, target, folder, run)
@@ -79,6 +78,11 @@ def cache_features(recipe: Recipe, folder: Path) -> int:
             print(f"{count} of {len(texts)} texts", flush=True)
 
         return write_cache(texts, target, layer_ids, recipe.target, folder, recipe.data.row_len, show)
+
+
+def target_dtype(run: Run, device: torch.device) -> torch.dtype:
+    """Return what a target's weights are kept in beside a drafter: without autocast, its states are of their type."""
+    return torch.float32 if device.type == "cpu" or run.precision == "float32" else torch.bfloat16
 
 
 def first_drafter(recipe: Recipe, target: Target, folder: Path) -> tuple[DraftNetwork, dict[str, object]]:

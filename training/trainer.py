@@ -164,7 +164,11 @@ class Trainer:
     def _states(self, rows: Rows, states: States | None) -> States:
         if states is None:
             return target_states(self.target, rows, self.network.config.target_layer_ids)
-        return States(*(own_rows(one, self._place) for one in (states.last_hidden, states.features)))
+        own = [own_rows(one, self._place) for one in (states.last_hidden, states.features)]
+        if self.recipe.run.precision == "float32":
+            # Without autocast nothing else brings what was stored in bfloat16 to the weights' type.
+            own = [one.float() for one in own]
+        return States(*own)
 
     def _descend(self, scale: float) -> None:
         trained = [one for one in self.network.parameters() if one.grad is not None]

@@ -38,6 +38,13 @@ def test_anchors_are_supervised_ascending_and_without_repeats():
     assert mask[0, anchors[0]].all()
 
 
+def test_a_row_shorter_than_the_anchors_asked_for_gives_those_it_has():
+    anchors, kept = sample_anchors(torch.ones(2, 300), 512, torch.Generator().manual_seed(0))
+    assert anchors.shape == kept.shape == (2, 512)
+    assert anchors[0].tolist() == [*range(299), *[0] * 213]
+    assert kept[0].tolist() == [True] * 299 + [False] * 213
+
+
 def test_a_slot_sees_earlier_context_of_its_document_and_its_own_block():
     documents = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1]])
     tokens = torch.arange(8)[None]

@@ -24,9 +24,10 @@ from training.features import target_states
 from training.objective import Draw
 from training.processes import Place
 from training.progress import Progress, Silent
+from training.recipe import Run
 from training.schedule import warm_up_cosine
-from training.sources import shard_batches
-from training.train_drafter import first_drafter, objective_of, train
+from training.sources import Batch, shard_batches
+from training.train_drafter import cache_features, first_drafter, objective_of, open_batches, target_dtype, train
 from training.trainer import SEEDS_PER_STEP, Trainer
 from training_pair import TARGET, make_recipe, write_recipe
 
@@ -47,6 +48,16 @@ def target():
 def make_trainer(recipe, target, folder):
     network, _ = first_drafter(recipe, target, TARGET)
     return Trainer(recipe, network, target, objective_of(recipe), shard_batches(recipe.data, recipe.run), folder, ALONE)
+
+
+class TextsOf:
+    """The rows of other batches without what the target makes of them."""
+
+    def __init__(self, batches):
+        self.batches_per_epoch, self._batches = batches.batches_per_epoch, batches
+
+    def batch(self, number):
+        return Batch(self._batches.batch(number).rows)
 
 
 def weights_of(trainer):
@@ -109,6 +120,31 @@ def test_a_steps_gradient_is_the_mean_over_its_passes_and_draws(target, tmp_path
     torch.testing.assert_close(shown, mean)
     for own, wanted in zip(trainer.network.parameters(), network.parameters(), strict=True):
         torch.testing.assert_close(own.grad, wanted.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_on_features_from_disk_is_one_with_features_made_in_it(kind, precision, target, tmp_path):
+    recipe = make_recipe(tmp_path, *KINDS[kind], f"run.precision={precision}", "run.num_anchors=64")
+    cache_features(recipe, tmp_path / "cache")
+    cached = make_recipe(
+        tmp_path, *KINDS[kind], f"run.precision={precision}", "run.num_anchors=64",
+        "data.source=cache", f"data.folder={tmp_path / 'cache'}",
+    )  # fmt: skip
+    network, _ = first_drafter(cached, target, TARGET)
+    batches = open_batches(cached, target, TARGET, tmp_path / "run")
+    on_disk = Trainer(cached, network, target, objective_of(cached), batches, tmp_path / "run", ALONE)
+    network, _ = first_drafter(recipe, target, TARGET)
+    objective = objective_of(recipe)
+    made = Trainer(recipe, network, target, objective, TextsOf(batches), tmp_path / "made", ALONE)
+    torch.testing.assert_close(on_disk.step().total, made.step().total, rtol=2e-2, atol=2e-2)
+
+
+def test_a_run_in_float32_keeps_the_target_in_it_on_any_device():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert target_dtype(Run(precision="float32"), cuda) is torch.float32
+    assert target_dtype(Run(), cuda) is torch.bfloat16
+    assert target_dtype(Run(), cpu) is torch.float32
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "muon"])
