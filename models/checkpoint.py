@@ -5,6 +5,7 @@ Every tensor of a file must be used and every parameter filled, else the error n
 """
 
 import json
+import math
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -68,6 +69,16 @@ def read_tensors(folder: Path, part: Part | None = None) -> dict[str, Tensor]:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 tensors[name] = file.get_slice(name)[part(name, headers[name].shape)]
     return tensors
+
+
+def read_parts(folder: Path, most: int) -> dict[str, Tensor]:
+    """Return the first numbers of all tensors, about `most` of each in whole rows; raises as `read_tensors` does."""
+
+    def beginning(_: str, shape: tuple[int, ...]) -> tuple[slice, ...]:
+        row = max(1, math.prod(shape[1:]))
+        return (slice(0, max(1, most // row)),) if shape else ()
+
+    return read_tensors(folder, beginning)
 
 
 def read_headers(folder: Path) -> dict[str, Header]:

@@ -4,6 +4,7 @@ import numpy as np
 
 from paths import FIXTURES
 from training.data.shard_writer import ShardWriter
+from training.identity import tokenizer_sha256
 from training.recipe import Recipe, read_recipe
 from training.shards import Document
 
@@ -44,10 +45,10 @@ def documents(count: int = 40) -> list[Document]:
     return [Document(tokens, np.arange(len(tokens)) >= 3, "count") for tokens in texts]
 
 
-def write_recipe(folder) -> str:
+def write_recipe(folder, texts: list[Document] | None = None) -> str:
     """Write shards and a recipe that reads them; returns its path."""
-    writer = ShardWriter(folder / "data", "test", "test")
-    for number, document in enumerate(documents()):
+    writer = ShardWriter(folder / "data", "test", tokenizer_sha256(TARGET))
+    for number, document in enumerate(texts or documents()):
         writer.add(number, [document])
     writer.finish()
     text = RECIPE.replace("OUTPUT", str(folder / "out")).replace("DATA", str(folder / "data"))

@@ -25,6 +25,7 @@ class CachedBatches:
 
     def __init__(self, reader: CacheReader, data: Data, run: Run) -> None:
         self._reader, self._row_len, self._run = reader, data.row_len, run
+        self.sha256 = reader.sha256
         self._epoch, self._order = -1, list(range(len(reader)))
         self.batches_per_epoch = len(reader) // run.num_rows
         if not self.batches_per_epoch:

@@ -27,6 +27,7 @@ from training.corpus import Corpus, read_corpus
 from training.drafter_files import write_drafter
 from training.export import export_target
 from training.generate import frozen_copy
+from training.identity import weights_sha256
 from training.onpolicy import ROWS_PER_BATCH, SOURCES, write_texts
 from training.packed_rows import PackedRows
 from training.packing import Mixture, Rows, RowStream, encode_library
@@ -141,7 +142,7 @@ def build_target(plan: Plan, corpus: Corpus) -> Path:
         plan.run / "target",
         on_save=lambda saved: export_target(plan.run / "snapshot" / "target", saved, tokenizer),
         origin=Origin(
-            weights_sha256(start) if start else "",
+            weights_sha256(plan.target_start) if plan.target_start else "",
             hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
             corpus.sha256,
         ),
@@ -153,15 +154,6 @@ def build_target(plan: Plan, corpus: Corpus) -> Path:
     write_json(plan.run / "target" / "held_out.json", losses)
     export_target(plan.run / "final" / "target", network, tokenizer)
     return plan.run / "final" / "target"
-
-
-def weights_sha256(network: Qwen3) -> str:
-    """Return a hash of a network's names and weights."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def target_recipe(plan: Plan) -> TargetRecipe:
@@ -208,14 +200,21 @@ def build_drafter(plan: Plan, corpus: Corpus, folder: Path, target: Qwen3, token
         encode_library(tokenizer, list(part.values())) for part in (corpus.train, corpus.held_out)
     )
     recipe, run = drafter_recipe(plan, folder, tokenizer), plan.run / plan.kind
-    objective = objective_of(recipe)
+    objective, target_sha256 = objective_of(recipe), weights_sha256(folder)
     with joined(plan.scale.device) as place:
         drafter, config = first_drafter(recipe, target, folder)
         texts = demo_texts(
-            recipe.data, recipe.run, target, tokenizer, library, plan.run / "texts", plan.scale.rows_at_once
+            recipe.data,
+            recipe.run,
+            target,
+            target_sha256,
+            tokenizer,
+            library,
+            plan.run / "texts",
+            plan.scale.rows_at_once,
         )
         batches = TextBatches(PackedRows(texts, recipe.data.row_len, recipe.run.num_rows, recipe.run.seed))
-        trainer = Trainer(recipe, drafter, target, objective, batches, run, place)
+        trainer = Trainer(recipe, drafter, target, objective, batches, run, place, target_sha256)
         held_out = held_out_texts(plan, target, tokenizer, held_out_library)
         record = LossRecord(
             run / "accepted_length.csv", ("step", "tokens", "seconds", *(f"tau_{name}" for name in held_out))

@@ -5,6 +5,7 @@ back: ids i32 [S], attention mask u8 [S], loss mask u8 [S], captured states bf16
 bf16 [S, H]. It takes 2 (m + 1) H + 6 bytes a token: mind that before it is written.
 """
 
+import hashlib
 import os
 import struct
 from pathlib import Path
@@ -150,6 +151,11 @@ class CacheReader:
 
     def __len__(self) -> int:
         return self.manifest.num_samples
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the manifest and the index: which samples there are, and of which lengths."""
+        return hashlib.sha256(msgspec.json.encode(self.manifest) + self._index).hexdigest()
 
     def length(self, number: int) -> int:
         """Return the tokens of a sample."""

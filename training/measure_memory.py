@@ -61,7 +61,7 @@ def measure(recipe: Recipe, vocabulary: int, hidden: int, device: str) -> Cost:
     texts = [MaskedText(tokens, np.ones(length, bool))]
     with tempfile.TemporaryDirectory() as folder:
         batches = TextBatches(PackedRows(texts, length, 1, 0))
-        trainer = Trainer(recipe, network, target, objective_of(recipe), batches, Path(folder), place)
+        trainer = Trainer(recipe, network, target, objective_of(recipe), batches, Path(folder), place, "random")
         before = peak_gib(place)
         started = time.monotonic()
         for _ in range(recipe.run.steps):

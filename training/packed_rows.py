@@ -4,6 +4,7 @@ Nothing is drawn in passing, so a run resumes at a step's number, and several pr
 bounded by tokens, what is drafted in it by its anchors (training/blocks.py): documents of any length cost the same.
 """
 
+import hashlib
 import random
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -43,6 +44,7 @@ class PackedRows:
 
     Of documents beyond row_len a window is read (training/learnt_window.py). num_dropped of them have nothing to learn
     and are left out; raises DataError where that is all, or where the others fill no batch.
+    sha256 is of all documents, as they are cut.
     """
 
     def __init__(self, texts: Iterable[Text], row_len: int, num_rows: int, seed: int) -> None:
@@ -66,6 +68,10 @@ class PackedRows:
         self._mask = np.concatenate([mask for _, mask in kept])
         self._ends = np.cumsum([len(tokens) for tokens, _ in kept])
         self._starts = self._ends - [len(tokens) for tokens, _ in kept]
+        digest = hashlib.sha256()
+        for part in (self._tokens, self._mask, self._ends):
+            digest.update(part.tobytes())
+        self.sha256 = digest.hexdigest()
         self._row_len, self._num_rows, self._seed = row_len, num_rows, seed
         self._epoch = -1
         self._rows: list[list[int]] = []

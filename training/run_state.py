@@ -8,6 +8,7 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -15,13 +16,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from core.errors import CheckpointError, ConfigError
+from core.errors import CheckpointError, ConfigError, DataError
 from training.processes import Place, split_like, whole
 from training.recipe import Recipe
 
 # What may differ between a run and its continuation.
 FREE = frozenset({"output", "run.save_s", "run.log_steps", "run.tensorboard", "run.device", "run.threads"})
-VERSION = 1
+VERSION = 2
 
 
 class Counters(msgspec.Struct):
@@ -32,12 +33,26 @@ class Counters(msgspec.Struct):
     elapsed_s: float = 0.0
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """What a run learns from, by hash: its target's weights, and its texts or features."""
+
+    target_sha256: str
+    data_sha256: str
+
+
+class Version(msgspec.Struct, frozen=True):
+    """What is read of a file first: others have other keys."""
+
+    version: int
+
+
 class Header(msgspec.Struct, frozen=True):
     """What the file says beside its tensors."""
 
     version: int
     counters: Counters
     recipe: Recipe
+    origin: Origin
 
 
 def save_run(
@@ -46,6 +61,7 @@ def save_run(
     optimizers: Sequence[torch.optim.Optimizer],
     counters: Counters,
     recipe: Recipe,
+    origin: Origin,
     place: Place,
 ) -> None:
     """Write everything a run needs to go on; all processes must call it, the first writes. Raises OSError.
@@ -60,7 +76,7 @@ def save_run(
             tensors |= {f"optimiser.{name}:{key}": _on_cpu(value) for key, value in state.items()}
     if not place.is_first:
         return
-    header = msgspec.json.encode(Header(VERSION, counters, recipe)).decode()
+    header = msgspec.json.encode(Header(VERSION, counters, recipe, origin)).decode()
     partial = path.with_suffix(".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -74,16 +90,20 @@ def save_run(
         raise OSError(f"{path} cannot be written: {error}") from error
 
 
-def load_run(path: Path, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], recipe: Recipe) -> Counters:
-    """Restore what `save_run` wrote of this very recipe; returns the counters.
+def load_run(
+    path: Path, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], recipe: Recipe, origin: Origin
+) -> Counters:
+    """Restore what `save_run` wrote of this very recipe, target and data; returns the counters.
 
-    Raises ConfigError naming a key of the recipe that has changed, CheckpointError naming a tensor that does not fit.
+    Raises ConfigError naming a key of the recipe that has changed, DataError where the target or the data have,
+    CheckpointError naming a tensor that does not fit.
     """
     named = dict(network.named_parameters())
     owner = {parameter: optimizer for optimizer in optimizers for parameter in _parameters(optimizer)}
     with _opened(path) as file, torch.no_grad():
-        header = msgspec.json.decode(file.metadata()["header"], type=Header)
+        header = _read_header(file, path)
         check_same(recipe, header.recipe, path)
+        check_origin(origin, header.origin, recipe, path)
         for key in file.keys():  # noqa: SIM118, safe_open is no mapping
             kind, _, rest = key.partition(".")
             name, _, part = rest.partition(":")
@@ -107,6 +127,32 @@ def check_same(recipe: Recipe, saved: Recipe, path: Path) -> None:
                 f"{path} is of a run with {key} = {theirs.get(key)!r}, the recipe has {ours[key]!r}; "
                 "set it back to go on, or give another output to begin anew"
             )
+
+
+def check_origin(origin: Origin, saved: Origin, recipe: Recipe, path: Path) -> None:
+    """Raise DataError naming the target or the data, whichever is not what a run began with."""
+    for name, ours, theirs in (
+        (f"target {recipe.target!r}", origin.target_sha256, saved.target_sha256),
+        (f"data {recipe.data.folder or recipe.data.source!r}", origin.data_sha256, saved.data_sha256),
+    ):
+        if ours != theirs:
+            raise DataError(
+                f"{path} is of a run whose {name} was another (sha256 {theirs[:12]}) than it is now ({ours[:12]}); "
+                "put it back to go on, or give another output to begin anew"
+            )
+
+
+def _read_header(file: Any, path: Path) -> Header:
+    text = (file.metadata() or {}).get("header", "")
+    try:
+        version = msgspec.json.decode(text, type=Version).version
+        if version != VERSION:
+            raise CheckpointError(
+                f"{path} is of version {version}, this specd goes on with version {VERSION}; give another output"
+            )
+        return msgspec.json.decode(text, type=Header)
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{path} is no state of a run: {error}") from error
 
 
 def _opened(path: Path) -> safe_open:

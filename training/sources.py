@@ -14,7 +14,9 @@ from models.target import Target
 from training.corpus import read_corpus
 from training.features import States
 from training.generate import frozen_copy
+from training.identity import check_tokens, weights_sha256
 from training.onpolicy import ROWS_PER_BATCH, SOURCES, load_texts, save_texts, write_texts
+from training.own_texts import claim_texts
 from training.packed_rows import MaskedText, PackedRows
 from training.packing import SESSIONS, Rows, encode_library
 from training.recipe import Data, Run
@@ -38,6 +40,11 @@ class Batches(Protocol):
     """Training batches by number, without end; the same number is the same batch."""
 
     @property
+    def sha256(self) -> str:
+        """What they are made of, by hash."""
+        ...
+
+    @property
     def batches_per_epoch(self) -> int:
         """How many there are before documents come again."""
         ...
@@ -54,6 +61,11 @@ class TextBatches:
         self._rows = rows
 
     @property
+    def sha256(self) -> str:
+        """As of the rows."""
+        return self._rows.sha256
+
+    @property
     def batches_per_epoch(self) -> int:
         """As of the rows."""
         return self._rows.batches_per_epoch
@@ -63,9 +75,11 @@ class TextBatches:
         return Batch(self._rows.batch(number))
 
 
-def shard_batches(data: Data, run: Run) -> TextBatches:
-    """Open prepared shards; raises DataError."""
-    rows = PackedRows(read_shards(Path(data.folder)), data.row_len, run.num_rows, run.seed)
+def shard_batches(data: Data, run: Run, target_folder: Path) -> TextBatches:
+    """Open shards that were prepared for a target; raises DataError, also for tokens of another tokenizer."""
+    shards = read_shards(Path(data.folder))
+    check_tokens(shards.folder, shards.index.tokenizer_sha256, target_folder)
+    rows = PackedRows(shards, data.row_len, run.num_rows, run.seed)
     if rows.num_dropped:
         print(f"{data.folder}: left out {rows.num_dropped} documents with nothing to learn, {rows.num_documents} stay")
     return TextBatches(rows)
@@ -78,7 +92,12 @@ def demo_batches(data: Data, run: Run, target: Target, target_folder: Path, work
     tokenizer = Tokenizer.from_file(str(target_folder / "tokenizer.json"))
     library = encode_library(tokenizer, list(read_corpus().train.values()))
     return TextBatches(
-        PackedRows(demo_texts(data, run, target, tokenizer, library, work), data.row_len, run.num_rows, run.seed)
+        PackedRows(
+            demo_texts(data, run, target, weights_sha256(target_folder), tokenizer, library, work),
+            data.row_len,
+            run.num_rows,
+            run.seed,
+        )
     )
 
 
@@ -86,12 +105,17 @@ def demo_texts(
     data: Data,
     run: Run,
     target: Qwen3,
+    target_sha256: str,
     tokenizer: Tokenizer,
     library: list[np.ndarray],
     work: Path,
     rows_at_once: int = ROWS_PER_BATCH,
 ) -> list[MaskedText]:
-    """Return what the target has written in `work`, or writes there now, and library text beside it."""
+    """Return what the target has written in `work`, or writes there now, and library text beside it.
+
+    Raises DataError for a folder of texts that a target of another hash wrote, or nobody knows which.
+    """
+    claim_texts(work, target_sha256)
     writer = Writer(data, target, tokenizer, library, work, rows_at_once)
     own = [text for source in SOURCES for text in writer.own_text(source)] + writer.sessions()
     num_library = int(LIBRARY_SHARE * sum(len(text.tokens) for text in own))

@@ -16,6 +16,7 @@ from training.averaged_weights import averaged, copied
 from training.cached_batches import open_cache, write_cache
 from training.drafter_files import drafter_json, load_trainable, make_drafter, write_drafter
 from training.dspark_loss import DFLASH_WEIGHTS, LossWeights
+from training.identity import check_tokens, weights_sha256
 from training.initial_weights import start_at_random, start_at_target
 from training.objective import BlockObjective, ChainObjective, Objective
 from training.processes import Place, joined
@@ -46,7 +47,7 @@ def train(recipe: Recipe) -> Path:
         batches = open_batches(recipe, target, folder, run)
         start_share = recipe.drafter.start_share
         start = copied(dict(network.named_parameters())) if start_share else {}
-        trainer = Trainer(recipe, network, target, objective, batches, run, place)
+        trainer = Trainer(recipe, network, target, objective, batches, run, place, weights_sha256(folder))
 
         def export() -> None:
             # All processes give their parts, the first writes.
@@ -70,9 +71,10 @@ def cache_features(recipe: Recipe, folder: Path) -> int:
         raise ConfigError(f'features are cached of prepared texts: data.source = "shards", got "{recipe.data.source}"')
     with joined(recipe.run.device) as place:
         dtype = torch.float32 if place.device.type == "cpu" else torch.bfloat16
-        target = load_frozen(target_folder(recipe.target), dtype).to(place.device)
+        texts, from_folder = read_shards(Path(recipe.data.folder)), target_folder(recipe.target)
+        check_tokens(texts.folder, texts.index.tokenizer_sha256, from_folder)
+        target = load_frozen(from_folder, dtype).to(place.device)
         layer_ids = recipe.drafter.target_layer_ids
-        texts = read_shards(Path(recipe.data.folder))
 
         def show(count: int) -> None:
             print(f"{count} of {len(texts)} texts", flush=True)
@@ -118,7 +120,7 @@ def open_batches(recipe: Recipe, target: Target, folder: Path, run: Path) -> Bat
         return demo_batches(recipe.data, recipe.run, target, folder, run / "texts")
     if recipe.data.source == "cache":
         return open_cache(recipe.data, recipe.run, target, recipe.drafter.target_layer_ids)
-    return shard_batches(recipe.data, recipe.run)
+    return shard_batches(recipe.data, recipe.run, folder)
 
 
 def _progress(recipe: Recipe, objective: Objective, network: DraftNetwork, run: Path, place: Place) -> Progress:

@@ -23,7 +23,7 @@ from training.packing import Rows
 from training.processes import Place, share, whole
 from training.progress import Progress
 from training.recipe import Optimiser, Recipe
-from training.run_state import Counters, load_run, save_run
+from training.run_state import Counters, Origin, load_run, save_run
 from training.schedule import warm_up_cosine
 from training.sources import Batches
 from training.survived import survived
@@ -45,7 +45,10 @@ class Lesson(nn.Module):
 
 
 class Trainer:
-    """One run of one drafter; mutable. `on_save` is given the whole weights by name, in the first process."""
+    """One run of one drafter; mutable. `on_save` is given the whole weights by name, in the first process.
+
+    target_sha256 tells a run that goes on whether its target is still the same (training/identity.py).
+    """
 
     def __init__(
         self,
@@ -56,9 +59,11 @@ class Trainer:
         batches: Batches,
         folder: Path,
         place: Place,
+        target_sha256: str,
     ) -> None:
         self.recipe, self.network, self.target, self.objective = recipe, network, target, objective
         self._batches, self._folder, self._place = batches, folder, place
+        self._origin = Origin(target_sha256, batches.sha256)
         for name, parameter in network.named_parameters():
             # Gemma's is a buffer to whoever trains it.
             parameter.requires_grad_(not name.endswith("layer_scalar"))
@@ -67,7 +72,7 @@ class Trainer:
         self.optimizers = make_optimizers(network, recipe.optimiser)
         self.counters = Counters()
         if self._state.exists():
-            self.counters = load_run(self._state, network, self.optimizers, recipe)
+            self.counters = load_run(self._state, network, self.optimizers, recipe, self._origin)
         is_compiled = recipe.run.compile and place.world == 1
         self._forward = torch.compile(self._lesson) if is_compiled else self._lesson
 
@@ -132,7 +137,9 @@ class Trainer:
     def save(self) -> None:
         """Write the state of the run; all processes must call it, and all raise OSError where it cannot be written."""
         self._write(
-            lambda: save_run(self._state, self.network, self.optimizers, self.counters, self.recipe, self._place)
+            lambda: save_run(
+                self._state, self.network, self.optimizers, self.counters, self.recipe, self._origin, self._place
+            )
         )
 
     def weights(self) -> dict[str, Tensor]:

@@ -86,9 +86,22 @@ def test_the_demos_text_holds_sessions_in_the_share_that_the_recipe_asks_for(dem
             Data("demo", row_len=512, text_tokens=8, session_share=share),
             Run(),
             target,
+            "of the target",
             demo_tokenizer,
             library,
             work,
             2,
         )
         assert (work / "sessions.safetensors").exists() is is_there
+
+
+def test_texts_that_another_target_wrote_are_not_taken(demo_tokenizer, tmp_path):
+    target, library = new_target(tiny_config(4096, layers=2), seed=0), [np.arange(4, 400, dtype=np.int32)]
+    data = Data("demo", row_len=512, text_tokens=8, session_share=0.0)
+    first, again = (demo_texts(data, Run(), target, "one", demo_tokenizer, library, tmp_path, 2) for _ in range(2))
+    assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(first, again, strict=True))
+    with pytest.raises(DataError, match=rf"texts that another target wrote .* remove {tmp_path}"):
+        demo_texts(data, Run(), target, "other", demo_tokenizer, library, tmp_path, 2)
+    (tmp_path / "written_by.json").unlink()
+    with pytest.raises(DataError, match="does not say which target wrote its texts"):
+        demo_texts(data, Run(), target, "one", demo_tokenizer, library, tmp_path, 2)

@@ -1,6 +1,8 @@
 """The trainer: its steps are those of a plain loop, and a run that was stopped in any way is the run that was not."""
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,25 +13,29 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from core.errors import CheckpointError, ConfigError
+from core.errors import CheckpointError, ConfigError, DataError
 from disks import files_up_to, lift_limit, limit_files
+from models.folders import target_folder
 from models.load_drafter import load_drafter
 from models.load_target import load_frozen, load_target
 from training.blocks import sample_anchors
 from training.drafter_files import write_drafter
 from training.features import target_states
+from training.identity import tokenizer_sha256, weights_sha256
 from training.objective import Draw
 from training.processes import Place
 from training.progress import Progress, Silent
 from training.recipe import Run
 from training.schedule import warm_up_cosine
+from training.shards import INDEX_FILE
 from training.sources import Batch, shard_batches
 from training.train_drafter import cache_features, first_drafter, objective_of, open_batches, target_dtype, train
 from training.trainer import SEEDS_PER_STEP, Trainer
-from training_pair import TARGET, make_recipe, write_recipe
+from training_pair import TARGET, documents, make_recipe, write_recipe
 
 ROOT = Path(__file__).parents[2]
 ALONE = Place(0, 1, torch.device("cpu"))
@@ -45,16 +51,25 @@ def target():
     return load_frozen(TARGET, torch.float32)
 
 
-def make_trainer(recipe, target, folder):
+def make_trainer(recipe, target, folder, sha256="of the target"):
     network, _ = first_drafter(recipe, target, TARGET)
-    return Trainer(recipe, network, target, objective_of(recipe), shard_batches(recipe.data, recipe.run), folder, ALONE)
+    return Trainer(
+        recipe,
+        network,
+        target,
+        objective_of(recipe),
+        shard_batches(recipe.data, recipe.run, TARGET),
+        folder,
+        ALONE,
+        sha256,
+    )
 
 
 class TextsOf:
     """The rows of other batches without what the target makes of them."""
 
     def __init__(self, batches):
-        self.batches_per_epoch, self._batches = batches.batches_per_epoch, batches
+        self.batches_per_epoch, self.sha256, self._batches = batches.batches_per_epoch, batches.sha256, batches
 
     def batch(self, number):
         return Batch(self._batches.batch(number).rows)
@@ -68,7 +83,7 @@ def plain_loop(recipe, target, num_steps):
     """The same training, written out: torch's AdamW, its clipping, the schedule by its formula."""
     network, _ = first_drafter(recipe, target, TARGET)
     objective, run = objective_of(recipe), recipe.run
-    batches = shard_batches(recipe.data, run)
+    batches = shard_batches(recipe.data, run, TARGET)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=recipe.optimiser.weight_decay)
     for step in range(num_steps):
         optimizer.zero_grad()
@@ -109,7 +124,7 @@ def test_a_steps_gradient_is_the_mean_over_its_passes_and_draws(target, tmp_path
     network, _ = first_drafter(recipe, target, TARGET)
     losses = []
     for pass_ in range(2):
-        rows = shard_batches(recipe.data, recipe.run).batch(pass_).rows
+        rows = shard_batches(recipe.data, recipe.run, TARGET).batch(pass_).rows
         states = target_states(target, rows, network.config.target_layer_ids)
         for draw in range(3):
             generator = torch.Generator().manual_seed(recipe.run.seed * SEEDS_PER_STEP + 3 * pass_ + draw)
@@ -122,6 +137,8 @@ def test_a_steps_gradient_is_the_mean_over_its_passes_and_draws(target, tmp_path
         torch.testing.assert_close(own.grad, wanted.grad, rtol=1e-5, atol=1e-6)
 
 
+# Mixed precision is meant: weights stay float32 under bf16 autocast.
+@pytest.mark.filterwarnings("ignore:Mismatch dtype:UserWarning")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_on_features_from_disk_is_one_with_features_made_in_it(kind, precision, target, tmp_path):
@@ -133,10 +150,10 @@ def test_a_step_on_features_from_disk_is_one_with_features_made_in_it(kind, prec
     )  # fmt: skip
     network, _ = first_drafter(cached, target, TARGET)
     batches = open_batches(cached, target, TARGET, tmp_path / "run")
-    on_disk = Trainer(cached, network, target, objective_of(cached), batches, tmp_path / "run", ALONE)
+    on_disk = Trainer(cached, network, target, objective_of(cached), batches, tmp_path / "run", ALONE, "t")
     network, _ = first_drafter(recipe, target, TARGET)
     objective = objective_of(recipe)
-    made = Trainer(recipe, network, target, objective, TextsOf(batches), tmp_path / "made", ALONE)
+    made = Trainer(recipe, network, target, objective, TextsOf(batches), tmp_path / "made", ALONE, "t")
     torch.testing.assert_close(on_disk.step().total, made.step().total, rtol=2e-2, atol=2e-2)
 
 
@@ -170,6 +187,49 @@ def test_a_changed_recipe_does_not_go_on_with_another_runs_state(target, tmp_pat
     with pytest.raises(ConfigError, match=r"optimiser\.learning_rate = 0\.002, the recipe has 0\.5"):
         make_trainer(changed, target, tmp_path / "run")
     make_trainer(make_recipe(tmp_path, "run.save_s=7"), target, tmp_path / "run")
+
+
+def test_a_run_does_not_go_on_with_another_target_or_other_data(target, tmp_path):
+    recipe = make_recipe(tmp_path)
+    make_trainer(recipe, target, tmp_path / "run").save()
+    with pytest.raises(
+        DataError, match=r"whose target .* was another \(sha256 of the targe\) than it is now \(another\)"
+    ):
+        make_trainer(recipe, target, tmp_path / "run", "another")
+    shutil.rmtree(tmp_path / "data")
+    write_recipe(tmp_path, documents(41))
+    with pytest.raises(DataError, match=r"whose data .*/data' was another .*; put it back to go on"):
+        make_trainer(recipe, target, tmp_path / "run")
+
+
+def test_a_state_that_does_not_say_what_it_learnt_from_is_refused(target, tmp_path):
+    recipe, path = make_recipe(tmp_path), tmp_path / "run" / "state.safetensors"
+    make_trainer(recipe, target, tmp_path / "run").save()
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["header"])
+    del header["origin"]
+    save_file(load_file(path), path, metadata={"header": json.dumps(header | {"version": 1})})
+    with pytest.raises(CheckpointError, match="is of version 1, this specd goes on with version 2"):
+        make_trainer(recipe, target, tmp_path / "run")
+
+
+@pytest.mark.parametrize("use", ["train", "features"])
+def test_texts_of_another_tokenizer_are_refused(use, tmp_path):
+    recipe = make_recipe(tmp_path)
+    index = tmp_path / "data" / INDEX_FILE
+    index.write_text(index.read_text().replace(tokenizer_sha256(TARGET), tokenizer_sha256(target_folder("demo"))))
+    with pytest.raises(DataError, match=r"another tokenizer .* specd data prepare \.\.\. --target .*target_qwen3"):
+        train(recipe) if use == "train" else cache_features(recipe, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_target_that_was_trained_on_has_another_hash(tmp_path):
+    shutil.copytree(TARGET, tmp_path / "other")
+    assert weights_sha256(tmp_path / "other") == weights_sha256(TARGET)
+    tensors = load_file(TARGET / "model.safetensors")
+    tensors["model.norm.weight"][0] += 1
+    save_file(tensors, tmp_path / "other" / "model.safetensors")
+    assert weights_sha256(tmp_path / "other") != weights_sha256(TARGET)
 
 
 def test_a_full_disk_keeps_the_state_before_and_the_run_goes_on(target, tmp_path, monkeypatch):
