@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from core.errors import DataError
 from models.target import Target
-from training.feature_cache import CacheReader, CacheWriter, Sample
+from training.feature_cache import CacheReader, CacheWriter, Origin, Sample
 from training.features import States, target_states
 from training.learnt_window import learnt_window
 from training.packed_rows import PADDING, Text
@@ -48,8 +48,13 @@ class CachedBatches:
         return Batch(Rows(tokens, documents, weights), States(last_hidden, features))
 
 
-def open_cache(data: Data, run: Run, target: Target, layer_ids: tuple[int, ...]) -> CachedBatches:
-    """Open a cache for a drafter that reads these layers of `target`; raises DataError naming what differs."""
+def open_cache(
+    data: Data, run: Run, target: Target, layer_ids: tuple[int, ...], name: str, target_sha256: str
+) -> CachedBatches:
+    """Open a cache for a drafter that reads these layers of `target`; raises DataError naming what differs.
+
+    A cache of DeepSpec's knows its target by name alone: another name than `name` is told, for it may be the same.
+    """
     reader = CacheReader(Path(data.folder))
     found = reader.manifest
     if found.target_layer_ids != layer_ids:
@@ -60,6 +65,24 @@ def open_cache(data: Data, run: Run, target: Target, layer_ids: tuple[int, ...])
         raise DataError(
             f"{data.folder} is of hidden_size {found.hidden_size}, the target has {target.shape.hidden_size}"
         )
+    if found.origin is None:
+        if found.target_model_name_or_path not in ("", name):
+            print(
+                f"note: {data.folder} is of target {found.target_model_name_or_path!r}, the recipe's is {name!r}: "
+                "train on it only if both have the same weights",
+                flush=True,
+            )
+    elif found.origin.target_sha256 != target_sha256:
+        raise DataError(
+            f"{data.folder} holds features of another target, {found.target_model_name_or_path!r} (weights "
+            f"{found.origin.target_sha256[:12]}), than the recipe's, {name!r} ({target_sha256[:12]}); "
+            "set target to that one, or cache the features anew"
+        )
+    elif data.row_len > found.origin.row_len:
+        raise DataError(
+            f"{data.folder} holds texts that are cut at {found.origin.row_len} tokens, and data.row_len is "
+            f"{data.row_len}; set data.row_len = {found.origin.row_len}, or cache the features anew"
+        )
     return CachedBatches(reader, data, run)
 
 
@@ -69,19 +92,20 @@ def write_cache(
     layer_ids: tuple[int, ...],
     name: str,
     folder: Path,
-    row_len: int,
+    origin: Origin,
     show: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Run the target over texts and keep what it makes of them; returns how many samples there are.
 
-    Goes on where a stopped call left off, if it is given the same texts.
+    Goes on where a stopped call left off, if it is given the same texts; raises DataError where `origin` says that
+    it is not.
     """
-    writer = CacheWriter(folder, name, layer_ids, target.shape.hidden_size)
+    writer = CacheWriter(folder, name, layer_ids, target.shape.hidden_size, origin)
     device = target.embedding.device
     for number, text in enumerate(texts):
         if number < writer.num_samples:
             continue
-        window = learnt_window(text.mask, row_len)
+        window = learnt_window(text.mask, origin.row_len)
         tokens = torch.from_numpy(text.tokens[window]).long().to(device)[None]
         rows = Rows(tokens, torch.zeros_like(tokens), torch.zeros_like(tokens))
         states = target_states(target, rows, layer_ids)

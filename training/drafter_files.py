@@ -19,7 +19,7 @@ from models.formats.translate import translate
 from models.load_drafter import KINDS
 from models.target import Target
 from training.export import replaced
-from training.recipe import DrafterShape
+from training.recipe import DrafterShape, Sizes
 
 # What is the target's own affair: how its weights are stored, whose files these are, what it does with text.
 DROPPED = (
@@ -54,6 +54,7 @@ SIZES = (
 
 def drafter_json(target: dict[str, Any], shape: DrafterShape, num_anchors: int) -> dict[str, Any]:
     """Return the config.json of a drafter for the target whose config.json this is."""
+    sizes = shape.sizes()
     text = {**target, **(target.get("text_config") or {})}
     family = FAMILIES.get(str(text.get("model_type")), "qwen3")
     if shape.kind == "eagle3" and family == "gemma4_text":
@@ -68,12 +69,12 @@ def drafter_json(target: dict[str, Any], shape: DrafterShape, num_anchors: int) 
         **base,
         "architectures": [f"{flavour}{kind}Model"],
         "model_type": family,
-        "num_hidden_layers": shape.num_layers,
-        "layer_types": ["full_attention"] * shape.num_layers,
+        "num_hidden_layers": sizes.num_layers,
+        "layer_types": ["full_attention"] * sizes.num_layers,
         "use_sliding_window": False,
         "num_target_layers": text["num_hidden_layers"],
         "target_layer_ids": list(shape.target_layer_ids),
-        **({"ttt_length": shape.block_size} if shape.kind == "eagle3" else _block_keys(shape, num_anchors)),
+        **({"ttt_length": sizes.block_size} if shape.kind == "eagle3" else _block_keys(shape.kind, sizes, num_anchors)),
         "tie_word_embeddings": False,
         "shares_target_embeddings": True,
         "dtype": "bfloat16",
@@ -91,20 +92,20 @@ def _full_attention(text: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _block_keys(shape: DrafterShape, num_anchors: int) -> dict[str, Any]:
-    is_dspark = shape.kind == "dspark"
+def _block_keys(kind: CheckpointKind, sizes: Sizes, num_anchors: int) -> dict[str, Any]:
+    is_dspark = kind == "dspark"
     keys: dict[str, Any] = {
-        "block_size": shape.block_size,
-        "mask_token_id": shape.mask_token_id,
+        "block_size": sizes.block_size,
+        "mask_token_id": sizes.mask_token_id,
         "num_anchors": num_anchors,
-        "markov_rank": shape.markov_rank if is_dspark else 0,
-        "enable_confidence_head": is_dspark and shape.confidence_head,
+        "markov_rank": sizes.markov_rank if is_dspark else 0,
+        "enable_confidence_head": is_dspark and sizes.confidence_head,
     }
-    if not shape.sample_from_anchor:
+    if not sizes.sample_from_anchor:
         keys["sample_from_anchor"] = False
     if is_dspark:
-        keys["markov_head_type"] = shape.markov_head
-        if shape.confidence_head:
+        keys["markov_head_type"] = sizes.markov_head
+        if sizes.confidence_head:
             keys["confidence_head_with_markov"] = True
     return keys
 

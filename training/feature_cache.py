@@ -33,8 +33,19 @@ class Shard(msgspec.Struct, frozen=True):
     file_name: str
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """What features are of: the target's weights and the texts by hash, and the tokens at which these are cut."""
+
+    target_sha256: str
+    texts_sha256: str
+    row_len: int
+
+
 class Manifest(msgspec.Struct, frozen=True):
-    """What the folder says of itself; further keys, which DeepSpec writes, are let be."""
+    """What the folder says of itself; further keys, which DeepSpec writes, are let be.
+
+    origin   what its features are of; DeepSpec's caches have none
+    """
 
     version: int
     num_samples: int
@@ -47,6 +58,7 @@ class Manifest(msgspec.Struct, frozen=True):
     token_dtype: str = "int32"  # noqa: S105, no secret: what token ids are stored as
     mask_dtype: str = "uint8"
     index_record_size: int = RECORD.size
+    origin: Origin | None = None
 
 
 class Sample(NamedTuple):
@@ -61,15 +73,22 @@ class Sample(NamedTuple):
 class CacheWriter:
     """Appends samples; mutable. A folder that a stopped writer left is gone on with after its last whole sample.
 
-    Raises DataError if the folder is of other layers or sizes, OSError if the disk does not take a sample.
+    Raises DataError if the folder is of other layers, sizes or texts or of another target, OSError if the disk does not
+    take a sample.
     """
 
     def __init__(
-        self, folder: Path, target: str, layer_ids: tuple[int, ...], hidden_size: int, shard_bytes: int = SHARD_BYTES
+        self,
+        folder: Path,
+        target: str,
+        layer_ids: tuple[int, ...],
+        hidden_size: int,
+        origin: Origin,
+        shard_bytes: int = SHARD_BYTES,
     ) -> None:
         self._folder, self._shard_bytes = folder, shard_bytes
         folder.mkdir(parents=True, exist_ok=True)
-        self._manifest = Manifest(VERSION, 0, 0, layer_ids, hidden_size, (), target)
+        self._manifest = Manifest(VERSION, 0, 0, layer_ids, hidden_size, (), target, origin=origin)
         if (folder / MANIFEST).exists():
             left = read_manifest(folder)
             if (left.target_layer_ids, left.hidden_size) != (layer_ids, hidden_size):
@@ -77,6 +96,7 @@ class CacheWriter:
                     f"{folder} holds target_layer_ids {list(left.target_layer_ids)} of hidden_size {left.hidden_size}, "
                     f"not {list(layer_ids)} of {hidden_size}; name another folder"
                 )
+            check_origin(folder, left.origin, origin)
         self.num_samples, self._shard, self._end = self._recover()
         self.flush()
 
@@ -186,6 +206,16 @@ class CacheReader:
             torch.from_numpy(features).view(torch.bfloat16),
             torch.from_numpy(last_hidden).view(torch.bfloat16),
         )
+
+
+def check_origin(folder: Path, found: Origin | None, wanted: Origin) -> None:
+    """Raise DataError naming what differs between the features of a folder and those that are to be added."""
+    if found is None:
+        raise DataError(f"{folder} does not say of which target and texts its features are; name another folder")
+    for name in Origin.__struct_fields__:
+        has, asked = getattr(found, name), getattr(wanted, name)
+        if has != asked:
+            raise DataError(f"{folder} holds features of {name} {has}, not {asked}; name another folder")
 
 
 def shard_name(number: int) -> str:

@@ -49,11 +49,16 @@ class Place(Struct, frozen=True):
         return bool(failed.item())
 
 
+def num_processes(environ: Mapping[str, str] = os.environ) -> int:
+    """Return how many processes torchrun started, 1 without it."""
+    return int(environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def joined(device: str, environ: Mapping[str, str] = os.environ) -> Iterator[Place]:
     """Join the processes that torchrun started, if it did; device is "auto", "cpu" or "cuda"."""
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    world = int(environ.get("WORLD_SIZE", "1"))
+    world = num_processes(environ)
     if world == 1:
         yield Place(0, 1, torch.device("cuda" if on_gpu else "cpu"))
         return

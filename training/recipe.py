@@ -22,8 +22,23 @@ Rate = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
+class Sizes(Struct, frozen=True):
+    """The sizes of a new drafter, and what those are that a recipe leaves out (DrafterShape)."""
+
+    num_layers: int = 5
+    block_size: int = 7
+    mask_token_id: int = 0
+    sample_from_anchor: bool = True
+    markov_rank: int = 256
+    markov_head: Literal["vanilla", "gated", "rnn"] = "vanilla"
+    confidence_head: bool = True
+
+
 class DrafterShape(Struct, frozen=True, forbid_unknown_fields=True):
     """What is trained; sizes that are not said are the target's.
+
+    From num_layers on, keys that are left out are those of the drafter to go on from, or of `Sizes` for a new one. Of a
+    drafter to go on from they must be its own.
 
     kind                dspark, dflash or eagle3
     target_layer_ids    target layers read, ascending from 0; the last is not among them
@@ -42,13 +57,18 @@ class DrafterShape(Struct, frozen=True, forbid_unknown_fields=True):
     target_layer_ids: tuple[int, ...]
     start: str = "target"
     start_share: Share = 0.0
-    num_layers: Positive = 5
-    block_size: Positive = 7
-    mask_token_id: int = 0
-    sample_from_anchor: bool = True
-    markov_rank: Positive = 256
-    markov_head: Literal["vanilla", "gated", "rnn"] = "vanilla"
-    confidence_head: bool = True
+    num_layers: Positive | None = None
+    block_size: Positive | None = None
+    mask_token_id: int | None = None
+    sample_from_anchor: bool | None = None
+    markov_rank: Positive | None = None
+    markov_head: Literal["vanilla", "gated", "rnn"] | None = None
+    confidence_head: bool | None = None
+
+    def sizes(self) -> Sizes:
+        """Return those of a new drafter; an eagle3 drafter has one layer unless another number is said."""
+        said = {key: value for key in Sizes.__struct_fields__ if (value := getattr(self, key)) is not None}
+        return Sizes(**({"num_layers": 1} if self.kind == "eagle3" else {}) | said)
 
 
 class Data(Struct, frozen=True, forbid_unknown_fields=True):
@@ -178,12 +198,12 @@ def _change(tree: dict[str, Any], change: str) -> None:
 
 
 def _check_values(recipe: Recipe) -> None:
-    drafter, data = recipe.drafter, recipe.data
+    drafter, data, sizes = recipe.drafter, recipe.data, recipe.drafter.sizes()
     if data.source != "demo" and not data.folder:
         raise ConfigError(f'data.folder is missing; source "{data.source}" reads one (--set data.folder=FOLDER)')
     if data.source == "demo" and recipe.target != "demo":
         raise ConfigError(f'data.source "demo" is text of the demo target, and target is {recipe.target!r}')
-    if drafter.kind == "eagle3" and drafter.num_layers != 1:
-        raise ConfigError(f"drafter.num_layers of an eagle3 drafter is 1, got {drafter.num_layers}")
-    if drafter.kind != "eagle3" and drafter.block_size < 2 and not drafter.sample_from_anchor:
+    if drafter.kind == "eagle3" and sizes.num_layers != 1:
+        raise ConfigError(f"drafter.num_layers of an eagle3 drafter is 1, got {sizes.num_layers}")
+    if drafter.kind != "eagle3" and sizes.block_size < 2 and not sizes.sample_from_anchor:
         raise ConfigError("drafter.block_size must be at least 2 where slots predict their own positions")

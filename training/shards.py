@@ -61,6 +61,11 @@ class ShardIndex(Struct, frozen=True, forbid_unknown_fields=True):
     version: int = VERSION
 
     @property
+    def texts_sha256(self) -> str:
+        """Hash of the texts of all shards, in their order."""
+        return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
+
+    @property
     def num_documents(self) -> int:
         """Documents of all shards."""
         return sum(shard.num_documents for shard in self.shards)

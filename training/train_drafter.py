@@ -16,12 +16,14 @@ from training.averaged_weights import averaged, copied
 from training.cached_batches import open_cache, write_cache
 from training.drafter_files import drafter_json, load_trainable, make_drafter, write_drafter
 from training.dspark_loss import DFLASH_WEIGHTS, LossWeights
+from training.feature_cache import Origin
 from training.identity import check_tokens, weights_sha256
 from training.initial_weights import start_at_random, start_at_target
 from training.objective import BlockObjective, ChainObjective, Objective
-from training.processes import Place, joined
+from training.processes import Place, joined, num_processes
 from training.progress import Progress, Silent
 from training.recipe import Recipe, Run
+from training.same_shape import check_shape
 from training.shards import read_shards
 from training.sources import Batches, demo_batches, shard_batches
 from training.trainer import Trainer
@@ -44,7 +46,7 @@ def train(recipe: Recipe) -> Path:
         target = load_frozen(folder, target_dtype(recipe.run, place.device)).to(place.device)
         network, config = first_drafter(recipe, target, folder)
         objective = objective_of(recipe)
-        batches = open_batches(recipe, target, folder, run)
+        batches = open_batches(recipe, network, target, folder, run)
         start_share = recipe.drafter.start_share
         start = copied(dict(network.named_parameters())) if start_share else {}
         trainer = Trainer(recipe, network, target, objective, batches, run, place, weights_sha256(folder))
@@ -69,17 +71,23 @@ def cache_features(recipe: Recipe, folder: Path) -> int:
     """
     if recipe.data.source != "shards":
         raise ConfigError(f'features are cached of prepared texts: data.source = "shards", got "{recipe.data.source}"')
+    if num_processes() > 1:
+        raise ConfigError(
+            f"features are cached by one process, and torchrun started {num_processes()}; start specd train features "
+            "without it"
+        )
     with joined(recipe.run.device) as place:
         dtype = torch.float32 if place.device.type == "cpu" else torch.bfloat16
         texts, from_folder = read_shards(Path(recipe.data.folder)), target_folder(recipe.target)
         check_tokens(texts.folder, texts.index.tokenizer_sha256, from_folder)
         target = load_frozen(from_folder, dtype).to(place.device)
         layer_ids = recipe.drafter.target_layer_ids
+        origin = Origin(weights_sha256(from_folder), texts.index.texts_sha256, recipe.data.row_len)
 
         def show(count: int) -> None:
             print(f"{count} of {len(texts)} texts", flush=True)
 
-        return write_cache(texts, target, layer_ids, recipe.target, folder, recipe.data.row_len, show)
+        return write_cache(texts, target, layer_ids, recipe.target, folder, origin, show)
 
 
 def target_dtype(run: Run, device: torch.device) -> torch.dtype:
@@ -88,10 +96,15 @@ def target_dtype(run: Run, device: torch.device) -> torch.dtype:
 
 
 def first_drafter(recipe: Recipe, target: Target, folder: Path) -> tuple[DraftNetwork, dict[str, object]]:
-    """Return the drafter that training starts with, and its config.json; raises CheckpointError naming the key."""
+    """Return the drafter that training starts with, and its config.json.
+
+    Raises CheckpointError naming the key, ConfigError for one that is not that of the drafter to go on from.
+    """
     shape = recipe.drafter
     if shape.start not in STARTS:
-        return load_trainable(drafter_folder(shape.kind, shape.start), shape.kind, target)
+        network, config = load_trainable(drafter_folder(shape.kind, shape.start), shape.kind, target)
+        check_shape(shape, network)
+        return network, config
     if shape.start_share:
         raise ConfigError(f'drafter.start_share is of a drafter to go on from, and drafter.start is "{shape.start}"')
     config = drafter_json(read_config(folder), shape, recipe.run.num_anchors)
@@ -114,12 +127,19 @@ def objective_of(recipe: Recipe) -> Objective:
     )
 
 
-def open_batches(recipe: Recipe, target: Target, folder: Path, run: Path) -> Batches:
+def open_batches(recipe: Recipe, network: DraftNetwork, target: Target, folder: Path, run: Path) -> Batches:
     """Open the recipe's data; raises DataError."""
     if recipe.data.source == "demo":
         return demo_batches(recipe.data, recipe.run, target, folder, run / "texts")
     if recipe.data.source == "cache":
-        return open_cache(recipe.data, recipe.run, target, recipe.drafter.target_layer_ids)
+        return open_cache(
+            recipe.data,
+            recipe.run,
+            target,
+            network.config.target_layer_ids,
+            recipe.target,
+            weights_sha256(folder),
+        )
     return shard_batches(recipe.data, recipe.run, folder)
 
 

@@ -119,6 +119,23 @@ def test_the_recipe_of_sessions_goes_on_from_the_shipped_drafter():
     assert config["block_size"] == 7
 
 
+@pytest.mark.parametrize("name", ["demo", "demo-dflash", "demo-eagle3", "demo-sessions"])
+def test_a_recipe_goes_on_from_the_shipped_drafter_of_its_kind(name):
+    folder = target_folder("demo")
+    target = load_frozen(folder, torch.float32)
+    network, _ = first_drafter(read_recipe(name, ["drafter.start=demo"]), target, folder)
+    assert network.config.target_layer_ids == (1, 5, 8)
+
+
+def test_the_kind_alone_chooses_another_drafter_to_go_on_from():
+    folder = target_folder("demo")
+    target = load_frozen(folder, torch.float32)
+    for kind in ("dflash", "eagle3"):
+        recipe = read_recipe("demo-sessions", [f"drafter.kind={kind}", "drafter.start=demo"])
+        assert objective_of(recipe) != objective_of(read_recipe("demo-sessions"))
+        first_drafter(recipe, target, folder)
+
+
 def test_kinds_are_trained_by_their_losses():
     weights = LossWeights(0.1, 0.9, 1.0, decay=4.0)
     assert objective_of(read_recipe("qwen3-4b-dspark")) == BlockObjective(weights)

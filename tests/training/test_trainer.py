@@ -149,7 +149,7 @@ def test_a_step_on_features_from_disk_is_one_with_features_made_in_it(kind, prec
         "data.source=cache", f"data.folder={tmp_path / 'cache'}",
     )  # fmt: skip
     network, _ = first_drafter(cached, target, TARGET)
-    batches = open_batches(cached, target, TARGET, tmp_path / "run")
+    batches = open_batches(cached, network, target, TARGET, tmp_path / "run")
     on_disk = Trainer(cached, network, target, objective_of(cached), batches, tmp_path / "run", ALONE, "t")
     network, _ = first_drafter(recipe, target, TARGET)
     objective = objective_of(recipe)
@@ -304,6 +304,36 @@ def test_a_trained_drafter_loads_beside_its_target_and_is_gone_on_from(kind, tar
     columns = (folder / "run" / "losses.csv").read_text(encoding="utf-8").splitlines()
     assert columns[0].startswith("step,tokens,seconds,learning_rate,loss,")
     assert len(columns) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        (
+            "dspark",
+            "drafter.target_layer_ids=[1, 3]",
+            r"target_layer_ids .* write drafter\.target_layer_ids = \[1, 3, 5\]",
+        ),
+        ("dspark", "drafter.num_layers=5", r"num_layers is 5 in the recipe.* has 1: .* = 1, or leave it out"),
+        ("dspark", "drafter.block_size=7", r"block_size is 7 .* has 4"),
+        ("dspark", "drafter.mask_token_id=0", r"mask_token_id is 0 .* has 255"),
+        ("dspark", "drafter.markov_rank=256", r"markov_rank is 256 .* has 8"),
+        ("dspark", "drafter.markov_head=rnn", r"markov_head is 'rnn' .* drafter\.markov_head = \"vanilla\""),
+        ("dspark", "drafter.confidence_head=false", r"confidence_head is False .* drafter\.confidence_head = true"),
+        (
+            "dflash",
+            "drafter.sample_from_anchor=true",
+            r"sample_from_anchor is True .* drafter\.sample_from_anchor = false",
+        ),
+        ("eagle3", "drafter.block_size=5", r"block_size is 5 .* has 4"),
+    ],
+)
+def test_a_drafter_to_go_on_from_keeps_its_shape(kind, change, message, target, tmp_path):
+    folder = train(make_recipe(tmp_path, *KINDS[kind], "run.steps=1"))
+    same = (*KINDS[kind], f"drafter.start={folder}")
+    first_drafter(make_recipe(tmp_path, *same), target, TARGET)
+    with pytest.raises(ConfigError, match=message):
+        first_drafter(make_recipe(tmp_path, *same, change), target, TARGET)
 
 
 def test_a_share_of_a_start_that_is_no_drafter_is_refused(target, tmp_path):
