@@ -119,9 +119,10 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
 def test_of_texts_longer_than_a_row_the_answer_is_cached_and_read(tmp_path):
     target = load_frozen(TARGET, torch.float32)
     text = MaskedText(np.arange(60, dtype=np.int32), np.arange(60) >= 50)
-    write_cache([text], target, LAYERS, "t", tmp_path, 24)
+    write_cache([text], target, LAYERS, "t", tmp_path, msgspec.structs.replace(ORIGIN, row_len=24))
     for row_len, wanted in ((24, list(range(36, 60))), (16, list(range(44, 60)))):
-        batches = open_cache(Data("cache", str(tmp_path), row_len=row_len), Run(num_rows=1), target, LAYERS)
+        data = Data("cache", str(tmp_path), row_len=row_len)
+        batches = open_cache(data, Run(num_rows=1), target, LAYERS, "t", "t")
         batch = batches.batch(0)
         assert batch.rows.tokens[0].tolist() == wanted
         assert batch.rows.weights[0].tolist() == [0.0] * (row_len - 10) + [1.0] * 10
