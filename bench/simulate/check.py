@@ -6,8 +6,9 @@
 Both play the same requests: their texts, and how drafts fare in them, are recorded first (bench/simulate/record.py).
 Real engines run by turns, in windows of a closed loop, and the simulator says what they should have shown. What steps
 cost is what the engine profiled at start-up, corrected by the steps of half of all policies' windows, load by load and
-length by length, and so is how they scatter; none of those windows is compared. A machine that does other things at the
-same time shows in the A/A spread: each policy's windows, one half against the other.
+length by length, and so is how they scatter; none of those windows is compared. Policies do not see that: they are
+shown the table that the policy of the same name had in its own engine at the end of the same load. A machine that does
+other things at the same time shows in the A/A spread: each policy's windows, one half against the other.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import msgspec
 import numpy as np
 import torch
 from msgspec import Struct
+from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
@@ -36,6 +38,7 @@ from bench.simulate.seen_steps import SeenStep, corrected, deviations
 from bench.simulate.settings import Acceptance, Costs, Shape, Simulation, Traffic
 from bench.window import Window, merge
 from core.config import EngineSettings
+from core.cost import CostTable
 from core.errors import SpecdError
 from engine.build import build_engine
 from engine.cost_cache import SavedTable
@@ -83,9 +86,9 @@ def main() -> None:
     torch.set_num_threads(1)
     console = Console(highlight=False)
     with tempfile.TemporaryDirectory(prefix="specd-check-") as folder:
-        windows, simulation = run_engines(arguments, Path(folder), console)
+        windows, believed, simulation = run_engines(arguments, Path(folder), console)
         outcomes = {
-            (policy, load): play(Case(simulation, policy, load, 1))
+            (policy, load): play(case_of(simulation, policy, load, believed, Path(folder)))
             for load in arguments.loads
             for policy in arguments.policies
         }
@@ -121,8 +124,12 @@ Key = tuple[str, int]
 
 def run_engines(
     arguments: argparse.Namespace, folder: Path, console: Console
-) -> tuple[dict[Key, list[Window]], Simulation]:
-    """Record, warm up and measure; returns windows by policy and load, and the simulation of the same."""
+) -> tuple[dict[Key, list[Window]], dict[Key, CostTable], Simulation]:
+    """Record, warm up and measure.
+
+    Returns windows by policy and load, what each engine with a drafter thought by then that steps cost, and the
+    simulation of the same.
+    """
     # Requests with a seed are verified so whatever is configured; what steps cost is to be measured on the same.
     settings = EngineSettings(max_num_seqs=max(arguments.loads), prefix_cache=False, verifier="coupled")
     modes = make_modes(arguments.policies, DRAFTER, settings)
@@ -135,6 +142,7 @@ def run_engines(
     loops = {name: LiveLoop(engine, questions, 1.0) for name, engine in engines.items()}
     profiled = engines[ADAPTIVE].costs[DRAFTER]
     windows: dict[Key, list[Window]] = {}
+    believed: dict[Key, CostTable] = {}
     steps: list[SeenStep] = []
     for load in arguments.loads:
         console.print(f"{load} at once")
@@ -151,9 +159,23 @@ def run_engines(
                     windows.setdefault((name, load), []).append(window)
                 else:
                     steps += loops[name].seen
+        believed |= {(name, load): engine.costs[DRAFTER] for name, engine in engines.items() if DRAFTER in engine.costs}
     table = corrected(profiled, steps)
     (folder / "table.json").write_bytes(msgspec.json.encode(SavedTable("", table)))
-    return windows, simulation_of(arguments, folder, settings, deviations(table, steps))
+    return windows, believed, simulation_of(arguments, folder, settings, deviations(table, steps))
+
+
+def case_of(simulation: Simulation, policy: str, load: int, believed: Mapping[Key, CostTable], folder: Path) -> Case:
+    """Return the case of a policy under a load, in which it sees what its engine thought that steps cost.
+
+    The steps themselves cost what they were measured to. A policy whose engine had no table needs none.
+    """
+    table = believed.get((policy, load))
+    if table is None:
+        return Case(simulation, policy, load, 1)
+    shown = folder / f"shown-{policy.replace('/', '-')}-{load}.json"
+    shown.write_bytes(msgspec.json.encode(SavedTable("", table)))
+    return Case(replace(simulation, costs=replace(simulation.costs, shown=str(shown))), policy, load, 1)
 
 
 def simulation_of(

@@ -39,7 +39,7 @@ class StepWork(Struct, frozen=True):
 
 
 class Pricing(Protocol):
-    """Seconds of steps, and the table that says so to policies."""
+    """Seconds of steps, and the table that policies see of them."""
 
     table: CostTable
 
@@ -49,7 +49,7 @@ class Pricing(Protocol):
 
 
 class TablePricing:
-    """Seconds by the very table that policies see.
+    """Seconds by a table, which policies see as well.
 
     Rows of prefill and of catching up have their price each, also where drafts are padded to row shapes.
     """
@@ -84,6 +84,17 @@ class ModelledPricing:
         return seconds * self._scale
 
 
+class BelievedPricing:
+    """Seconds of one pricing, while policies see another table: they know a machine no better than that tells."""
+
+    def __init__(self, pricing: Pricing, shown: CostTable) -> None:
+        self.table, self._pricing = shown, pricing
+
+    def step_s(self, work: StepWork) -> float:
+        """Return the seconds of a step."""
+        return self._pricing.step_s(work)
+
+
 class Machine:
     """One worker's machine: priced steps, and by how much they depart from their price, by a coin of its own."""
 
@@ -101,17 +112,26 @@ class Machine:
 
 
 def make_pricing(costs: Costs) -> Pricing:
-    """Return the pricing that the settings name; raises ConfigError if its table cannot be read."""
+    """Return the pricing that the settings name; raises ConfigError if a table of it cannot be read."""
+    pricing: Pricing
     if costs.table in CLOCKS:
-        return ModelledPricing(ModelledMachine(costs.table), costs.scale)
-    path = Path(costs.table)
-    if not path.is_file():
+        pricing = ModelledPricing(ModelledMachine(costs.table), costs.scale)
+    elif Path(costs.table).is_file():
+        pricing = TablePricing(scaled(_read_table(Path(costs.table)), costs.scale))
+    else:
         raise ConfigError(f"costs.table must be {', '.join(CLOCKS)} or a cost table's file, got {costs.table!r}")
+    if costs.shown is None:
+        return pricing
+    if not Path(costs.shown).is_file():
+        raise ConfigError(f"costs.shown must be a cost table's file, got {costs.shown!r}")
+    return BelievedPricing(pricing, scaled(_read_table(Path(costs.shown)), costs.scale))
+
+
+def _read_table(path: Path) -> CostTable:
     try:
-        saved = msgspec.json.decode(path.read_bytes(), type=SavedTable)
+        return msgspec.json.decode(path.read_bytes(), type=SavedTable).table
     except (msgspec.DecodeError, ShapeError, OSError) as error:
         raise ConfigError(f"{path} holds no cost table of this version: {error}") from error
-    return TablePricing(scaled(saved.table, costs.scale))
 
 
 def scaled(table: CostTable, scale: float) -> CostTable:

@@ -35,12 +35,14 @@ class Costs(Struct, frozen=True, forbid_unknown_fields=True):
     scale       all seconds times this
     overhead_s  what a step takes beyond the table: the service around the engine
     deviations  steps take as much longer than the table says as one of these ratios, drawn by chance; () takes none
+    shown       the table that policies see, a file as well: what an engine believes; None shows them the very prices
     """
 
     table: str = "smooth"
     scale: Positive = 1.0
     overhead_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.0
     deviations: tuple[Positive, ...] = ()
+    shown: str | None = None
 
 
 class Drafting(Struct, frozen=True, forbid_unknown_fields=True):
