@@ -19,8 +19,10 @@ def add_simulate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--router", choices=["queue", "round_robin", "least_loaded"], help="(default queue)")
     parser.add_argument("--costs", metavar="FILE|NAME", help="a cost table, smooth or staircase (default smooth)")
     parser.add_argument("--acceptance", metavar="FILE|modelled", help="a recording (default modelled)")
-    parser.add_argument("--seconds", type=float, help="virtual seconds that count (default 60)")
-    parser.add_argument("--warm-up", type=float, metavar="SECONDS", help="those before (default 10)")
+    parser.add_argument("--seconds", type=float, help="virtual seconds that count (default 60, or all of a trace)")
+    parser.add_argument(
+        "--warm-up", type=float, metavar="SECONDS", help="those before (default 10, or a tenth of a trace)"
+    )
     parser.add_argument("--seed", type=int, help="(default 0)")
     parser.add_argument("--search", action="store_true", help="find the fewest workers that meet the objectives")
     parser.add_argument("--most-workers", type=int, default=64, metavar="N", help="to try (default %(default)s)")

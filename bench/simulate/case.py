@@ -13,9 +13,11 @@ from bench.simulate.fleet import FleetRun
 from bench.simulate.machine import Machine, Pricing, make_pricing
 from bench.simulate.measure import Measures, Outcome, percentiles
 from bench.simulate.settings import Simulation
+from bench.simulate.span import span_of
 from bench.simulate.traffic import Arrivals
 from bench.simulate.virtual_time import VirtualTime
 from core.config import EngineSettings
+from core.errors import ConfigError
 from core.planning import Policy
 from engine.build import make_policy
 
@@ -69,25 +71,33 @@ def _make_engine(case: Case, texts: Texts, pricing: Pricing, virtual: VirtualTim
 
 
 def play(case: Case, *, texts: Texts | None = None) -> Outcome:
-    """Play a case to its end and say what came of it."""
+    """Play a case to its end and say what came of it; raises ConfigError if all was over before anything counted."""
     started = time.process_time()
-    run, wanted = prepare(case, texts=texts), case.simulation
-    measures = Measures(wanted.warm_up_s)
-    run.run(measures, wanted.warm_up_s + wanted.seconds)
+    run = prepare(case, texts=texts)
+    span = span_of(case.simulation, run.arrivals.trace_s)
+    measures = Measures(span.warm_up_s)
+    run.run(measures, span.ends_s)
+    seconds = run.time.now_s - span.warm_up_s
+    if seconds <= 0:
+        raise ConfigError(
+            f"all requests of the trace had ended after {run.time.now_s:g} s, and nothing counts before "
+            f"{span.warm_up_s:g} s: give it a shorter --warm-up"
+        )
     window = measures.window
     rounds = max(1, window.rounds)
     return Outcome(
         policy=case.policy,
         load=case.load,
         workers=case.workers,
-        tokens_per_s=window.tokens / wanted.seconds,
+        seconds=seconds,
+        tokens_per_s=window.tokens / seconds,
         tokens_per_s_per_user=window.tokens_per_s_per_user if window.gaps_s else None,
         first_token_s=percentiles(window.first_token_s),
         token_s=percentiles(measures.token_s),
         gap_s=percentiles(window.gaps_s),
         verify_length=window.verified / rounds,
         accepted_length=1 + window.accepted / rounds,
-        utilisation=measures.busy_s / wanted.seconds / case.workers,
+        utilisation=measures.busy_s / seconds / case.workers,
         arrived=run.num_arrived - run.before[0],
         ended=measures.num_ended,
         refused=run.num_refused,

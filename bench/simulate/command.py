@@ -19,6 +19,7 @@ from bench.simulate.measure import Outcome
 from bench.simulate.report import answer_table, describe, outcome_tables, recommendation_lines
 from bench.simulate.search import recommend
 from bench.simulate.settings import Simulation, read_simulation
+from bench.simulate.span import span_of
 from bench.simulate.traffic import Arrivals
 
 # flag -> setting of a simulation
@@ -44,11 +45,14 @@ def run(arguments: argparse.Namespace) -> int:
     show_warnings_only()
     console = Console(highlight=False)
     simulation = read_simulation(arguments.config, given_flags(arguments))
-    check(simulation)
+    notices = check(simulation)
+    for notice in notices:
+        console.print(notice, markup=False)
+    about = describe(simulation) | {"notices": notices}
     if arguments.search:
-        search(simulation, arguments, console)
+        search(simulation, about, arguments, console)
     else:
-        sweep(simulation, arguments, console)
+        sweep(simulation, about, arguments, console)
     return 0
 
 
@@ -58,16 +62,21 @@ def given_flags(arguments: argparse.Namespace) -> dict[str, Any]:
     return {setting: value for setting, value in told.items() if value is not None}
 
 
-def check(simulation: Simulation) -> None:
-    """Raise ConfigError for what a case would stumble over, before any is played."""
+def check(simulation: Simulation) -> list[str]:
+    """Return what the cases leave out of a trace; raises ConfigError for what one would stumble over."""
     for policy in simulation.policies:
         named_policy(simulation, policy)
     make_pricing(simulation.costs)
     texts = read_texts(simulation.acceptance, simulation.seed)
-    Arrivals(simulation.traffic, simulation.traffic.loads[0], texts, simulation.seed)
+    notices = []
+    for load in simulation.traffic.loads:
+        arrivals = Arrivals(simulation.traffic, load, texts, simulation.seed)
+        if notice := span_of(simulation, arrivals.trace_s).notice:
+            notices.append(f"load {load:g}: {notice}; without --seconds all of it is")
+    return notices
 
 
-def sweep(simulation: Simulation, arguments: argparse.Namespace, console: Console) -> None:
+def sweep(simulation: Simulation, about: dict[str, Any], arguments: argparse.Namespace, console: Console) -> None:
     """Play every policy under every load."""
     loads = simulation.traffic.loads
     cases = [
@@ -81,7 +90,7 @@ def sweep(simulation: Simulation, arguments: argparse.Namespace, console: Consol
     for table in outcome_tables(outcomes, simulation.traffic.kind):
         console.print(table)
     json_path, png_path = (arguments.output.with_suffix(ending) for ending in (".json", ".png"))
-    write_json(json_path, describe(simulation) | {"outcomes": msgspec.to_builtins(outcomes)})
+    write_json(json_path, about | {"outcomes": msgspec.to_builtins(outcomes)})
     caption = f"simulated: {simulation.fleet.workers} worker(s), costs {simulation.costs.table}"
     draw(outcomes, simulation.traffic.kind, png_path, caption)
     steps, cpu_s = sum(one.steps for one in outcomes), sum(one.cpu_s for one in outcomes)
@@ -90,7 +99,7 @@ def sweep(simulation: Simulation, arguments: argparse.Namespace, console: Consol
     )
 
 
-def search(simulation: Simulation, arguments: argparse.Namespace, console: Console) -> None:
+def search(simulation: Simulation, about: dict[str, Any], arguments: argparse.Namespace, console: Console) -> None:
     """Find the fewest workers for each load."""
 
     def play(cases: Iterable[Case]) -> list[Outcome]:
@@ -103,5 +112,5 @@ def search(simulation: Simulation, arguments: argparse.Namespace, console: Conso
             console.print(line, markup=False)
     path = arguments.output.with_suffix(".json")
     bands = [one.band if one.best else None for one in found]
-    write_json(path, describe(simulation) | {"recommendations": msgspec.to_builtins(found), "bands": bands})
+    write_json(path, about | {"recommendations": msgspec.to_builtins(found), "bands": bands})
     console.print(f"simulated, not measured; wrote {path}")

@@ -57,7 +57,7 @@ class FleetRun:
     """
 
     def __init__(self, fleet: Fleet, arrivals: Arrivals, make_engine: MakeEngine, time: VirtualTime, seed: int) -> None:
-        self._fleet, self._arrivals, self._make_engine, self.time = fleet, arrivals, make_engine, time
+        self._fleet, self.arrivals, self._make_engine, self.time = fleet, arrivals, make_engine, time
         self._random = np.random.default_rng([seed, 4])
         self._events: list[tuple[float, int, Event]] = []
         self._order = itertools.count()
@@ -66,23 +66,31 @@ class FleetRun:
         self.queue: deque[Job] = deque()
         self._turn = 0
         self.num_arrived = self.num_ended = self.num_refused = self.num_deaths = self.num_taken_over = 0
-        self.before, self._ends_s = (0, 0), float("inf")
+        self.before, self._ends_s, self._all_came = (0, 0), float("inf"), False
 
     @property
     def num_inside(self) -> int:
         """Jobs that have arrived and are not done."""
         return self.num_arrived - self.num_ended - self.num_refused
 
+    @property
+    def is_over(self) -> bool:
+        """Tell whether the traffic has ended, as a trace does, and every job of it is done."""
+        return self._all_came and not self.num_inside
+
     def run(self, measures: Measures, seconds: float, *, drain: bool = False) -> None:
-        """Play so many seconds; with `drain`, nobody comes after them and the fleet goes on until it is empty."""
+        """Play so many seconds, fewer if all is over before; then `time` says so.
+
+        With `drain`, nobody comes after them and the fleet goes on until it is empty.
+        """
         self._measures, self._ends_s = measures, seconds
         self._at(measures.from_s, self._begin_to_count)
-        self._expect(self._arrivals.opening())
+        self._expect(self.arrivals.opening())
         self._plan_deaths()
-        while self._events and (self._events[0][0] <= seconds or (drain and self.num_inside)):
+        while not self.is_over and self._events and (self._events[0][0] <= seconds or (drain and self.num_inside)):
             self.time.now_s, _, event = heapq.heappop(self._events)
             event()
-        if not drain:
+        if not drain and not self.is_over:
             self.time.now_s = seconds
 
     def _begin_to_count(self) -> None:
@@ -93,6 +101,7 @@ class FleetRun:
     def _expect(self, opening: Iterator[Job]) -> None:
         """Let the next job arrive in its time; those of a closed loop come all at once."""
         job = next(opening, None)
+        self._all_came = job is None and self.arrivals.trace_s is not None
         if job is not None and job.arrived_s <= self._ends_s:
             self._at(job.arrived_s, lambda: self._arrive_first(job, opening))
 
@@ -174,7 +183,7 @@ class FleetRun:
         job.ended_s = self.time.now_s
         self.num_ended += 1
         self._measures.ended(job)
-        following = self._arrivals.after(job)
+        following = self.arrivals.after(job)
         if following is not None and following.arrived_s <= self._ends_s:
             self._at(following.arrived_s, lambda: self._arrive(following))
 

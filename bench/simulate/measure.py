@@ -64,6 +64,7 @@ class Measures:
 class Outcome(Struct, frozen=True):
     """One policy under one load.
 
+    seconds                 virtual ones that count: as many as were asked for, fewer where a trace was over before
     tokens_per_s            of all clients; tokens_per_s_per_user how fast an answer grows once it has begun
     first_token_s           from arrival to the first token: median, 95th and 99th percentile; None where there was none
     token_s                 seconds per token after the first, by answer; gap_s between two arrivals of one answer
@@ -78,6 +79,7 @@ class Outcome(Struct, frozen=True):
     policy: str
     load: float
     workers: int
+    seconds: float
     tokens_per_s: float
     tokens_per_s_per_user: float | None
     first_token_s: Percentiles | None

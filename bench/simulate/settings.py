@@ -148,13 +148,15 @@ class Objectives(Struct, frozen=True, forbid_unknown_fields=True):
 class Simulation(Struct, frozen=True, forbid_unknown_fields=True):
     """All of it. Seconds are virtual; what happens in the first warm_up_s of them is not counted.
 
+    seconds   that count; None for a minute, and of a trace for all of it
+    warm_up_s those before; None for ten, and of a trace for a tenth of it at most
     policies  by name, as `specd bench` has them (fixed:3), or those of `named`, which are told as a server's are
     """
 
     policies: Annotated[tuple[str, ...], Meta(min_length=1)] = ("off", "fixed:1", "fixed:3", "fixed:7", "load_adaptive")
     named: dict[str, PolicySettings] = field(default_factory=dict)
-    seconds: Positive = 60.0
-    warm_up_s: Annotated[float, Meta(ge=0.0, le=1e6)] = 10.0
+    seconds: Positive | None = None
+    warm_up_s: Annotated[float, Meta(ge=0.0, le=1e6)] | None = None
     seed: Annotated[int, Meta(ge=0)] = 0
     engine: Shape = Shape()
     costs: Costs = Costs()

@@ -41,6 +41,11 @@ class Arrivals:
         self._orders = {name: self._random.permutation(texts.domains[name]) for name in self._names}
         self._taken = dict.fromkeys(self._names, 0)
 
+    @property
+    def trace_s(self) -> float | None:
+        """When the last request of a trace comes, at this load; None for traffic that never ends."""
+        return self._trace[-1].at_s / self._load if self._trace else None
+
     def opening(self) -> Iterator[Job]:
         """Yield jobs in order of arrival: for ever for a Poisson process, each client's first in a closed loop.
 
