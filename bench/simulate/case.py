@@ -33,11 +33,14 @@ class Case(Struct, frozen=True):
     load: float
     workers: int
 
-    def varied(self, *, costs: float = 1.0, acceptance: float = 1.0) -> "Case":
-        """Return the case where steps take so many times as long and drafts are so many times as likely to pass."""
+    def varied(self, *, costs: float = 1.0, acceptance: float = 1.0, load: float = 1.0) -> "Case":
+        """Return the case with so many times the load, where steps take so many times as long and drafts are so many
+        times as likely to pass.
+        """
         wanted = self.simulation
         return replace(
             self,
+            load=self.load * load,
             simulation=replace(
                 wanted,
                 costs=replace(wanted.costs, scale=wanted.costs.scale * costs),

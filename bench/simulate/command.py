@@ -17,7 +17,7 @@ from bench.simulate.figure import draw
 from bench.simulate.machine import make_pricing
 from bench.simulate.measure import Outcome
 from bench.simulate.report import answer_table, describe, outcome_tables, recommendation_lines
-from bench.simulate.search import recommend
+from bench.simulate.search import MOST_LOAD, recommend
 from bench.simulate.settings import Simulation, read_simulation
 from bench.simulate.span import span_of
 from bench.simulate.traffic import Arrivals
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     show_warnings_only()
     console = Console(highlight=False)
     simulation = read_simulation(arguments.config, given_flags(arguments))
-    notices = check(simulation)
+    notices = check(simulation, MOST_LOAD if arguments.search else 1.0)
     for notice in notices:
         console.print(notice, markup=False)
     about = describe(simulation) | {"notices": notices}
@@ -62,8 +62,11 @@ def given_flags(arguments: argparse.Namespace) -> dict[str, Any]:
     return {setting: value for setting, value in told.items() if value is not None}
 
 
-def check(simulation: Simulation) -> list[str]:
-    """Return what the cases leave out of a trace; raises ConfigError for what one would stumble over."""
+def check(simulation: Simulation, most_load: float = 1.0) -> list[str]:
+    """Return what the cases leave out of a trace; raises ConfigError for what one would stumble over.
+
+    most_load  times each load: what is tried besides
+    """
     for policy in simulation.policies:
         named_policy(simulation, policy)
     make_pricing(simulation.costs)
@@ -73,6 +76,8 @@ def check(simulation: Simulation) -> list[str]:
         arrivals = Arrivals(simulation.traffic, load, texts, simulation.seed)
         if notice := span_of(simulation, arrivals.trace_s).notice:
             notices.append(f"load {load:g}: {notice}; without --seconds all of it is")
+        if arrivals.trace_s is not None:
+            span_of(simulation, arrivals.trace_s / most_load)
     return notices
 
 

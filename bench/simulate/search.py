@@ -2,7 +2,8 @@
 
 For every policy the number of workers is doubled until the objectives are met, then halved in. The answer is the policy
 with the fewest workers; of those alike, the one that answers fastest. Then the same is asked of slower and faster
-machines and of worse and better drafts: how far the answer moves with what nobody knows exactly.
+machines and of worse and better drafts, how far the answer moves with what nobody knows exactly, and of a burst that
+lasts: twice the load.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,12 +14,14 @@ from bench.simulate.case import Case
 from bench.simulate.measure import Outcome
 from bench.simulate.settings import Objectives, Simulation
 
-# What the answer is tried with: seconds of steps, and chances of drafts, times these.
+# What the answer is tried with: seconds of steps, chances of drafts, and load, times these.
+BURST, MOST_LOAD = "load x2", 2.0
 VARIED = {
-    "costs -10%": (0.9, 1.0),
-    "costs +10%": (1.1, 1.0),
-    "acceptance -10%": (1.0, 0.9),
-    "acceptance +10%": (1.0, 1.1),
+    "costs -10%": (0.9, 1.0, 1.0),
+    "costs +10%": (1.1, 1.0, 1.0),
+    "acceptance -10%": (1.0, 0.9, 1.0),
+    "acceptance +10%": (1.0, 1.1, 1.0),
+    BURST: (1.0, 1.0, MOST_LOAD),
 }
 # A queue grows if more jobs are in the fleet at the end than were when counting began, by so many standard deviations
 # of what a Poisson number of them varies, and by this share of those that came.
@@ -51,9 +54,12 @@ class Recommendation(Struct, frozen=True):
 
     @property
     def band(self) -> tuple[int | None, int | None]:
-        """Fewest and most workers that the best policy needs, whatever is varied; None for more than were tried."""
+        """Fewest and most workers that the best policy needs under this load, whatever else is varied.
+
+        None for more than were tried.
+        """
         assert self.best is not None
-        needs = [self.best.workers, *(need for need, _ in self.varied.values())]
+        needs = [self.best.workers, *(need for name, (need, _) in self.varied.items() if name != BURST)]
         known = [need for need in needs if need is not None]
         return min(known, default=None), None if None in needs else max(known)
 
@@ -111,17 +117,18 @@ def recommend(simulation: Simulation, most: int, play: Play, report: Callable[[s
 def _recommend(
     simulation: Simulation, load: float, most: int, play: Play, report: Callable[[str], None]
 ) -> Recommendation:
-    def ask(costs: float, acceptance: float) -> tuple[Answer, ...]:
+    def ask(costs: float, acceptance: float, times: float) -> tuple[Answer, ...]:
         cases = [Case(simulation, policy, load, 1) for policy in simulation.policies]
-        return tuple(fewest(case.varied(costs=costs, acceptance=acceptance), most, play) for case in cases)
+        varied = [case.varied(costs=costs, acceptance=acceptance, load=times) for case in cases]
+        return tuple(fewest(case, most, play) for case in varied)
 
     report(f"load {load:g}")
-    answers = ask(1.0, 1.0)
+    answers = ask(1.0, 1.0, 1.0)
     best = better(answers)
     varied: dict[str, tuple[int | None, str | None]] = {}
-    for name, (costs, acceptance) in VARIED.items() if best else ():
+    for name, factors in VARIED.items() if best else ():
         report(f"load {load:g}, {name}")
-        others = ask(costs, acceptance)
+        others = ask(*factors)
         theirs = better(others)
         own = next(answer for answer in others if best and answer.policy == best.policy)
         varied[name] = own.workers, theirs.policy if theirs else None

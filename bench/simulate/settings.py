@@ -93,6 +93,26 @@ class Domain(Struct, frozen=True, forbid_unknown_fields=True):
     is_recorded: bool = False
 
 
+class Bursts(Struct, frozen=True, forbid_unknown_fields=True):
+    """How unevenly requests come, beyond chance: by which factor the rate of every stretch of stretch_s differs.
+
+    variation  standard deviation of that factor, which is gamma-distributed with mean 1; 0 is an even rate
+    """
+
+    variation: Annotated[float, Meta(ge=0.0, le=8.0)] = 0.0
+    stretch_s: Positive = 10.0
+
+
+class Day(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the rate follows the time of day: a sine about its mean, which it crosses upwards at the beginning.
+
+    swing  share of the mean by which the busiest hour is above it and the quietest below; 0 is an even day
+    """
+
+    swing: Share = 0.0
+    length_s: Positive = 86_400.0
+
+
 class Traffic(Struct, frozen=True, forbid_unknown_fields=True):
     """Who asks what.
 
@@ -101,6 +121,7 @@ class Traffic(Struct, frozen=True, forbid_unknown_fields=True):
     loads      clients, or requests a second, of the whole fleet: each is one case; of a trace, how much faster it goes
     max_tokens what requests ask for at most; None: as many as they get
     deadline_s seconds within which a request wants to be done; None for no matter
+    bursts     how unevenly a Poisson process is driven, day how its rate follows the time
     domains    by name; those of the recording share alike where none is named
     """
 
@@ -110,6 +131,8 @@ class Traffic(Struct, frozen=True, forbid_unknown_fields=True):
     trace: str | None = None
     max_tokens: Tokens | None = None
     deadline_s: Positive | None = None
+    bursts: Bursts = Bursts()
+    day: Day = Day()
     domains: dict[str, Domain] = field(default_factory=dict)
 
 
@@ -191,6 +214,11 @@ def check_simulation(wanted: Simulation) -> None:
     """Raise ConfigError for what contradicts itself."""
     if wanted.traffic.kind == "trace" and wanted.traffic.trace is None:
         raise ConfigError("traffic.kind 'trace' needs traffic.trace, a file")
+    if wanted.traffic.kind != "poisson" and (wanted.traffic.bursts.variation or wanted.traffic.day.swing):
+        raise ConfigError(
+            "traffic.bursts and traffic.day are of a rate: they need traffic.kind 'poisson', "
+            f"got {wanted.traffic.kind!r}"
+        )
     if wanted.traffic.kind == "closed" and any(load != int(load) for load in wanted.traffic.loads):
         raise ConfigError(
             f"traffic.loads are clients, whole numbers, where traffic.kind is 'closed'; got {wanted.traffic.loads}"

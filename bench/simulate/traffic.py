@@ -1,4 +1,7 @@
-"""Who asks what, and when: clients in a closed loop, a Poisson process, or a trace. Every choice is seeded."""
+"""Who asks what, and when: clients in a closed loop, a Poisson process (bench/simulate/rate.py), or a trace.
+
+Every choice is seeded.
+"""
 
 import json
 import math
@@ -12,6 +15,7 @@ from msgspec import Meta, Struct
 
 from bench.simulate.drafts import Texts
 from bench.simulate.job import Job
+from bench.simulate.rate import arrival_times
 from bench.simulate.settings import Domain, Lengths, Tokens, Traffic
 from core.config import nearest
 from core.errors import ConfigError
@@ -57,9 +61,7 @@ class Arrivals:
                 for share in (shares / len(shares)).tolist():
                     yield self._make(0.0, share)
             case "poisson":
-                now_s = 0.0
-                while True:
-                    now_s += float(self._random.exponential(1.0 / self._load))
+                for now_s in arrival_times(self._load, self._traffic.bursts, self._traffic.day, self._random):
                     yield self._make(now_s)
             case "trace":
                 for line in self._trace:

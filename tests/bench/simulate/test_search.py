@@ -4,6 +4,7 @@ from msgspec.structs import replace
 
 from bench.simulate.case import Case
 from bench.simulate.measure import Outcome
+from bench.simulate.report import recommendation_lines
 from bench.simulate.search import fewest, is_growing, meets, recommend
 from bench.simulate.settings import Objectives, Simulation
 
@@ -44,7 +45,7 @@ def test_a_policy_that_never_meets_them_says_so():
     assert fewest(Case(simulation(41.0), "off", 41.0, 1), 16, play).workers is None
 
 
-def test_the_recommendation_has_the_fewest_workers_and_a_band():
+def test_the_recommendation_has_the_fewest_workers_and_says_what_else_would_need():
     (found,) = recommend(simulation(41.0), 64, play, lambda _: None)
     assert (found.best.policy, found.best.workers) == ("load_adaptive", 7)
     assert {name: need for name, (need, _) in found.varied.items()} == {
@@ -52,8 +53,14 @@ def test_the_recommendation_has_the_fewest_workers_and_a_band():
         "costs +10%": 8,
         "acceptance -10%": 8,
         "acceptance +10%": 7,
+        "load x2": 14,
     }
+
+
+def test_the_band_is_of_what_nobody_knows_and_a_burst_has_a_line_of_its_own():
+    (found,) = recommend(simulation(41.0), 64, play, lambda _: None)
     assert found.band == (7, 8)
+    assert "  load x2: 14" in recommendation_lines(found)
 
 
 def test_of_policies_that_need_as_many_the_faster_one_is_recommended():

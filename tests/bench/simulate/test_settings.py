@@ -49,6 +49,8 @@ def test_a_file_says_what_is_simulated_and_flags_win(tmp_path):
         ("[fleet]\nworkers = 0", "fleet.workers"),
         ("[traffic]\nloads = [1.5]", "clients, whole numbers"),
         ('[traffic]\nkind = "trace"', "needs traffic.trace"),
+        ("[traffic.bursts]\nvariation = 1.0", "need traffic.kind 'poisson', got 'closed'"),
+        ("[traffic.day]\nswing = 1.5", "traffic.day.swing"),
         ("[acceptance.domains.a]\naccept=[0.5]\n[acceptance.domains.b]\naccept=[0.5, 0.5]", "as many positions"),
     ],
 )
