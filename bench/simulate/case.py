@@ -1,5 +1,6 @@
 """One case of a simulation: a policy, a load and so many workers, played from the beginning."""
 
+import itertools
 import time
 from functools import partial
 
@@ -98,6 +99,7 @@ def play(case: Case, *, texts: Texts | None = None) -> Outcome:
         first_token_s=percentiles(window.first_token_s),
         token_s=percentiles(measures.token_s),
         gap_s=percentiles(window.gaps_s),
+        longest_s=max(itertools.chain(window.first_token_s, window.gaps_s), default=0.0),
         verify_length=window.verified / rounds,
         accepted_length=1 + window.accepted / rounds,
         utilisation=measures.busy_s / seconds / case.workers,

@@ -16,7 +16,7 @@ from bench.simulate.drafts import read_texts
 from bench.simulate.figure import draw
 from bench.simulate.machine import make_pricing
 from bench.simulate.measure import Outcome
-from bench.simulate.report import answer_table, describe, outcome_tables, recommendation_lines
+from bench.simulate.report import answer_table, death_lines, describe, outcome_tables, recommendation_lines
 from bench.simulate.search import MOST_LOAD, recommend
 from bench.simulate.settings import Simulation, read_simulation
 from bench.simulate.span import span_of
@@ -94,6 +94,8 @@ def sweep(simulation: Simulation, about: dict[str, Any], arguments: argparse.Nam
             status.update(f"simulating: {len(outcomes)} of {len(cases)} cases")
     for table in outcome_tables(outcomes, simulation.traffic.kind):
         console.print(table)
+    for line in death_lines(outcomes):
+        console.print(line, markup=False)
     json_path, png_path = (arguments.output.with_suffix(ending) for ending in (".json", ".png"))
     write_json(json_path, about | {"outcomes": msgspec.to_builtins(outcomes)})
     caption = f"simulated: {simulation.fleet.workers} worker(s), costs {simulation.costs.table}"

@@ -68,6 +68,7 @@ class Outcome(Struct, frozen=True):
     tokens_per_s            of all clients; tokens_per_s_per_user how fast an answer grows once it has begun
     first_token_s           from arrival to the first token: median, 95th and 99th percentile; None where there was none
     token_s                 seconds per token after the first, by answer; gap_s between two arrivals of one answer
+    longest_s               that a client waited for its first tokens or for more; 0 where nothing came
     verify_length           drafts verified per sequence and step; accepted_length tokens per sequence and step
     utilisation             share of the workers' time in which they were in a step
     arrived, ended, refused jobs that came and that ended in the time that counts, and that no worker could take
@@ -85,6 +86,7 @@ class Outcome(Struct, frozen=True):
     first_token_s: Percentiles | None
     token_s: Percentiles | None
     gap_s: Percentiles | None
+    longest_s: float
     verify_length: float
     accepted_length: float
     utilisation: float

@@ -45,6 +45,16 @@ def _outcome_table(outcomes: Sequence[Outcome], load: float, kind: str) -> Table
     return table
 
 
+def death_lines(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return in words what the deaths of workers cost, for they hit too few jobs to show in any percentile."""
+    return [
+        f"{one.policy} at {one.load:g}: {one.deaths} worker(s) died, {one.taken_over} job(s) went on elsewhere, "
+        f"the longest wait for tokens was {one.longest_s:.1f} s"
+        for one in outcomes
+        if one.deaths
+    ]
+
+
 def shown_ms(seconds: Percentiles | None, digits: int) -> str:
     """Return the median and the 95th percentile in milliseconds."""
     return NONE if seconds is None else f"{1000 * seconds[0]:.{digits}f} {1000 * seconds[1]:.{digits}f}"

@@ -16,7 +16,7 @@ def outcome(policy, load, workers, wait_s, inside=0):
     seconds = (wait_s, wait_s, wait_s)
     speed = BEARS[policy]
     return Outcome(
-        *(policy, load, workers, 60.0, 1.0, speed, seconds, (0.01,) * 3, (0.01,) * 3, 0.0, 1.0, 0.5),
+        *(policy, load, workers, 60.0, 1.0, speed, seconds, (0.01,) * 3, (0.01,) * 3, 0.01, 0.0, 1.0, 0.5),
         *(100, 100, 0, 0, inside, 0, 0, 1, 0.0),
     )
 
