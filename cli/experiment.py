@@ -142,7 +142,8 @@ def replay(arguments: argparse.Namespace, settings: Settings, console: Console) 
     if not arguments.recorded:
         raise ConfigError("`specd experiment replay` needs --recorded FILES, which [recording] has written")
     experiment = checked(arguments, settings)
-    replayed = OPTIONAL.load("experiment_replay")(settings, experiment, [Path(one) for one in arguments.recorded])
+    paths, concurrency = [Path(one) for one in arguments.recorded], arguments.concurrency
+    replayed = OPTIONAL.load("experiment_replay")(settings, experiment, paths, concurrency)
     console.print(replayed.markdown, end="", markup=False)
     return 0 if replayed.is_identical else 1
 

@@ -17,5 +17,11 @@ def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="report: write Markdown, JSON and a picture there")
     parser.add_argument("--why", default="stopped by hand", help="stop: what `status` will say (default %(default)r)")
     parser.add_argument(
+        "--concurrency",
+        type=int,
+        metavar="N",
+        help="replay: requests at once (default: engine.max_num_seqs, every slot full)",
+    )
+    parser.add_argument(
         "--recorded", nargs="+", type=Path, metavar="JSONL", help="replay: what [recording] wrote, with token ids"
     )

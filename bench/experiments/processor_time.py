@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 
 from bench.experiments.modelled import arm_at, is_pre
-from bench.experiments.replay import ExperimentReplay, RecordedRequest, play
+from bench.experiments.replay import ExperimentReplay, play
 from bench.experiments.trials import trial
 from bench.logs import show_warnings_only
 from bench.modes import mode_settings
@@ -32,6 +32,7 @@ from core.errors import SpecdError
 from core.experiments.analysis import Analysis, analyse
 from core.experiments.spec import Experiment
 from core.experiments.unit_sums import UnitRecord, UnitSums
+from core.recorded_request import RecordedRequest
 from core.statistics import Interval
 from core.types import Request, Sampling
 from engine.arms import make_arms, serve_arms

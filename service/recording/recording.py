@@ -3,7 +3,8 @@
 Off unless [recording] names a folder. The worker keeps the rounds of the answers that the share draws and hands each
 whole answer to a thread, which reads, redacts and writes it. Nothing of this holds a request up: what the thread cannot
 follow, what the redactor fails on and what the disk does not take is left out and counted. Only answers that ended by
-themselves or at their length are kept. With a redactor there are no token ids, which would tell what it took out.
+themselves or at their length are kept. With a redactor there are no token ids, nor what else the request said of
+sampling, which may be texts and ids as well: they would tell what it took out.
 """
 
 import queue
@@ -20,6 +21,7 @@ from msgspec import Struct
 from client.wire import Chunk, Final, Job
 from core.errors import ConfigError
 from core.observing import RecordingSettings
+from core.recorded_request import sampling_fields
 from core.registry import REDACTORS
 from core.types import FinishReason
 from models.tokenizer import Tokenizer
@@ -135,7 +137,8 @@ class Recorder:
         }
         if self._redact is None:
             ids = [token_id for chunk in answer.chunks for token_id in chunk.token_ids]
-            return fields | {"prompt": prompt, "answer": text, "prompt_ids": job.prompt_ids, "answer_ids": ids}
+            fields |= {"prompt": prompt, "answer": text, "prompt_ids": job.prompt_ids, "answer_ids": ids}
+            return fields | sampling_fields(job.sampling)
         try:
             redacted = [self._redact(prompt), self._redact(text)]
         except Exception as error:  # noqa: BLE001 - somebody else's code: its failure costs this record, no more

@@ -29,7 +29,7 @@ def call(redis_url, tmp_path, capsys):
     (tmp_path / "x.toml").write_text(FILE, encoding="utf-8")
 
     def run(action, *arguments):
-        named = [str(tmp_path / "x.toml")] if action in ("validate", "start") else []
+        named = [str(tmp_path / "x.toml")] if action in ("validate", "start", "replay") else []
         status = main(["experiment", action, *named, "--redis-url", redis_url, "--model", "m", *arguments])
         told = capsys.readouterr()
         return status, told.out + told.err
@@ -78,3 +78,9 @@ def test_without_a_redis_or_a_file_it_says_what_is_missing(capsys):
     assert "name the server's with --redis-url" in capsys.readouterr().err
     assert main(["experiment", "validate"]) == 2
     assert "needs the experiment's FILE" in capsys.readouterr().err
+
+
+def test_a_replay_of_more_requests_at_once_than_there_are_slots_is_refused(call):
+    status, told = call("replay", "--recorded", "none.jsonl", "--concurrency", "100000")
+    assert status == 2
+    assert "--concurrency must be 1 to engine.max_num_seqs" in told

@@ -14,7 +14,9 @@ from core.config import Settings
 from core.config_file import load_settings
 from core.errors import ConfigError
 from core.observing import RecordingSettings
+from core.recorded_request import VERSION, RecordedRequest
 from core.registry import REDACTORS
+from core.types import Sampling
 from service.recording import recording
 from service.recording.recording import BEHIND, DISK, REDACTION, Recorder
 from service.recording.recording_files import RecordingFiles
@@ -88,6 +90,19 @@ async def test_an_answer_is_recorded_as_text_and_as_the_tokens_that_the_target_s
     assert path.stat().st_mode & 0o077 == folder.stat().st_mode & 0o077 == 0
 
 
+async def test_a_record_has_all_that_its_request_said_of_sampling(settings, folder):
+    asked = {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "presence_penalty": 0.5, "logit_bias": {"65": -2.0}}
+    async with running(settings, FakeEngine()) as service:
+        await service.post(prompt="abc", max_tokens=5, seed=3, stop=["zz"], min_tokens=2, **asked)
+    (record,) = records_in(folder)
+    assert record["version"] == VERSION
+    (path,) = folder.iterdir()
+    request = msgspec.json.decode(path.read_bytes(), type=RecordedRequest)
+    assert request.law == Sampling(
+        max_tokens=5, seed=3, stop=("zz",), min_tokens=2, **asked | {"logit_bias": ((65, -2.0),)}
+    )
+
+
 async def test_an_answer_that_another_worker_began_is_recorded_whole(settings, queue, client, folder):
     job = new_job(max_tokens=9)
     await queue.submit(job)
@@ -128,7 +143,7 @@ async def test_a_redactor_changes_the_text_and_takes_the_ids_with_it(settings, f
         await service.post(prompt="abc", max_tokens=5)
     (record,) = records_in(folder)
     assert (record["prompt"], record["answer"], record["redacted"]) == ("cba", spoken(5)[::-1], "upside_down")
-    assert not {"prompt_ids", "answer_ids"} & set(record)
+    assert not {"prompt_ids", "answer_ids", "sampling"} & set(record)
 
 
 @pytest.mark.parametrize("redactor", [fails, lambda _: None])
