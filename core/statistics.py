@@ -90,6 +90,32 @@ def chi_square_p_value(counts: ArrayLike, law: ArrayLike) -> float:
     return chi_square_tail(statistic, len(expected) - 1)
 
 
+def binomial_tail(count: int, number: int, share: float) -> float:
+    """Return P(X >= count) of `number` draws, each a hit with probability `share`, exactly but for rounding.
+
+    Raises ValueError unless share is above 0 and below 1.
+    """
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"binomial_tail needs a share between 0 and 1, got {share}")
+    if count <= 0:
+        return 1.0
+    hit, miss, ways = math.log(share), math.log1p(-share), math.lgamma(number + 1)
+    logs = (
+        ways - math.lgamma(k + 1) - math.lgamma(number - k + 1) + k * hit + (number - k) * miss
+        for k in range(count, number + 1)
+    )
+    return min(1.0, math.fsum(map(math.exp, logs)))
+
+
+def binomial_p_value(count: int, number: int, share: float) -> float:
+    """Return the exact two-sided p value that each of `number` draws is a hit with probability `share`.
+
+    It is twice the smaller tail, at most 1. Raises ValueError unless share is above 0 and below 1.
+    """
+    above, below = binomial_tail(count, number, share), binomial_tail(number - count, number, 1 - share)
+    return min(1.0, 2 * above, 2 * below)
+
+
 def chi_square_tail(statistic: float, freedom: int) -> float:
     """Return P(X >= statistic) for X chi-square with `freedom` degrees; relative error below 1e-10.
 

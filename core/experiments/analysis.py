@@ -11,7 +11,16 @@ from typing import Literal
 from msgspec import Struct
 
 from core.confidence_sequence import confidence_sequence
-from core.experiments.blocks import F64, Block, adjustable, log_ratios, make_blocks, scale_of, variance_of
+from core.experiments.blocks import (
+    F64,
+    Block,
+    adjustable,
+    last_counts,
+    log_ratios,
+    make_blocks,
+    scale_of,
+    variance_of,
+)
 from core.experiments.metrics import METRICS
 from core.experiments.quantiles import quantile_ratios
 from core.experiments.spec import Experiment
@@ -19,10 +28,12 @@ from core.experiments.trust import Trust, judge_trust
 from core.experiments.unit_sums import UnitRecord
 from core.experiments.values import ArmValue, arm_values
 from core.ratios import adjusted, adjusted_in_turn, fit_adjustment
-from core.statistics import Interval
+from core.statistics import Interval, binomial_tail
 
 # A trip is worse than blocks of before are by chance, by so many of their deviations.
 TRIP_DEVIATIONS = 2.0
+# Cases that trip, such as errors, fall like this by chance so seldom: one in each of three blocks is no harm yet.
+TRIP_ALPHA = 1e-4
 
 Advice = Literal["ship", "keep running", "stop"]
 
@@ -173,9 +184,24 @@ def _guardrail(
     reason = ""
     if interval.low > limit:
         reason = f"{metric} is worse by more than the limit {limit:g}: at least {interval.low:.3g} times the control's"
-    elif len(last) == experiment.stop.trip_blocks and bool((last > math.log(trip)).all()):
+    elif (
+        len(last) == experiment.stop.trip_blocks
+        and bool((last > math.log(trip)).all())
+        and not _may_be_chance(experiment, main, arm, metric)
+    ):
         reason = f"{metric} was worse by more than {trip:.3g} in {len(last)} blocks running"
     return Guardrail(metric, limit, interval, bool(reason), reason)
+
+
+def _may_be_chance(experiment: Experiment, main: Sequence[Block], arm: str, metric: str) -> bool:
+    """Tell whether chance may do what the last blocks' cases did; False for a metric that counts none."""
+    if not METRICS[metric].counted:
+        return False
+    cases, size, other_cases, other_size = last_counts(experiment, main, arm, metric, experiment.stop.trip_blocks)
+    share = size / (size + other_size)
+    if METRICS[metric].more_is_better:
+        cases, other_cases, share = other_cases, cases, 1 - share
+    return binomial_tail(cases, cases + other_cases, share) > TRIP_ALPHA
 
 
 def trip_of(experiment: Experiment, before: F64) -> float:

@@ -95,6 +95,21 @@ def log_ratios(experiment: Experiment, blocks: Sequence[Block], arm: str, metric
     return np.array([value for value in found if value is not None])
 
 
+def last_counts(experiment: Experiment, blocks: Sequence[Block], arm: str, metric: str, number: int) -> list[int]:
+    """Return an arm's cases and their whole, and the control's, over the last blocks that `log_ratios` tells of [4].
+
+    Raises ValueError for a metric that counts no cases.
+    """
+    counts = METRICS[metric].counts
+    sides = [
+        (*counts(ours), *counts(theirs))
+        for block in blocks
+        if (ours := block.sums(arm)) and (theirs := block.sums(experiment.control_arm))
+    ]
+    last = [side for side in sides if side[1] > 0 and side[3] > 0][-number:]
+    return [sum(column) for column in zip(*last, strict=True)]
+
+
 def adjustable(experiment: Experiment, blocks: Sequence[Block], arm: str, metric: str) -> Adjustable:
     """Return the log ratios with what may explain them; blocks of before come first.
 
@@ -117,8 +132,12 @@ def adjustable(experiment: Experiment, blocks: Sequence[Block], arm: str, metric
 
 
 def scale_of(before: F64, num_blocks: int, alpha: float) -> float:
-    """Return the mixture's scale, by how blocks varied before the comparison: chosen before it, as it must be."""
-    return mixture_scale(num_blocks, max(variance_of(before, USUAL_SPREAD**2), LEAST_VARIANCE), alpha)
+    """Return the mixture's scale, by how blocks varied before the comparison: chosen before it, as it must be.
+
+    Blocks in which nothing at all varied, as errors do that there were none of, say nothing of it.
+    """
+    variance = variance_of(before, USUAL_SPREAD**2) or USUAL_SPREAD**2
+    return mixture_scale(num_blocks, max(variance, LEAST_VARIANCE), alpha)
 
 
 def variance_of(before: F64, unknown: float) -> float:
@@ -130,8 +149,7 @@ def _log_ratio(experiment: Experiment, block: Block, arm: str, metric: str) -> f
     ours, theirs = block.sums(arm), block.sums(experiment.control_arm)
     if ours is None or theirs is None:
         return None
-    mine, other = METRICS[metric].log(ours), METRICS[metric].log(theirs)
-    return None if mine is None or other is None else mine - other
+    return METRICS[metric].log_ratio(ours, theirs)
 
 
 def _covariate(levels: Levels, block: Block, arm: str, control: str, name: str) -> float:

@@ -9,40 +9,55 @@ from functools import partial
 
 from msgspec import Struct
 
+from core.counted_ratio import counted_log_ratio
 from core.experiments.unit_sums import UnitSums, latency_quantile
 
 
 class Metric(Struct, frozen=True):
     """What it is, and whether more of it is better; value returns None where a unit had nothing of the kind.
 
-    parts are the sums that it is the ratio of, None for what is no plain ratio
+    parts are the sums that it is the ratio of, None for what is no plain ratio; counted are the cases of a share, which
+    may be rare, and the whole that they are of
     """
 
     description: str
     value: Callable[[UnitSums], float | None]
     more_is_better: bool = True
     parts: tuple[str, str] | None = None
+    counted: tuple[str, str] | None = None
 
     def log(self, sums: UnitSums) -> float | None:
         """Return the logarithm of the value, None for none and for zero."""
         value = self.value(sums)
         return math.log(value) if value else None
 
+    def log_ratio(self, ours: UnitSums, theirs: UnitSums) -> float | None:
+        """Return the log of ours over theirs, None where either has nothing of the kind; zero cases are of the kind."""
+        if self.counted:
+            (cases, size), (other_cases, other_size) = self.counts(ours), self.counts(theirs)
+            return counted_log_ratio(cases, size, other_cases, other_size) if size > 0 and other_size > 0 else None
+        mine, other = self.log(ours), self.log(theirs)
+        return None if mine is None or other is None else mine - other
+
+    def counts(self, sums: UnitSums) -> tuple[int, int]:
+        """Return the cases and the whole of what is counted; raises ValueError for a metric of another kind."""
+        if self.counted is None:
+            raise ValueError(f"nothing is counted for this metric: {self.description}")
+        return getattr(sums, self.counted[0]), getattr(sums, self.counted[1])
+
 
 def _ratio(description: str, above: str, below: str, *, more_is_better: bool = True) -> Metric:
+    return Metric(description, _value_of(above, below), more_is_better, (above, below))
+
+
+def _share(description: str, part: str, whole: str, *, more_is_better: bool = True) -> Metric:
+    return Metric(description, _value_of(part, whole), more_is_better, counted=(part, whole))
+
+
+def _value_of(above: str, below: str) -> Callable[[UnitSums], float | None]:
     def value(sums: UnitSums) -> float | None:
         divisor = getattr(sums, below)
         return getattr(sums, above) / divisor if divisor else None
-
-    return Metric(description, value, more_is_better, (above, below))
-
-
-def _share(part: str, whole: str) -> Callable[[UnitSums], float | None]:
-    """Return a share that is never 0 or 1: half a case is added to either side, as its logarithm is to be taken."""
-
-    def value(sums: UnitSums) -> float | None:
-        number = getattr(sums, whole)
-        return (getattr(sums, part) + 0.5) / (number + 1) if number else None
 
     return value
 
@@ -75,10 +90,10 @@ METRICS: dict[str, Metric] = {
     "first_s_p95": Metric("95 % of first tokens come within", _quantile("first", 0.95), more_is_better=False),
     "token_s_p50": Metric("median seconds per token of an answer", _quantile("token", 0.5), more_is_better=False),
     "token_s_p95": Metric("95 % of answers take less per token", _quantile("token", 0.95), more_is_better=False),
-    "error_rate": Metric("share of answers that failed", _share("errors", "answers"), more_is_better=False),
-    "preemption_rate": Metric("preemptions per step", _share("preemptions", "steps"), more_is_better=False),
-    "answer_len": _ratio("tokens of an answer", "answer_tokens", "answers"),
-    "stop_share": Metric("share of answers that ended by themselves", _share("stops", "answers")),
+    "error_rate": _share("share of answers that failed", "errors", "answers", more_is_better=False),
+    "preemption_rate": _share("preemptions per step", "preemptions", "steps", more_is_better=False),
+    "answer_len": _ratio("tokens of an answer", "answer_tokens", "whole_answers"),
+    "stop_share": _share("share of whole answers that ended by themselves", "stops", "whole_answers"),
 }
 # What of a unit no arm has a part in, given the right kind of traffic (docs/experiments.md).
 COVARIATES: dict[str, Callable[[UnitSums], float]] = {

@@ -21,7 +21,8 @@ class UnitSums(Struct):
     seconds        measured, burn-in excluded; busy_s of them the engine was in a step
     tokens, rounds, drafted, verified, accepted, steps, preemptions   the engine's, of all its sequences
     begun          requests taken in; prompt_tokens and asked_tokens are theirs, the latter at most
-    answers        requests ended, of which `errors` failed and `stops` ended by themselves; answer_tokens are theirs
+    answers        requests ended, of which `errors` failed and `stops` ended by themselves; answer_tokens are those of
+                   answers that did not fail
     on_time_tokens tokens of answers that kept the experiment's service levels
     first, token   answers that began and ended within the unit, by seconds to the first token from their arrival and
                    per token after it: index into LATENCY_BOUNDS -> count
@@ -46,6 +47,11 @@ class UnitSums(Struct):
     on_time_tokens: int = 0
     first: Counts = field(default_factory=dict)
     token: Counts = field(default_factory=dict)
+
+    @property
+    def whole_answers(self) -> int:
+        """Requests that ended and did not fail."""
+        return max(0, self.answers - self.errors)
 
     def plus(self, other: "UnitSums") -> "UnitSums":
         """Return both together."""

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from core.statistics import (
+    binomial_p_value,
+    binomial_tail,
     bootstrap_interval,
     chi_square_p_value,
     chi_square_quantile,
@@ -101,3 +103,17 @@ def test_the_promised_power_is_met_by_the_hardest_shift():
     counts = np.random.default_rng(0).multinomial(num, np.repeat([0.12, 0.08], 5), size=1000)
     found = np.mean([chi_square_p_value(each, law) <= 0.01 for each in counts])
     assert found == pytest.approx(0.9, abs=0.03)
+
+
+@pytest.mark.parametrize(("number", "share"), [(10, 0.5), (7, 0.3), (400, 0.02)])
+def test_binomial_tails_are_sums_of_the_law(number, share):
+    law = [math.comb(number, k) * share**k * (1 - share) ** (number - k) for k in range(number + 1)]
+    for count in (0, 1, 4, number):
+        assert binomial_tail(count, number, share) == pytest.approx(sum(law[count:]), rel=1e-9)
+        both_tails = 2 * min(sum(law[count:]), sum(law[: count + 1]))
+        assert binomial_p_value(count, number, share) == pytest.approx(min(1.0, both_tails), rel=1e-9)
+
+
+def test_a_sure_draw_has_no_tail():
+    with pytest.raises(ValueError, match="a share between 0 and 1, got 1"):
+        binomial_tail(1, 2, 1.0)

@@ -183,6 +183,52 @@ def test_a_change_that_no_arm_can_make_and_lost_units_cost_all_belief():
     assert (lost.advice, "units were lost from some arms" in lost.why) == ("stop", True)
 
 
+def rare_units(experiment, num_blocks, speed, share, seed):
+    """Return units in which an answer fails, stops by itself or costs a preemption as seldom under either arm; the
+    treatment's has `speed` times as many answers and steps."""
+    rng, records = np.random.default_rng(seed), []
+    for slot in range(num_blocks * experiment.block_len):
+        arm = arm_of_slot(experiment.salt, experiment.weights, slot)
+        is_pre = block_of(slot, experiment.weights) < experiment.stop.pre_blocks
+        number = round(100 * (speed if arm == "treatment" and not is_pre else 1.0))
+        sums = UnitSums(seconds=60.0, busy_s=50.0, tokens=100 * number, steps=number, answers=number)
+        sums.errors, sums.stops, sums.preemptions = (int(count) for count in rng.binomial(number, share, size=3))
+        records.append(UnitRecord(experiment.id, experiment.digest, "w", slot, arm, sums, is_pre))
+    return records
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.003, 0.03])
+@pytest.mark.parametrize("speed", [0.6, 0.75, 1.2, 1.5, 2.5])
+def test_arms_of_another_speed_have_no_more_rare_events_for_it(speed, share):
+    guardrails = {"error_rate": 1.5, "preemption_rate": 1.5}
+    experiment = experiment_of(guardrails=guardrails, null_checks=["stop_share", "error_rate"], cuped=[])
+    for seed in range(2):
+        records = rare_units(experiment, 70, speed, share, seed)
+        for end in range(2 * 10 + 2, len(records) + 1, 2):
+            assert find_breach(experiment, records[:end]) is None
+        found = analyse(experiment, records)
+        assert found.trust.faults == ()
+        assert found.advice == ("ship" if speed > 1 else "stop")
+        assert share or all(one.worse.estimate == 1.0 for one in found.arms[0].guardrails)
+
+
+def test_errors_that_one_arm_alone_makes_stop_it_however_few_there_were_before():
+    experiment = experiment_of()
+    records = units(experiment, 14)
+    for one in records:
+        one.sums.errors = 6 if is_treated(one) else int(one.slot in (3, 12))
+    assert "error_rate was worse by more than" in find_breach(experiment, records)
+    for one in records:
+        one.sums.errors = int(is_treated(one))
+    assert find_breach(experiment, records) is None
+
+
+def test_a_report_says_of_no_errors_that_there_were_none():
+    experiment = experiment_of()
+    values = analyse(experiment, units(experiment, 20)).values["control"]
+    assert (values["error_rate"].value, values["preemption_rate"].value) == (0.0, 0.0)
+
+
 def test_an_effect_before_the_comparison_costs_all_belief():
     experiment = experiment_of(stop={"pre_blocks": 30, "min_blocks": 20, "max_blocks": 90})
     records = units(experiment, 60)
