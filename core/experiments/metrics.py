@@ -90,7 +90,9 @@ METRICS: dict[str, Metric] = {
     "first_s_p95": Metric("95 % of first tokens come within", _quantile("first", 0.95), more_is_better=False),
     "token_s_p50": Metric("median seconds per token of an answer", _quantile("token", 0.5), more_is_better=False),
     "token_s_p95": Metric("95 % of answers take less per token", _quantile("token", 0.95), more_is_better=False),
-    "error_rate": _share("share of answers that failed", "errors", "answers", more_is_better=False),
+    "error_rate": _share(
+        "share of answers that failed or missed their deadline", "errors", "answers", more_is_better=False
+    ),
     "preemption_rate": _share("preemptions per step", "preemptions", "steps", more_is_better=False),
     "answer_len": _ratio("tokens of an answer", "answer_tokens", "whole_answers"),
     "stop_share": _share("share of whole answers that ended by themselves", "stops", "whole_answers"),

@@ -21,11 +21,11 @@ class UnitSums(Struct):
     seconds        measured, burn-in excluded; busy_s of them the engine was in a step
     tokens, rounds, drafted, verified, accepted, steps, preemptions   the engine's, of all its sequences
     begun          requests taken in; prompt_tokens and asked_tokens are theirs, the latter at most
-    answers        requests ended, of which `errors` failed and `stops` ended by themselves; answer_tokens are those of
-                   answers that did not fail
-    on_time_tokens tokens of answers that kept the experiment's service levels
-    first, token   answers that began and ended within the unit, by seconds to the first token from their arrival and
-                   per token after it: index into LATENCY_BOUNDS -> count
+    answers        requests that ended here, whenever they began; `errors` of them failed or missed their deadline,
+                   `stops` ended by themselves; answer_tokens are those of answers that did not fail
+    on_time_tokens of them, tokens of answers that kept the experiment's service levels
+    first, token   the answers that did not fail, by seconds to the first token from their arrival and per token after
+                   it: index into LATENCY_BOUNDS -> count
     """
 
     seconds: float = 0.0
@@ -50,7 +50,7 @@ class UnitSums(Struct):
 
     @property
     def whole_answers(self) -> int:
-        """Requests that ended and did not fail."""
+        """Requests that ended with a whole answer in time for their deadline."""
         return max(0, self.answers - self.errors)
 
     def plus(self, other: "UnitSums") -> "UnitSums":

@@ -21,8 +21,7 @@ COUNTS = {
     "accepted": "accepted",
     "preemptions": "preemptions",
 }
-# The parts of a step that overlap nothing else; together they are the step.
-ENDED_BY_OTHERS = (FinishReason.CANCELLED, FinishReason.DEADLINE)
+FAILED = (FinishReason.ERROR, FinishReason.DEADLINE)
 
 ArmOf = Callable[[Claim], str]
 
@@ -30,7 +29,9 @@ ArmOf = Callable[[Claim], str]
 class UnitCounter:
     """Counts for one unit, from its construction on; arm_of tells whose an answer is.
 
-    An answer's times count only if it was begun here: what an earlier arm left behind is not this one's doing.
+    Every answer that ends in the unit counts, whenever it began. Of those that had to begin in it as well, long ones
+    would be left out more often than short ones: a slow arm would lose more tokens, and its worst latencies. What an
+    earlier arm left behind, burn-in is for.
     """
 
     def __init__(self, experiment: Experiment, arm_of: ArmOf, snapshot: Mapping[str, Any]) -> None:
@@ -47,17 +48,18 @@ class UnitCounter:
 
     def ended(self, claim: Claim, watch: Stopwatch, final: Final) -> None:
         """Count a job that has ended; one that was given up by its client says nothing of an arm."""
-        if final.reason in ENDED_BY_OTHERS:
+        if final.reason is FinishReason.CANCELLED:
             return
         sums = self._of(claim)
         sums.answers += 1
-        if final.reason is FinishReason.ERROR:
+        if final.reason in FAILED:
             sums.errors += 1
             return
         num_tokens = final.usage.completion_tokens
         sums.answer_tokens += num_tokens
         sums.stops += final.reason is FinishReason.STOP
-        if watch.first_s is None or watch.last_s is None or watch.claimed_s < self._started_s or claim.epoch > 1:
+        if watch.first_s is None or watch.last_s is None or claim.epoch > 1:
+            # Who takes an answer over does not know when its first token came.
             return
         arrived_s = time.perf_counter() - max(0.0, time.time() - claim.job.created_ms / 1000)
         first_s = max(watch.first_s - arrived_s, watch.first_s - watch.claimed_s)
@@ -73,6 +75,7 @@ class UnitCounter:
         whole = UnitSums(seconds=time.perf_counter() - self._started_s)
         for name, counted in COUNTS.items():
             setattr(whole, name, int(snapshot.get(counted, 0)) - int(self._before.get(counted, 0)))
+        # The parts of a step overlap nothing else; together they are the step.
         whole.busy_s = sum(snapshot.get("seconds", {}).values()) - sum(self._before.get("seconds", {}).values())
         return {arm: whole.plus(self._sums.get(arm, UnitSums())) for arm in arms}
 
