@@ -8,11 +8,11 @@ import numpy as np
 from msgspec import Struct
 
 from core.confidence_sequence import log_evidence
-from core.experiments.assignment import arm_of_slot
+from core.experiments.assignment import arm_of_slot, block_of
 from core.experiments.blocks import F64, Block, log_ratios, scale_of
 from core.experiments.spec import Experiment
 from core.experiments.unit_sums import UnitRecord
-from core.statistics import chi_square_p_value
+from core.statistics import binomial_p_value, chi_square_p_value
 
 # How surely something must be wrong with the experiment itself before it is stopped for it.
 TRUST_ALPHA = 1e-3
@@ -50,7 +50,7 @@ def judge_trust(
 
 
 def _slots_p(experiment: Experiment, records: Sequence[UnitRecord]) -> float:
-    """Return the p value that arms lost as many units as their weights say: the sample-ratio check."""
+    """Return the p value that arms lost units, or got requests, by their weights: the sample-ratio check."""
     if not records:
         return 1.0
     weights = experiment.weights
@@ -60,21 +60,34 @@ def _slots_p(experiment: Experiment, records: Sequence[UnitRecord]) -> float:
             seen[record.arm] += record.sums.begun
         law = np.array(list(weights.values())) / sum(weights.values())
         return chi_square_p_value([seen[arm] for arm in weights], law)
-    lost, planned = Counter[str](), Counter[str]()
+    lost, control = _lost(experiment, records), experiment.control_arm
+    found = [
+        binomial_p_value(lost[arm], number, weights[arm] / (weights[arm] + weights[control]))
+        for arm in experiment.treatments
+        if (number := lost[arm] + lost[control])
+    ]
+    return min(1.0, len(experiment.treatments) * min(found, default=1.0))
+
+
+def _lost(experiment: Experiment, records: Sequence[UnitRecord]) -> Counter[str]:
+    """Return of how many units of each arm a worker wrote nothing that wrote of another one in the same block.
+
+    Where all workers have their turns together, a unit that several of them lost is one: an outage has one arm, however
+    many it hits. Of blocks in which a worker wrote nothing at all no arm lost more than its part, and of the latest
+    unit not all may have written yet.
+    """
+    weights, size, lost = experiment.weights, experiment.block_len, Counter[str]()
     have = {(record.worker, record.slot) for record in records}
-    span: dict[str, list[int]] = {}
+    latest = max(slot for _, slot in have)
+    writers: dict[tuple[str, int], set[str]] = {}
     for worker, slot in have:
-        span.setdefault(worker if experiment.unit == "worker" else "", []).append(slot)
-    for owner, slots in span.items():
-        present = set(slots)
-        for slot in range(min(slots), max(slots) + 1):
-            arm = arm_of_slot(experiment.salt, weights, slot, owner)
-            planned[arm] += 1
-            lost[arm] += slot not in present
-    if not sum(lost.values()):
-        return 1.0
-    law = np.array([planned[arm] for arm in weights]) / sum(planned.values())
-    return chi_square_p_value([lost[arm] for arm in weights], law)
+        owner = worker if experiment.unit == "worker" else ""
+        writers.setdefault((owner, block_of(slot, weights)), set()).add(worker)
+    for (owner, block), workers in writers.items():
+        for slot in range(block * size, min((block + 1) * size, latest)):
+            if any((worker, slot) not in have for worker in workers):
+                lost[arm_of_slot(experiment.salt, weights, slot, owner)] += 1
+    return lost
 
 
 def _before_p(experiment: Experiment, pre: Sequence[Block]) -> float | None:
