@@ -21,7 +21,7 @@ from core.experiments.blocks import (
     scale_of,
     variance_of,
 )
-from core.experiments.metrics import METRICS
+from core.experiments.metrics import DRIFT, METRICS
 from core.experiments.quantiles import quantile_ratios
 from core.experiments.spec import Experiment
 from core.experiments.trust import Trust, judge_trust
@@ -127,10 +127,11 @@ def adjusted_differences(
 ) -> Adjusted:
     """Return the blocks' log ratios, adjusted and scaled by what the blocks before the comparison said."""
     plain, covariates, num_before = adjustable(experiment, blocks, arm, metric)
-    before = adjusted(
-        plain[:num_before], covariates[:num_before], fit_adjustment(plain[:num_before], covariates[:num_before])
-    )
-    after = adjusted_in_turn(plain, covariates, num_before)
+    # All of the drift can be in an outcome, and no more.
+    share = experiment.cuped.index(DRIFT) if DRIFT in experiment.cuped else None
+    theta = fit_adjustment(plain[:num_before], covariates[:num_before], share)
+    before = adjusted(plain[:num_before], covariates[:num_before], theta)
+    after = adjusted_in_turn(plain, covariates, num_before, share)
     usual = experiment.stop.min_blocks
     scale, plain_scale = scale_of(before, usual, alpha), scale_of(plain[:num_before], usual, alpha)
     is_adjusted = bool((after != plain[num_before:]).any())

@@ -1,5 +1,6 @@
 """From records to blocks: the sums of every arm in each block, which are what arms are compared by."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -21,8 +22,17 @@ LEAST_VARIANCE = 1e-10
 
 # Whose block, and which: a worker's name where workers are units, else "".
 BlockKey = tuple[str, int]
-# The log of a metric by whose unit and its slot.
-Levels = dict[tuple[str, int], float]
+
+
+class Level(NamedTuple):
+    """The log of a metric in one unit, and the arm that it was served by."""
+
+    value: float
+    served: str
+
+
+# By whose unit and its slot.
+Levels = dict[tuple[str, int], Level]
 
 
 @dataclass(slots=True)
@@ -114,20 +124,27 @@ def adjustable(experiment: Experiment, blocks: Sequence[Block], arm: str, metric
     """Return the log ratios with what may explain them; blocks of before come first.
 
     Where drift is a covariate, a block is left out until the unit after it was measured: what is taken off a block must
-    not change from one look to the next.
+    not change from one look to the next. For the same reason, and as a block must have no part in what it is adjusted
+    by, the units around it are freed of their arms' effects by the blocks before it alone.
     """
-    levels = _levels(blocks, metric) if DRIFT in experiment.cuped else {}
-    last = dict(sorted(levels))
+    has_drift = DRIFT in experiment.cuped
+    levels = _levels(experiment, blocks, metric) if has_drift else {}
+    last: dict[str, int] = {}
+    for block in blocks:
+        last[block.key[0]] = max(block.last_slot, last.get(block.key[0], block.last_slot))
     values: list[float] = []
     rows: list[list[float]] = []
     num_before = 0
+    effects = _Effects()
     for block in blocks:
         value = _log_ratio(experiment, block, arm, metric)
-        if value is None or (levels and last[block.key[0]] <= block.last_slot):
-            continue
-        rows.append([_covariate(levels, block, arm, experiment.control_arm, name) for name in experiment.cuped])
-        values.append(value)
-        num_before += block.is_pre
+        if value is not None and not (has_drift and last[block.key[0]] <= block.last_slot):
+            around = _net(levels, block, effects)
+            rows.append([_covariate(around, block, arm, experiment.control_arm, name) for name in experiment.cuped])
+            values.append(value)
+            num_before += block.is_pre
+        if has_drift and not block.is_pre:
+            effects.add({one: _log_ratio(experiment, block, one, metric) for one in experiment.treatments})
     return Adjustable(np.array(values), np.array(rows).reshape(len(values), len(experiment.cuped)), num_before)
 
 
@@ -152,33 +169,60 @@ def _log_ratio(experiment: Experiment, block: Block, arm: str, metric: str) -> f
     return METRICS[metric].log_ratio(ours, theirs)
 
 
-def _covariate(levels: Levels, block: Block, arm: str, control: str, name: str) -> float:
+class _Effects:
+    """Each arm's mean log ratio to the control, over the blocks that were added so far."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: Counter[str] = Counter()
+
+    def add(self, values: dict[str, float | None]) -> None:
+        """Add a block's log ratios; an arm without one is left as it is."""
+        for arm, value in values.items():
+            if value is not None:
+                self._sums[arm] = self._sums.get(arm, 0.0) + value
+                self._counts[arm] += 1
+
+    def of(self, arm: str) -> float:
+        """Return 0 for the control, and for an arm that nothing is known of."""
+        return self._sums.get(arm, 0.0) / max(1, self._counts[arm])
+
+
+def _net(levels: Levels, block: Block, effects: _Effects) -> tuple[float, float] | None:
+    """Return the logs of the units before a block and after it, less their arms' effects; None without both."""
+    before, after = levels.get((block.key[0], block.first_slot - 1)), levels.get((block.key[0], block.last_slot + 1))
+    if before is None or after is None:
+        return None
+    return before.value - effects.of(before.served), after.value - effects.of(after.served)
+
+
+def _covariate(around: tuple[float, float] | None, block: Block, arm: str, control: str, name: str) -> float:
     if name == DRIFT:
-        return _drift(levels, block, arm) - _drift(levels, block, control)
+        return _drift(around, block, arm) - _drift(around, block, control)
     return COVARIATES[name](block.whole[arm]) - COVARIATES[name](block.whole[control])
 
 
-def _levels(blocks: Sequence[Block], metric: str) -> Levels:
+def _levels(experiment: Experiment, blocks: Sequence[Block], metric: str) -> Levels:
     levels: Levels = {}
     for block in blocks:
-        for slots in block.units.values():
+        for arm, slots in block.units.items():
+            served = experiment.control_arm if block.is_pre else arm
             for slot, sums in slots.items():
                 if (value := METRICS[metric].log(sums)) is not None:
-                    levels[block.key[0], slot] = value
+                    levels[block.key[0], slot] = Level(value, served)
     return levels
 
 
-def _drift(levels: Levels, block: Block, arm: str) -> float:
+def _drift(around: tuple[float, float] | None, block: Block, arm: str) -> float:
     """Return what the units just before and just after the block say of an arm's slots, on the line between them.
 
     Whose those two were has nothing to do with the order in the block: swapping its arms changes the sign of what is
     returned for one less what is returned for the other, as it does that of the outcome. The unit before a slot, of
     this block or not, would not do: the outcome would then be adjusted by a part of itself.
     """
-    owner, first, last = block.key[0], block.first_slot, block.last_slot
-    before, after = levels.get((owner, first - 1)), levels.get((owner, last + 1))
-    if before is None or after is None:
+    if around is None:
         return 0.0
-    own = block.units[arm]
+    before, after = around
+    own, first, last = block.units[arm], block.first_slot, block.last_slot
     share = (sum(own) / len(own) - first + 1) / (last - first + 2)
     return before + (after - before) * share

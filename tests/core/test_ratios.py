@@ -53,6 +53,27 @@ def test_each_outcome_is_adjusted_by_those_before_it_alone():
     assert left[0] == pytest.approx(outcomes[20] - known[20] @ theta)
 
 
+def test_a_covariate_of_which_no_more_than_all_can_be_in_the_outcomes_is_held_to_that_and_others_take_the_rest():
+    rng = np.random.default_rng(3)
+    known = rng.normal(size=(400, 2))
+    known[:, 1] += 0.5 * known[:, 0]
+    for true, held in ((1.7, 1.0), (0.4, 0.4), (-0.6, 0.0)):
+        outcomes = known @ np.array([true, 2.0]) + rng.normal(0, 0.1, size=400)
+        theta = fit_adjustment(outcomes, known, share=0)
+        best = float(known[:, 1] @ (outcomes - theta[0] * known[:, 0]) / (known[:, 1] @ known[:, 1]))
+        assert theta == pytest.approx([held, best], abs=0.03)
+        in_turn = outcomes[399] - adjusted_in_turn(outcomes, known, 399, share=0)[0]
+        assert in_turn == pytest.approx(known[399] @ theta, abs=0.05)
+
+
+def test_fewer_than_16_outcomes_say_nothing_of_a_covariate():
+    known = np.arange(1.0, 21.0)[:, None]
+    assert fit_adjustment(known[:15, 0], known[:15]).tolist() == [0.0]
+    assert fit_adjustment(known[:16, 0], known[:16]).tolist() == pytest.approx([1.0])
+    left = adjusted_in_turn(known[:, 0], known, 0)
+    assert left[:16].tolist() == known[:16, 0].tolist()
+
+
 def test_without_covariates_or_enough_to_fit_them_outcomes_stay():
     outcomes = np.arange(5.0)
     assert adjusted_in_turn(outcomes, np.zeros((5, 0)), 2).tolist() == [2.0, 3.0, 4.0]

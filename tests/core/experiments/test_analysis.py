@@ -96,9 +96,50 @@ def faster(sums, arm, slot, effect):
     return replace(sums, seconds=sums.seconds / effect) if arm == "treatment" and slot >= 20 else sums
 
 
-def test_what_drift_explains_leaves_either_sign_as_likely_where_nothing_drifts():
+@pytest.mark.parametrize("effect", [1.05, 1.4])
+def test_what_drift_explains_leaves_either_sign_as_likely_where_nothing_drifts(effect):
     # The mean of 120 such values, of variance 2, is further off than this once in 200 times.
-    assert abs(fairness(["drift"], 1.05) - 1) < 0.35
+    assert abs(fairness(["drift"], effect) - 1) < 0.35
+
+
+def spreads(effect, drifts, num_experiments=30, num_blocks=33):
+    """Return the variances of blocks' log ratios with drift taken out and without, over short experiments."""
+    rng, found = np.random.default_rng(1), []
+    for salt in range(num_experiments):
+        experiment = experiment_of(cuped=["drift"], salt=str(salt))
+        place, records = 0.0, []
+        for slot in range(2 * num_blocks + 1):
+            place = 0.8 * place + rng.normal(0, 0.05) if drifts else rng.normal(0, 0.05)
+            arm = arm_of_slot(experiment.salt, experiment.weights, slot)
+            sums = faster(UnitSums(seconds=math.exp(-place), tokens=1000), arm, slot, effect)
+            records.append(UnitRecord(experiment.id, experiment.digest, "w", slot, arm, sums, slot < 20))
+        blocks = make_blocks(experiment, records)
+        one = adjusted_differences(experiment, blocks, "treatment", "tokens_per_s", 0.05)
+        found.append((one.values.var(), one.plain.var()))
+    return np.mean(found, axis=0)
+
+
+@pytest.mark.parametrize("effect", [1.0, 1.25, 1.6])
+def test_drift_costs_next_to_nothing_where_nothing_drifts_however_far_the_arms_are_apart(effect):
+    adjusted, plain = spreads(effect, drifts=False)
+    assert adjusted < 1.03 * plain
+
+
+def test_drift_is_found_as_well_between_arms_that_are_far_apart():
+    alike, apart = (np.divide(*spreads(effect, drifts=True, num_blocks=120)) for effect in (1.0, 1.6))
+    assert alike < 0.9
+    assert apart < alike + 0.03
+
+
+def test_a_worker_without_any_error_has_no_drift_of_errors_and_counts_all_the_same():
+    experiment = experiment_of(unit="worker", primary="error_rate", cuped=["drift"])
+    records = [
+        UnitRecord(experiment.id, experiment.digest, worker, slot, arm, UnitSums(answers=100, errors=errors), slot < 20)
+        for worker, errors in (("unlucky", 2), ("lucky", 0))
+        for slot in range(61)
+        for arm in [arm_of_slot(experiment.salt, experiment.weights, slot, worker)]
+    ]
+    assert analyse(experiment, records).arms[0].primary.num_blocks == 2 * 20
 
 
 def test_drift_between_the_units_around_a_block_is_taken_out():
