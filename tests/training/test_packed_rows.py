@@ -5,11 +5,12 @@ import pytest
 
 from core.errors import DataError
 from training.data.shard_writer import ShardWriter
+from training.identity import tokenizer_sha256
 from training.packed_rows import MaskedText, PackedRows
 from training.recipe import read_recipe
 from training.shards import Document
 from training.sources import shard_batches
-from training_pair import write_recipe
+from training_pair import TARGET, write_recipe
 
 
 def text(num_read, num_learnt, num_after=0):
@@ -56,13 +57,13 @@ def test_data_from_which_nothing_is_to_be_learnt_is_refused():
 
 def test_who_trains_is_told_how_many_prepared_documents_teach_nothing(tmp_path, capsys):
     recipe = read_recipe(write_recipe(tmp_path), ())
-    shard_batches(recipe.data, recipe.run)
+    shard_batches(recipe.data, recipe.run, TARGET)
     assert not capsys.readouterr().out
-    writer = ShardWriter(tmp_path / "mixed", "test", "test")
+    writer = ShardWriter(tmp_path / "mixed", "test", tokenizer_sha256(TARGET))
     for number in range(20):
         one = text(3, 9) if number % 4 else text(12, 0)
         writer.add(number, [Document(one.tokens, one.mask, "count")])
     writer.finish()
     mixed = read_recipe(str(tmp_path / "recipe.toml"), (f"data.folder={tmp_path / 'mixed'}",))
-    shard_batches(mixed.data, mixed.run)
+    shard_batches(mixed.data, mixed.run, TARGET)
     assert "left out 5 documents with nothing to learn, 15 stay" in capsys.readouterr().out
