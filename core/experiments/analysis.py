@@ -75,12 +75,13 @@ class ArmResult(Struct, frozen=True):
 
 
 class Analysis(Struct, frozen=True):
-    """All of it; values are each arm's metrics over all its blocks."""
+    """All of it; hours are those that the comparison covers, values each arm's metrics over all its blocks."""
 
     experiment: str
     digest: str
     num_blocks: int
     num_pre_blocks: int
+    hours: float
     values: dict[str, dict[str, ArmValue]]
     arms: tuple[ArmResult, ...]
     trust: Trust
@@ -98,13 +99,58 @@ def analyse(experiment: Experiment, records: Iterable[UnitRecord]) -> Analysis:
     advice, why = _overall(arms, trust)
     values = {arm: arm_values(main, arm) for arm in experiment.arms}
     num_pre, num_main = (sum(one.is_whole(experiment.arms) for one in part) for part in (pre, main))
-    return Analysis(experiment.id, experiment.digest, num_main, num_pre, values, arms, trust, advice, why)
+    hours = covered_hours(experiment, main)
+    return Analysis(experiment.id, experiment.digest, num_main, num_pre, hours, values, arms, trust, advice, why)
+
+
+def find_end(experiment: Experiment, records: Sequence[UnitRecord]) -> str | None:
+    """Return why the experiment is stopped at once, None while it goes on.
+
+    A guardrail is breached, the experiment itself cannot be believed, or its most blocks are over, whatever they show.
+    """
+    kept = [record for record in records if record.digest == experiment.digest]
+    blocks = make_blocks(experiment, kept)
+    pre, main = [one for one in blocks if one.is_pre], [one for one in blocks if not one.is_pre]
+    if breach := _breach(experiment, pre, main):
+        return breach
+    if faults := judge_trust(experiment, kept, pre, main).faults:
+        return f"it cannot be believed: {'; '.join(faults)}"
+    if main and is_over(experiment, main, _num_compared(experiment, blocks)):
+        return f"it had its stop.max_blocks of {experiment.stop.max_blocks} blocks; the report says what they show"
+    return None
 
 
 def find_breach(experiment: Experiment, records: Iterable[UnitRecord]) -> str | None:
     """Return why a guardrail stops the experiment at once, None while none does."""
     blocks = make_blocks(experiment, records)
-    pre, main = [one for one in blocks if one.is_pre], [one for one in blocks if not one.is_pre]
+    return _breach(experiment, [one for one in blocks if one.is_pre], [one for one in blocks if not one.is_pre])
+
+
+def is_over(experiment: Experiment, main: Sequence[Block], num_compared: int) -> bool:
+    """Tell whether the most blocks are over: compared by every arm, or gone by, whatever of them was measured."""
+    stop = experiment.stop
+    if _num_elapsed(main) >= stop.max_blocks:
+        return True
+    return num_compared >= stop.max_blocks and covered_hours(experiment, main) >= stop.min_hours
+
+
+def covered_hours(experiment: Experiment, main: Sequence[Block]) -> float:
+    """Return from the first block of the comparison to its newest one, which may go on, the hours gone by."""
+    return _num_elapsed(main) * experiment.block_s / 3600
+
+
+def _num_elapsed(main: Sequence[Block]) -> int:
+    numbers = [one.key[1] for one in main]
+    return max(numbers) - min(numbers) if numbers else 0
+
+
+def _num_compared(experiment: Experiment, blocks: Sequence[Block]) -> int:
+    """Return how many blocks every arm was compared in."""
+    found = [adjustable(experiment, blocks, arm, experiment.primary) for arm in experiment.treatments]
+    return min(len(one.values) - one.num_before for one in found)
+
+
+def _breach(experiment: Experiment, pre: Sequence[Block], main: Sequence[Block]) -> str | None:
     for arm in experiment.treatments:
         for one in _guardrails(experiment, pre, main, arm):
             if one.is_breached:
@@ -157,7 +203,7 @@ def _result(
     alpha = experiment.stop.alpha / len(experiment.treatments)
     primary = compare(experiment, blocks, arm, experiment.primary, alpha)
     guardrails = _guardrails(experiment, pre, main, arm)
-    advice, why = _advice(experiment, arm, primary, guardrails, trust)
+    advice, why = _advice(experiment, main, arm, primary, guardrails, trust)
     return ArmResult(arm, primary, guardrails, quantile_ratios(experiment, main, arm), advice, why)
 
 
@@ -214,7 +260,12 @@ def trip_of(experiment: Experiment, before: F64) -> float:
 
 
 def _advice(
-    experiment: Experiment, arm: str, primary: Comparison | None, guardrails: Sequence[Guardrail], trust: Trust
+    experiment: Experiment,
+    main: Sequence[Block],
+    arm: str,
+    primary: Comparison | None,
+    guardrails: Sequence[Guardrail],
+    trust: Trust,
 ) -> tuple[Advice, str]:
     """Return what to do about one arm; what is bad goes before what is good."""
     if trust.faults:
@@ -228,15 +279,18 @@ def _advice(
     better, worse = ratio.low > 1, ratio.high < 1
     if not METRICS[metric].more_is_better:
         better, worse = worse, better
-    if primary.num_blocks < stop.min_blocks:
+    over = is_over(experiment, main, primary.num_blocks)
+    if primary.num_blocks < stop.min_blocks and not over:
         return "keep running", f"{primary.num_blocks} of at least {stop.min_blocks} blocks; {told}"
-    if better:
-        return "ship", told
     if worse:
         return "stop", f"it is worse: {told}"
+    if (hours := covered_hours(experiment, main)) < stop.min_hours:
+        return "keep running", f"{hours:.1f} of at least {stop.min_hours:g} hours; {told}"
+    if better and primary.num_blocks >= stop.min_blocks:
+        return "ship", told
     if 1 - stop.smallest_effect < ratio.low and ratio.high < 1 + stop.smallest_effect:
         return "stop", f"no difference of {stop.smallest_effect:.0%} or more: {told}"
-    if primary.num_blocks >= stop.max_blocks:
+    if over:
         return "stop", f"nothing found in {primary.num_blocks} blocks: {told}"
     return "keep running", told
 

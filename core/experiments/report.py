@@ -5,12 +5,17 @@ import math
 from core.experiments.analysis import Analysis, ArmResult
 from core.experiments.metrics import METRICS
 from core.experiments.sizing import blocks_needed
-from core.experiments.spec import INTERFERENCE, Experiment
+from core.experiments.spec import INTERFERENCE, SOUND_HOURS, Experiment
 from core.experiments.values import ArmValue
 from core.statistics import Interval
 
 # Before so many blocks it is not known how they vary.
 FEWEST_BLOCKS = 8
+OF_SOME_HOURS = (
+    "the comparison covers less than two days, and what it shows need not hold at other hours; on traffic that follows "
+    "the day let it run for two or more (`stop.min_hours`)"
+)
+MINUTES_UP_TO_HOURS = 2.0
 EFFECTS = (0.01, 0.02, 0.03, 0.05, 0.1)
 
 
@@ -24,6 +29,8 @@ def to_markdown(experiment: Experiment, analysis: Analysis) -> str:
     lines = [f"# Experiment {analysis.experiment}: {analysis.advice}", "", f"{analysis.why}.", "", told]
     if experiment.unit == "request":
         lines += ["", f"**Conditional and interfering**: {INTERFERENCE}."]
+    if analysis.hours < SOUND_HOURS:
+        lines += ["", f"**Of {_hours(analysis.hours)}**: {OF_SOME_HOURS}."]
     lines += [
         "",
         "| arm | metric | ratio to control | without covariates | blocks | advice |",
@@ -83,13 +90,17 @@ def _size_lines(experiment: Experiment, arm: ArmResult) -> list[str]:
     one = arm.primary
     if one is None or one.num_blocks < FEWEST_BLOCKS or not one.spread:
         return []
-    block_s = experiment.slot.seconds * (1 if experiment.unit == "request" else experiment.block_len)
+    block_s = experiment.block_s
     alpha, usual = experiment.stop.alpha / len(experiment.treatments), experiment.stop.min_blocks
     found = [(effect, blocks_needed(math.log1p(effect), one.spread, usual, alpha)) for effect in EFFECTS]
     told = [f"{effect:.0%} in {n} blocks ({n * block_s / 3600:.1f} h)" for effect, n in found if n is not None]
     return [
         f"- {arm.arm}: blocks vary by {one.spread:.1%}; four of five experiments find an effect of {', '.join(told)}"
     ]
+
+
+def _hours(hours: float) -> str:
+    return f"{hours * 60:.0f} minutes" if hours < MINUTES_UP_TO_HOURS else f"{hours:.1f} hours"
 
 
 def _shown(interval: Interval) -> str:

@@ -28,6 +28,8 @@ INTERFERENCE = (
     "other for rows: what it measures is a transfer between them, not what either would do alone, and its sign may be "
     "wrong; take 'switchback' or 'worker', or say `unsafe = true` for a change that cannot move a step's time"
 )
+# Two of its cycles: what a shorter comparison shows need not hold at other hours of the day.
+SOUND_HOURS = 48.0
 # What a request-level split can tell at all: what its own answers were like.
 OF_ANSWERS = ("first_s_p50", "first_s_p95", "token_s_p50", "token_s_p95", "error_rate")
 
@@ -96,7 +98,8 @@ class StopSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """When to stop looking.
 
     alpha           how often, at most, an experiment without any effect may find one, however often it is looked at
-    min_blocks      before that, nothing is shipped; max_blocks ends it without a finding
+    min_blocks      before that, nothing is shipped; max_blocks ends it, whatever it has found
+    min_hours       of comparison, before which nothing is shipped: SOUND_HOURS on traffic that follows the day
     pre_blocks      blocks before the comparison in which every arm is served as the control: they must show no effect,
                     and say how blocks vary and what covariates explain
     smallest_effect an effect that matters, as a share; an interval within it ends the experiment as "no difference"
@@ -108,6 +111,7 @@ class StopSpec(Struct, frozen=True, forbid_unknown_fields=True):
     alpha: Annotated[float, Meta(gt=0.0, lt=0.5)] = 0.05
     min_blocks: Annotated[int, Meta(ge=2, le=100_000)] = 24
     max_blocks: Annotated[int, Meta(ge=2, le=100_000)] = 400
+    min_hours: Annotated[float, Meta(ge=0.0, le=10_000.0)] = 0.0
     pre_blocks: Annotated[int, Meta(ge=0, le=10_000)] = 8
     smallest_effect: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.02
     trip: Ratio = 1.3
@@ -157,6 +161,11 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     def block_len(self) -> int:
         """Slots of a block."""
         return sum(self.weights.values())
+
+    @property
+    def block_s(self) -> float:
+        """Seconds of a block; where requests are split, every slot is one."""
+        return self.slot.seconds * (1 if self.unit == "request" else self.block_len)
 
     @property
     def digest(self) -> str:
@@ -247,6 +256,12 @@ def _check(experiment: Experiment, where: str) -> None:
         )
     if experiment.stop.max_blocks < experiment.stop.min_blocks:
         raise ConfigError(f"{where}: stop.max_blocks must be at least stop.min_blocks {experiment.stop.min_blocks}")
+    most_hours = experiment.stop.max_blocks * experiment.block_s / 3600
+    if most_hours < experiment.stop.min_hours:
+        raise ConfigError(
+            f"{where}: stop.min_hours must be no more than the {most_hours:.1f} hours of stop.max_blocks, got "
+            f"{experiment.stop.min_hours:g}: nothing could ever be shipped; take more blocks or longer slots"
+        )
     _check_unit(experiment, where)
 
 

@@ -1,7 +1,8 @@
 """A worker's side of an experiment: it serves whatever arm has its turn, and writes down what each unit came to.
 
 It looks at Redis every second, so that an experiment begins, and is stopped, on a running worker. Arms change between
-two steps. After every unit the guardrails are looked at: whoever finds one breached stops the experiment for all.
+two steps. A unit's counts are taken at its end, then the next arm is served, and only then are the books of the one
+before closed (service/experiments/books.py): whatever those take, no turn begins late for them.
 """
 
 import asyncio
@@ -13,10 +14,10 @@ from redis.exceptions import RedisError
 
 from client.wire import Final
 from core.errors import ConfigError, QueueError
-from core.experiments.analysis import find_breach
 from core.experiments.assignment import arm_of_slot, slot_at
 from core.experiments.unit_sums import UnitRecord
 from service.engine_process.client import EngineClient
+from service.experiments.books import ClosedUnit, ExperimentBooks
 from service.experiments.split import arm_of_request
 from service.experiments.store import ExperimentStore, Standing
 from service.experiments.unit_counter import UnitCounter
@@ -28,8 +29,9 @@ from service.telemetry.phases import Stopwatch
 log = structlog.get_logger()
 
 POLL_S = 1.0
-# A unit that began later than this, as a share of it, or later than its burn-in, is not counted.
-LATE_SHARE = 0.05
+# A unit that began later than this, as a share of it, or later than its burn-in, is not counted. Nor is one whose end,
+# or that of its burn-in, was noticed later than this, or LATE_S, which a busy event loop may take.
+LATE_SHARE, LATE_S = 0.05, 0.1
 
 
 class Turn:
@@ -46,6 +48,7 @@ class ExperimentFollower:
     def __init__(self, queue: JobQueue, worker: str, engine: EngineClient) -> None:
         self._queue, self._worker, self._engine = queue, worker, engine
         self._store = ExperimentStore(queue.client, queue.model)
+        self._books = ExperimentBooks(self._store)
         self._standing: Standing | None = None
         self._refused = ""
         self._turn: Turn | None = None
@@ -65,6 +68,14 @@ class ExperimentFollower:
 
     async def follow(self) -> None:
         """Do what is wanted until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            books = group.create_task(self._books.keep())
+            try:
+                await self._take_turns()
+            finally:
+                books.cancel()
+
+    async def _take_turns(self) -> None:
         while not is_cancelled():
             try:
                 await self._look()
@@ -127,12 +138,13 @@ class ExperimentFollower:
             return
         into_s = now_s - slot * spec.seconds
         if self._turn is None or self._turn.slot != slot:
-            if self._turn is not None:
-                await self._close(standing, self._turn)
+            closed = await self._closed(standing, self._turn, now_s) if self._turn else None
             is_whole = into_s <= max(spec.burn_in_s, LATE_SHARE * spec.seconds)
             self._turn = Turn(slot, self._arm_at(slot), is_pre=standing.is_pre(slot), is_whole=is_whole)
             await self._serve(standing, self._turn)
-        if self._turn.counter is None and self._turn.is_whole and into_s >= spec.burn_in_s:
+            if closed:
+                self._books.close(closed)
+        if self._turn.counter is None and self._turn.is_whole and 0 <= into_s - spec.burn_in_s <= _late_s(standing):
             snapshot = await self._engine.counts()
             self._turn.counter = UnitCounter(standing.experiment, partial(self._arm_of, self._turn), snapshot)
 
@@ -143,23 +155,22 @@ class ExperimentFollower:
         log.info("experiment_turn", experiment=experiment.id, slot=turn.slot, arm=turn.arm, is_before=turn.is_pre)
         await self._engine.serve_arm(None if self._splits(turn) else served)
 
-    async def _close(self, standing: Standing, turn: Turn) -> None:
-        """Write down what a unit came to, and look whether anything got too bad."""
+    async def _closed(self, standing: Standing, turn: Turn, now_s: float) -> ClosedUnit | None:
+        """Return what a unit that is over came to; None if it was not counted, or went on after its end."""
         if turn.counter is None:
-            return
+            return None
         experiment = standing.experiment
+        late_s = now_s - (turn.slot + 1) * experiment.slot.seconds
+        if late_s > _late_s(standing):
+            log.warning("experiment_unit_dropped", experiment=experiment.id, slot=turn.slot, late_s=late_s)
+            return None
         arms = list(experiment.arms) if experiment.unit == "request" else [turn.arm]
-        for arm, sums in turn.counter.sums(await self._engine.counts(), arms).items():
-            await self._store.put(
-                UnitRecord(experiment.id, experiment.digest, self._worker, turn.slot, arm, sums, turn.is_pre)
-            )
-        if turn.is_pre:
-            return
-        records = await self._store.records(experiment.id)
-        if breach := await asyncio.to_thread(find_breach, experiment, records):
-            log.error("experiment_breached", experiment=experiment.id, why=breach)
-            await self._store.stop(standing.run, breach)
-            self._next_poll_s = 0.0
+        sums = turn.counter.sums(await self._engine.counts(), arms)
+        records = [
+            UnitRecord(experiment.id, experiment.digest, self._worker, turn.slot, arm, own, turn.is_pre)
+            for arm, own in sums.items()
+        ]
+        return ClosedUnit(standing, tuple(records), turn.is_pre)
 
     def _until_next_s(self) -> float:
         """Return how long nothing is to be done: until the next look at Redis, or the next edge of a unit."""
@@ -197,3 +208,7 @@ class ExperimentFollower:
     def _takes_part(self, claim: Claim) -> bool:
         assert self._standing is not None
         return self._standing.experiment.eligible.admits(claim.job)
+
+
+def _late_s(standing: Standing) -> float:
+    return max(LATE_SHARE * standing.experiment.slot.seconds, LATE_S)

@@ -5,6 +5,7 @@ same. A stop is never taken back; who wants to go on starts another experiment u
 """
 
 import uuid
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -19,9 +20,12 @@ from core.experiments.unit_sums import UnitRecord, decode_record, encode_record
 
 EXPERIMENT_FIELD = b"experiment"
 RECORD_FIELD = "m"
-# A record has a thousand bytes or two; of an experiment this many are kept.
+# A record has a thousand bytes or two. An experiment ends with so many: none is dropped for another, as the first ones
+# are those that say how blocks vary, and what holds at all times must not lose a part of what it was said of.
 MAX_RECORDS = 50_000
 READ_BATCH = 1000
+# The place in an experiment's units before the first one.
+START = "-"
 
 
 class Begun(Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,21 +96,33 @@ class ExperimentStore:
         return Standing(begun.run, begun.first_slot, experiment, None if stopped is None else stopped.decode())
 
     async def stop(self, run: str, why: str) -> None:
-        """Stop a run for good: every worker goes back to the server's own policy. Of a later run nothing changes."""
-        await self._client.hset(experiment_key(self._model), run, why)
+        """Stop a run for good: every worker goes back to the server's own policy. Of a later run nothing changes.
+
+        The first reason stays.
+        """
+        key = experiment_key(self._model)
+        if not await self._client.hexists(key, run):
+            await self._client.hset(key, run, why)
 
     async def put(self, record: UnitRecord) -> None:
         """Keep what a unit came to."""
         fields: Any = {RECORD_FIELD: encode_record(record)}
-        await self._client.xadd(units_stream(self._model, record.experiment), fields, maxlen=MAX_RECORDS)
+        await self._client.xadd(units_stream(self._model, record.experiment), fields)
 
     async def records(self, experiment_id: str) -> list[UnitRecord]:
         """Return all units of an experiment; raises QueueError if one cannot be read."""
-        stream, after = units_stream(self._model, experiment_id), "-"
-        records: list[UnitRecord] = []
+        return [record async for records, _ in self.batches(experiment_id) for record in records]
+
+    async def batches(self, experiment_id: str, after: str = START) -> AsyncIterator[tuple[list[UnitRecord], str]]:
+        """Yield the units that lie after a place, some at a time, each time with the place of the last one.
+
+        Raises QueueError if one cannot be read.
+        """
+        stream = units_stream(self._model, experiment_id)
         while True:
-            rows: Any = await self._client.xrange(stream, min=after, count=READ_BATCH)
-            records += [decode_record(fields.get(RECORD_FIELD.encode(), b"")) for _, fields in rows]
-            if len(rows) < READ_BATCH:
-                return records
-            after = f"({rows[-1][0].decode()}"
+            first = START if after == START else f"({after}"
+            rows: Any = await self._client.xrange(stream, min=first, count=READ_BATCH)
+            if not rows:
+                return
+            after = rows[-1][0].decode()
+            yield [decode_record(fields.get(RECORD_FIELD.encode(), b"")) for _, fields in rows], after

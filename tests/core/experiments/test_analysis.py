@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from core.experiments.analysis import adjusted_differences, analyse, find_breach
+from core.errors import ConfigError
+from core.experiments.analysis import adjusted_differences, analyse, find_breach, find_end
 from core.experiments.assignment import arm_of_slot, block_of
 from core.experiments.blocks import make_blocks
 from core.experiments.report import to_markdown
@@ -268,6 +269,36 @@ def test_a_report_says_of_no_errors_that_there_were_none():
     experiment = experiment_of()
     values = analyse(experiment, units(experiment, 20)).values["control"]
     assert (values["error_rate"].value, values["preemption_rate"].value) == (0.0, 0.0)
+
+
+def test_what_costs_all_belief_ends_the_experiment_as_a_guardrail_does():
+    experiment = experiment_of()
+    assert find_end(experiment, units(experiment, 70, effect=1.2)) is None
+    assert "first_s_p95 was worse" in find_end(experiment, units(experiment, 14, first=1.6))
+    assert "it cannot be believed: stop_share differs" in find_end(experiment, units(experiment, 70, stops=0.7))
+    kept = [one for one in units(experiment, 70) if one.arm == "control" or one.slot % 3]
+    assert "units were lost from some arms" in find_end(experiment, kept)
+
+
+def test_the_most_blocks_end_it_whatever_they_show_even_if_nothing_was_asked():
+    experiment = experiment_of()
+    assert find_end(experiment, units(experiment, 99, effect=1.2)) is None
+    assert "had its stop.max_blocks of 90" in find_end(experiment, units(experiment, 100, effect=1.2))
+    idle = [replace(one, sums=UnitSums(seconds=60.0)) for one in units(experiment, 100)]
+    assert "had its stop.max_blocks of 90" in find_end(experiment, idle)
+
+
+def test_nothing_is_shipped_before_the_least_hours_and_a_loss_is_told_at_once():
+    # A block is 240 s: 60 blocks are 4 hours.
+    stop = {"pre_blocks": 10, "min_blocks": 20, "max_blocks": 90, "min_hours": 5}
+    experiment = experiment_of(stop=stop)
+    found = analyse(experiment, units(experiment, 70, effect=1.2))
+    assert (found.advice, "4.0 of at least 5 hours" in found.why) == ("keep running", True)
+    assert "**Of 4.0 hours**: the comparison covers less than two days" in to_markdown(experiment, found)
+    assert analyse(experiment, units(experiment, 90, effect=1.2)).advice == "ship"
+    assert "it is worse" in analyse(experiment, units(experiment, 70, effect=0.8)).why
+    with pytest.raises(ConfigError, match=r"stop.min_hours must be no more than the 6.0 hours"):
+        experiment_of(stop=stop | {"min_hours": 7})
 
 
 def test_an_effect_before_the_comparison_costs_all_belief():

@@ -6,7 +6,7 @@ import uuid
 import pytest
 from msgspec.structs import replace
 
-from client.wire import Job
+from client.wire import Job, units_stream
 from core.config import FixedSettings
 from core.errors import ConfigError
 from core.experiments.analysis import analyse
@@ -17,7 +17,9 @@ from core.types import Sampling, Speculation
 from engine.engine import Engine
 from policies.fixed import Fixed
 from service.engine_process.arm_host import EngineArms
-from service.experiments import follower
+from service.experiments import follower, store
+from service.experiments.books import ClosedUnit, ExperimentBooks
+from service.experiments.follower import ExperimentFollower
 from service.experiments.store import ExperimentStore
 from service.queue import JobQueue
 from service.tasks import is_cancelled
@@ -166,6 +168,111 @@ async def test_a_harm_in_the_records_stops_the_experiment_for_everybody(stage):
 
 async def is_stopped(stage):
     return (await stage.store.read()).stopped is not None
+
+
+class RecordingEngine:
+    """In the engine's place: it writes down what it is asked, and how many units were in the books by then."""
+
+    def __init__(self, store: ExperimentStore):
+        self.store, self.asked = store, []
+
+    async def make_arms(self, experiment):
+        pass
+
+    async def end_arms(self):
+        pass
+
+    async def counts(self):
+        self.asked.append(("counts", None, len(await self.store.records("live"))))
+        return {"steps": len(self.asked)}
+
+    async def serve_arm(self, arm):
+        self.asked.append(("serve", arm, len(await self.store.records("live"))))
+
+
+async def following(stage, engine, until_so):
+    """Follow experiments with an engine until something is so."""
+    task = asyncio.create_task(ExperimentFollower(stage.queue, "w", engine).follow())
+    try:
+        await until(until_so, True, timeout_s=30.0)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_the_next_arm_is_served_before_the_books_of_the_one_before_are_closed(stage):
+    engine = RecordingEngine(stage.store)
+    await stage.start(experiment_of())
+    await following(stage, engine, lambda: has_records(stage, 1))
+    kinds = [kind for kind, _, _ in engine.asked]
+    second = kinds.index("serve", 1)
+    # Counted at the end of its burn-in and at its own, then the next one's turn; the books are empty still.
+    assert kinds[second - 2 : second + 1] == ["counts", "counts", "serve"]
+    assert engine.asked[second][2] == 0
+
+
+async def has_records(stage, number):
+    return len(await stage.store.records("live")) >= number
+
+
+async def test_a_unit_that_was_seen_to_be_over_long_after_its_end_is_not_counted(stage):
+    standing = await stage.start(experiment_of())
+    engine = RecordingEngine(stage.store)
+    followed = ExperimentFollower(stage.queue, "w", engine)
+    turn = follower.Turn(standing.first_slot, "long", is_pre=False, is_whole=True)
+    turn.counter = follower.UnitCounter(standing.experiment, lambda claim: "long", {})
+    end_s = (standing.first_slot + 1) * SLOT_S
+    assert await followed._closed(standing, turn, end_s + 0.01) is not None
+    assert await followed._closed(standing, turn, end_s + 30.0) is None
+
+
+async def test_no_unit_is_dropped_for_another_and_what_is_full_ends_the_experiment(stage, monkeypatch):
+    monkeypatch.setattr(store, "MAX_RECORDS", 10)
+    standing = await stage.start(experiment_of())
+    experiment = standing.experiment
+    # Redis trims a hundred entries at a time, so that fewer would show nothing.
+    records = [
+        UnitRecord("live", experiment.digest, "w", standing.first_slot + n, "long", UnitSums(), is_pre=True)
+        for n in range(300)
+    ]
+    books = ExperimentBooks(stage.store, 10)
+    books.close(ClosedUnit(standing, tuple(records), is_pre=True))
+    task = asyncio.create_task(books.keep())
+    await until(lambda: is_stopped(stage), True)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert [one.slot for one in await stage.store.records("live")] == [one.slot for one in records]
+    assert (await stage.store.read()).stopped == "its 300 units are as many as are kept of an experiment"
+
+
+async def is_judged(stage, books, unit):
+    return unit.records[-1] in books._known
+
+
+async def test_what_was_read_is_not_read_again_and_the_first_reason_to_stop_stays(stage):
+    guarded = {"guardrails": {"step_s": 1.1}, "stop": {"pre_blocks": 0, "trip": 1.3, "trip_blocks": 2}}
+    standing = await stage.start(experiment_of(**guarded))
+    units = [ClosedUnit(standing, (harmed(standing, n),), is_pre=False) for n in range(4)]
+    books = ExperimentBooks(stage.store)
+    task = asyncio.create_task(books.keep())
+    for unit in units[:2]:
+        books.close(unit)
+    await until(lambda: is_judged(stage, books, units[1]), True)
+    await stage.queue.client.xtrim(units_stream("fake", "live"), maxlen=0)
+    for unit in units[2:]:
+        books.close(unit)
+    await until(lambda: is_stopped(stage), True)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await stage.store.stop(standing.run, "by hand")
+    assert "in 2 blocks running" in (await stage.store.read()).stopped
+
+
+def harmed(standing, number):
+    experiment, slot = standing.experiment, standing.first_slot + number
+    arm = arm_of_slot(experiment.salt, experiment.weights, slot)
+    sums = UnitSums(seconds=1.0, busy_s=2.0 if arm == "short" else 1.0, steps=100, tokens=500)
+    return UnitRecord(experiment.id, experiment.digest, "w", slot, arm, sums)
 
 
 async def test_a_worker_that_cannot_serve_an_arm_stops_the_experiment_and_says_why(stage):
