@@ -13,12 +13,15 @@ from core.config_file import load_settings
 from core.errors import ConfigError
 from core.experiments.analysis import Analysis, analyse
 from core.experiments.assignment import arm_of_slot, slot_at
+from core.experiments.differences import differences
 from core.experiments.report import to_markdown
-from core.experiments.spec import INTERFERENCE, Experiment, arm_policies, read_experiment
+from core.experiments.spec import INTERFERENCE, SOUND_HOURS, Experiment, arm_policies, read_experiment
 from core.experiments.unit_sums import UnitRecord
 from core.registry import OPTIONAL
+from service.experiments.room import check_room
 from service.experiments.store import ExperimentStore, Standing
 from service.experiments.visit import visit_store
+from service.presence import models_served
 from service.queue import JobQueue
 
 MINUTES_UP_TO_S = 7200.0
@@ -50,9 +53,17 @@ def validate(arguments: argparse.Namespace, settings: Settings, console: Console
     console.print(f"experiment {experiment.id} is valid (settings {experiment.digest})")
     if experiment.unit == "request":
         console.print(f"warning: {INTERFERENCE}")
+    if room := check_room(experiment, 1):
+        console.print(f"warning: {room}")
+    if stop_rule.min_hours < SOUND_HOURS:
+        console.print(
+            f"warning: it may be shipped after {stop_rule.min_hours:g} hours of comparison; what other hours of the "
+            f"day would say is not known then: on traffic that follows the day take stop.min_hours = {SOUND_HOURS:g}"
+        )
     length = 1 if experiment.unit == "request" else experiment.block_len
-    least_s = (stop_rule.pre_blocks + stop_rule.min_blocks) * length * spec.seconds
-    most_s = (stop_rule.pre_blocks + stop_rule.max_blocks) * length * spec.seconds
+    before_s, block_s = stop_rule.pre_blocks * experiment.block_s, experiment.block_s
+    least_s = before_s + max(stop_rule.min_blocks * block_s, stop_rule.min_hours * 3600)
+    most_s = before_s + stop_rule.max_blocks * block_s
     console.print(
         f"unit {experiment.unit}, control {experiment.control_arm!r}, primary {experiment.primary}; a block is "
         f"{length} slots of {spec.seconds:g} s; it takes {duration(least_s)} to {duration(most_s)}"
@@ -61,13 +72,19 @@ def validate(arguments: argparse.Namespace, settings: Settings, console: Console
 
 
 def start(arguments: argparse.Namespace, settings: Settings, console: Console) -> int:
-    """Start an experiment on every worker of the model."""
+    """Start an experiment on every worker of the model; one that nobody would follow is refused."""
     experiment = checked(arguments, settings)
 
-    async def begin(store: ExperimentStore, queue: JobQueue) -> Standing:
-        return await store.start(experiment, await queue.now_ms() / 1000)
+    async def begin(store: ExperimentStore, queue: JobQueue) -> tuple[Standing, str | None]:
+        served = await models_served(queue.client)
+        if not served[queue.model] and not arguments.without_workers:
+            raise ConfigError(_nobody_serves(queue.model, sorted(served)))
+        room = check_room(experiment, max(1, served[queue.model]))
+        return await store.start(experiment, await queue.now_ms() / 1000), room
 
-    standing = visit_store(settings, begin)
+    standing, room = visit_store(settings, begin)
+    if room:
+        console.print(f"warning: {room}")
     if experiment.unit == "request":
         console.print(f"warning: {INTERFERENCE}")
     console.print(f"experiment {experiment.id} starts with slot {standing.first_slot}")
@@ -109,7 +126,10 @@ def report(arguments: argparse.Namespace, settings: Settings, console: Console) 
         if standing is None:
             raise ConfigError("no experiment was ever started for this model")
         experiment = read_experiment(Path(arguments.file)) if arguments.file else standing.experiment
-        return experiment, await store.records(experiment.id)
+        records = await store.records(experiment.id)
+        if arguments.file:
+            _check_measured(experiment, standing.experiment, records)
+        return experiment, records
 
     experiment, records = visit_store(settings, look)
     analysis = analyse(experiment, records)
@@ -155,6 +175,28 @@ def checked(arguments: argparse.Namespace, settings: Settings) -> Experiment:
     experiment = read_experiment(Path(arguments.file))
     arm_policies(experiment, settings)
     return experiment
+
+
+def _nobody_serves(model: str, served: list[str]) -> str:
+    if served:
+        others = f"there are workers of {', '.join(map(repr, served))}: name one with --model"
+        return f"no live worker serves model {model!r}; {others}, or the server's settings with --config"
+    return f"no live worker serves model {model!r}, nor any other; start the server first, or say --without-workers"
+
+
+def _check_measured(experiment: Experiment, ran: Experiment, records: list[UnitRecord]) -> None:
+    """Raise ConfigError unless something was, or is to be, measured with the settings of the file."""
+    if experiment.id != ran.id and not records:
+        raise ConfigError(f"there are no results of an experiment {experiment.id!r}; {ran.id!r} runs, or ran last")
+    digests = sorted({record.digest for record in records} or {ran.digest})
+    if experiment.digest in digests:
+        return
+    changed = differences(experiment, ran) if ran.digest in digests and ran.id == experiment.id else []
+    what = f": in the file {'; '.join(changed)}" if changed else ""
+    raise ConfigError(
+        f"the results of {experiment.id!r} are of settings {', '.join(digests)}, not of the file's "
+        f"{experiment.digest}{what}; report with what it ran with, which without FILE is taken from Redis"
+    )
 
 
 def write(folder: Path, experiment: Experiment, analysis: Analysis, records: list[UnitRecord]) -> None:

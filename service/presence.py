@@ -2,9 +2,12 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import structlog
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from client.wire import WORKERS_KEY, worker_key
@@ -16,6 +19,13 @@ log = structlog.get_logger()
 
 # How old what a worker tells of itself may be; the sign itself is renewed at least every third of a lease.
 STATS_S = 1.0
+
+
+async def models_served(client: Redis) -> Counter[str]:
+    """Return how many live workers serve each model; raises RedisError or OSError."""
+    found: Any = await client.smembers(WORKERS_KEY)
+    served: Any = [await client.hget(worker_key(name.decode()), "model") for name in sorted(found)]
+    return Counter(model.decode() for model in served if model is not None)
 
 
 class Presence:

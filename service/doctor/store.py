@@ -8,11 +8,11 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from client.redis_executable import redis_executable
-from client.wire import WORKERS_KEY, worker_key
 from core.config import Settings, model_name
 from core.errors import ConfigError, QueueError
 from core.masking import shown
 from service.doctor.check import Check, failed, ok, unsure
+from service.presence import models_served
 from service.storage.connect import client_of
 
 FLOOR = (6, 2)
@@ -123,12 +123,10 @@ async def _clock(client: Redis) -> Check:
 async def _workers(client: Redis, model: str) -> Check:
     cure = "start one: specd serve --role worker"
     try:
-        found: Any = await client.smembers(WORKERS_KEY)
-        served: Any = [await client.hget(worker_key(name.decode()), "model") for name in sorted(found)]
+        served = await models_served(client)
     except ResponseError as error:
         return unsure("workers", f"who is there cannot be asked: {error}", "look with the gateway's user")
-    alive = [name.decode() for name in served if name is not None]
-    if model in alive:
-        return ok("workers", f"{alive.count(model)} serve {model!r}")
-    others = f"; there are workers of {', '.join(sorted(set(alive)))}" if alive else ""
+    if model in served:
+        return ok("workers", f"{served[model]} serve {model!r}")
+    others = f"; there are workers of {', '.join(sorted(served))}" if served else ""
     return failed("workers", f"none serves {model!r}{others}", cure)
