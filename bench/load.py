@@ -36,7 +36,7 @@ class Questions:
         """Let all clients begin: their next answers are cut to lengths spread evenly, as if they had long been at it.
 
         Otherwise all would prefill together and, where answers are of one length and a step brings one token to each,
-        go on in step for ever, which costs less than what a server meets.
+        go on in step for ever, as no server meets them.
         """
         shares = [(index + 1) / self._concurrency for index in range(self._concurrency)]
         self._rng.shuffle(shares)
