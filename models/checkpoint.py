@@ -6,6 +6,7 @@ Every tensor of a file must be used and every parameter filled, else the error n
 
 import json
 import math
+import os
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -189,11 +190,13 @@ def save(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], dtype
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file whole, or leave what was there; raises OSError naming it."""
+    """Write a safetensors file whole and onto the disk, or leave what was there; raises OSError naming it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     try:
         save_file(dict(tensors), partial, metadata=metadata)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         # Of a full disk safetensors says so by an error of its own.

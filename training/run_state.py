@@ -4,21 +4,20 @@ A run that goes on from it is bit for bit the run that was not stopped, on the s
 on the step's number alone (training/packed_rows.py).
 """
 
-import contextlib
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from core.errors import CheckpointError, ConfigError, DataError
+from core.errors import CheckpointError, DataError
+from models.checkpoint import write_tensors
 from training.processes import Place, split_like, whole
 from training.recipe import Recipe
+from training.same_run import check_same_run
 
 # What may differ between a run and its continuation.
 FREE = frozenset({"output", "run.save_s", "run.log_steps", "run.tensorboard", "run.device", "run.threads"})
@@ -77,17 +76,7 @@ def save_run(
     if not place.is_first:
         return
     header = msgspec.json.encode(Header(VERSION, counters, recipe, origin)).decode()
-    partial = path.with_suffix(".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        save_file(tensors, partial, metadata={"header": header})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written: {error}") from error
+    write_tensors(path, tensors, {"header": header})
 
 
 def load_run(
@@ -102,7 +91,7 @@ def load_run(
     owner = {parameter: optimizer for optimizer in optimizers for parameter in _parameters(optimizer)}
     with _opened(path) as file, torch.no_grad():
         header = _read_header(file, path)
-        check_same(recipe, header.recipe, path)
+        check_same_run(recipe, header.recipe, FREE, path, "the recipe", "another output")
         check_origin(origin, header.origin, recipe, path)
         for key in file.keys():  # noqa: SIM118, safe_open is no mapping
             kind, _, rest = key.partition(".")
@@ -116,17 +105,6 @@ def load_run(
             elif parameter in owner:
                 owner[parameter].state[parameter][part] = value if not value.ndim else split_like(value, parameter)
     return header.counters
-
-
-def check_same(recipe: Recipe, saved: Recipe, path: Path) -> None:
-    """Raise ConfigError naming the first key by which two recipes are different runs."""
-    ours, theirs = (_flat(msgspec.to_builtins(one)) for one in (recipe, saved))
-    for key in sorted(ours.keys() - FREE):
-        if ours[key] != theirs.get(key):
-            raise ConfigError(
-                f"{path} is of a run with {key} = {theirs.get(key)!r}, the recipe has {ours[key]!r}; "
-                "set it back to go on, or give another output to begin anew"
-            )
 
 
 def check_origin(origin: Origin, saved: Origin, recipe: Recipe, path: Path) -> None:
@@ -169,10 +147,3 @@ def _on_cpu(tensor: Tensor) -> Tensor:
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _flat(tree: Mapping[str, object], where: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
-    return flat

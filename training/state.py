@@ -13,8 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from core.errors import CheckpointError, ConfigError
+from core.errors import CheckpointError
 from models.checkpoint import write_tensors
+from training.same_run import check_same_run
 
 FREE = frozenset({"budget.seconds", "budget.tokens", "compile", "log_steps", "save_s", "evaluate_s"})
 
@@ -63,7 +64,7 @@ def load_state(
     try:
         with safe_open(path, "pt") as file, torch.no_grad():
             header = msgspec.json.decode((file.metadata() or {})["header"], type=Header)
-            _check_same(made_from, header.made_from, path)
+            check_same_run(made_from, header.made_from, FREE, path, "this one", "another run folder")
             for key in file.keys():  # noqa: SIM118, safe_open is no mapping
                 kind, rest = key.split(".", 1)
                 if kind == "network":
@@ -78,21 +79,3 @@ def load_state(
     for optimizer, state in zip(optimizers, states, strict=True):
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return header.counters
-
-
-def _check_same(made_from: Mapping[str, object], saved: Mapping[str, object], path: Path) -> None:
-    # By way of JSON, which knows no tuples.
-    ours, theirs = _flat(msgspec.json.decode(msgspec.json.encode(made_from))), _flat(saved)
-    for key in sorted((ours.keys() | theirs.keys()) - FREE):
-        if ours.get(key) != theirs.get(key):
-            raise ConfigError(
-                f"{path} is of a run with {key} = {theirs.get(key)!r}, this one has {ours.get(key)!r}; "
-                "set it back to go on, or give another run folder to begin anew"
-            )
-
-
-def _flat(tree: Mapping[str, object], where: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
-    return flat

@@ -70,7 +70,7 @@ class Origin(msgspec.Struct, frozen=True):
 
     start: str = ""
     tokenizer: str = ""
-    library: str = ""
+    corpus: str = ""
 
 
 UNNAMED = Origin()

@@ -184,7 +184,7 @@ def test_a_target_to_go_on_from_keeps_its_tokenizer_and_what_it_has_learnt(demo_
     with pytest.raises(ConfigError, match=r"is of a run with sha256\.start = "):
         build_target(replace(plan, target_start=tmp_path / "other"), read_corpus(library))
     (library / PACKAGES[0] / "text.py").write_text("other = 1\n" * 40)
-    with pytest.raises(ConfigError, match=r"is of a run with sha256\.library = "):
+    with pytest.raises(ConfigError, match=r"is of a run with sha256\.corpus = "):
         build_target(plan, read_corpus(library))
     (tmp_path / "trained" / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match="is missing: a target is gone on from with its own tokenizer"):

@@ -249,7 +249,7 @@ def test_a_full_disk_keeps_the_state_before_and_the_run_goes_on(target, tmp_path
             warned.append(message)
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.run_state.save_file", full)
+        patch.setattr("models.checkpoint.save_file", full)
         with pytest.raises(OSError, match="No space left"):
             trainer.train(Warned())
     assert trainer.counters.steps == 6
