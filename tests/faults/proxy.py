@@ -45,9 +45,10 @@ class Proxy:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
         self._flows.set()
-        self.cut()
         await self._server.wait_closed()
-        while self.links:  # noqa: ASYNC110
+        # Who connected just before is a link only now.
+        while self.links:
+            self.cut()
             await asyncio.sleep(0.01)
 
     @property
