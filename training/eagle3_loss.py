@@ -105,8 +105,11 @@ def eagle3_loss(
         logits = target.logits(network.norm(states))
         return (logits.logsumexp(-1) - (logits * wanted[:, None]).sum(-1),)
 
+    counted = weights.flatten(0, 1)
+    # Rows that count at no step, those of prompts mostly, need no logits: the head costs more than the layer.
+    chosen = counted.any(-1).nonzero().squeeze(-1)
     size = chunk_rows(num_steps, target.shape.vocab_size)
-    (terms,) = over_chunks(compute, (states.flatten(0, 1), last_hidden.flatten(0, 1)), size)
-    means = (terms * weights.flatten(0, 1)).sum(0) / rows.tokens.numel()
+    (terms,) = over_chunks(compute, (states.flatten(0, 1)[chosen], last_hidden.flatten(0, 1)[chosen]), size)
+    means = (terms * counted[chosen]).sum(0) / rows.tokens.numel()
     factors = decay ** torch.arange(num_steps, device=means.device)
     return Losses((means * factors).sum(), means, step_names(num_steps))
