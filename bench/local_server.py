@@ -44,7 +44,8 @@ def local_servers(wanted: list[Settings]) -> Iterator[list[str]]:
 def _serving(settings: Settings, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     own = msgspec.structs.replace(
         settings,
-        server=ServerSettings(host=HOST, port=port, start_timeout_s=START_TIMEOUT_S),
+        # What is drawn at a temperature is what it is everywhere else: no top_p or top_k of the target's makers.
+        server=ServerSettings(host=HOST, port=port, start_timeout_s=START_TIMEOUT_S, sampling_defaults="plain"),
         queue=msgspec.structs.replace(settings.queue, redis_url=None, state_dir=None),
         log=LogSettings(level="warning"),
     )

@@ -13,6 +13,9 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     api_keys_file  TOML of who may ask, made by `specd keys`; None lets in whoever reaches the port, which then has to
                    be one of this machine's own, unless allow_no_keys says that something else guards it
     open_metrics   GET /metrics needs no key
+    sampling_defaults
+                   what requests get of temperature, top_p, top_k, min_p and repetition_penalty where they do not say:
+                   "model" is what generation_config.json beside the target says, "plain" the target's own law
     page           GET /page is there, for browsers; its files need no key, what they show does
     admin          the unix socket on which drafters are loaded and unloaded: "auto" is admin-PORT.sock in
                    queue.state_dir, else in the user's state folder; "off" is none; else a path, in which {port} stands
@@ -29,6 +32,7 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     api_keys_file: Name | None = None
     allow_no_keys: bool = False
     open_metrics: bool = False
+    sampling_defaults: Literal["model", "plain"] = "model"
     page: bool = True
     admin: Name = "auto"
     max_body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30)] = 1 << 20

@@ -7,6 +7,7 @@ DESCRIPTIONS = {
     "server.port": "port to listen on; 0 takes a free one",
     "server.role": "`all` supervises a gateway and a worker; the others are one part alone and need `queue.redis_url`",
     "server.model_name": "the model's public name; unset, that of the target's folder",
+    "server.sampling_defaults": "what a request leaves out is as in the target's `generation_config.json`, or `plain`",
     "server.max_body_bytes": "longest body of a request",
     "server.request_timeout_s": "seconds until an open HTTP answer ends in an error",
     "server.start_timeout_s": "seconds until a supervised start counts as failed",

@@ -25,6 +25,13 @@ class FinishReason(StrEnum):
     ERROR = "error"
 
 
+Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
+TopP = Annotated[float, Meta(gt=0.0, le=1.0)]
+TopK = Annotated[int, Meta(ge=0)]
+MinP = Annotated[float, Meta(ge=0.0, le=1.0)]
+RepetitionPenalty = Annotated[float, Meta(gt=0.0, le=2.0)]
+
+
 class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
     """How to draw tokens. Bounds live in the type; a temperature of 0 is greedy; top_k of 0 means no limit.
 
@@ -39,14 +46,14 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     max_tokens: Annotated[int, Meta(ge=1, le=131072)] = 16
-    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] = 1.0
-    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
-    top_k: Annotated[int, Meta(ge=0)] = 0
-    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
+    top_k: TopK = 0
+    min_p: MinP = 0.0
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
     frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
-    repetition_penalty: Annotated[float, Meta(gt=0.0, le=2.0)] = 1.0
+    repetition_penalty: RepetitionPenalty = 1.0
     logit_bias: Annotated[
         tuple[tuple[int, Annotated[float, Meta(ge=-100.0, le=100.0)]], ...], Meta(max_length=1024)
     ] = ()
@@ -57,6 +64,22 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
     ignore_eos: bool = False
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     grammar: Grammar | None = None
+
+
+class SamplingDefaults(Struct, frozen=True):
+    """How tokens are drawn where a request does not say: plain, the target's own law, unless its makers say otherwise.
+
+    Fields, bounds and plain values are those of `Sampling`.
+    """
+
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
+    top_k: TopK = 0
+    min_p: MinP = 0.0
+    repetition_penalty: RepetitionPenalty = 1.0
+
+
+PLAIN = SamplingDefaults()
 
 
 class Speculation(Struct, frozen=True, forbid_unknown_fields=True):

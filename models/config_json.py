@@ -1,4 +1,4 @@
-"""Read a checkpoint's config.json. No torch, so that a command line can ask what a folder holds."""
+"""Read a checkpoint's config.json and its like. No torch, so that a command line can ask what a folder holds."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {folder}: config.json is missing")
+    return read_object(path)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object that a file holds; raises CheckpointError if it holds none."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, got {type(config).__name__}")
-    return config
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, got {type(fields).__name__}")
+    return fields

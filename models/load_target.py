@@ -1,6 +1,5 @@
 """From a target's checkpoint to a network that is ready to run, with every mismatch refused by name."""
 
-import json
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +14,7 @@ from models.checkpoint import check_architecture, load_into, read_tensors
 from models.config_json import read_config
 from models.decoder import Decoder, DecoderConfig
 from models.formats.translate import format_of
+from models.generation_config import generation_fields
 from models.network import for_inference
 from models.target import Target, TargetConfig
 from models.tensor_parallel import Share, own_part, share_of, sum_shares
@@ -135,10 +135,7 @@ def check_unquantised(config: dict[str, Any], folder: Path) -> None:
 
 def eos_token_ids(folder: Path) -> tuple[int, ...]:
     """Return the ids that end an answer, from generation_config.json, else config.json; () if neither says."""
-    config: dict[str, Any] = read_config(folder)
-    generation = folder / "generation_config.json"
-    if generation.is_file():
-        config |= json.loads(generation.read_text(encoding="utf-8"))
+    config = read_config(folder) | generation_fields(folder)
     eos = config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
     if eos is None:
         return ()

@@ -8,14 +8,19 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import msgspec
 import structlog
 from aiohttp import web
 from redis.asyncio import Redis
 
 from core.config import Settings, model_name
 from core.errors import ConfigError
+from core.server_settings import ServerSettings
+from core.types import PLAIN, SamplingDefaults
 from models.folders import target_folder
+from models.generation_config import GENERATION_CONFIG, read_generation_config
 from models.tokenizer import Tokenizer
 from service.answers.answering import Answering
 from service.door.doorkeeper import Doorkeeper
@@ -67,7 +72,13 @@ MAX_LINE_BYTES, MAX_HEADER_BYTES, MAX_HEADERS = 8190, 8190, 128
 class Gateway:
     """Everything that the endpoints share, and the endpoints."""
 
-    def __init__(self, settings: Settings, tokenizer: Tokenizer, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        tokenizer: Tokenizer,
+        tracing: Tracing | None = None,
+        defaults: SamplingDefaults = PLAIN,
+    ) -> None:
         self._settings, self._tracing = settings, tracing or Tracing()
         self._writing: Redis = client_of(settings.queue)
         # Blocking reads have a connection of their own, and wait longer than they block.
@@ -79,16 +90,16 @@ class Gateway:
         self._doorkeeper = Doorkeeper(settings.server, TenantLimits(self._queue))
         metrics, bodies = Metrics(settings, self._answered), Bodies(is_strict=settings.server.strict)
         known, traceparent = known_names(settings), self._tracing.traceparent
-        self._jobs = jobs = JobMaker(settings, prompts, self._queue, known, metrics.count_shed, traceparent)
+        self._jobs = jobs = JobMaker(settings, prompts, self._queue, known, metrics.count_shed, traceparent, defaults)
         self._http = HttpMetrics(metrics.registry)
         self._upkeep = UpkeepMetrics(metrics.registry, self._queue.model)
         self._drafters = DrafterRoutes(settings, self._queue)
         self._open_answers, self._arm_sums = OpenAnswers(self._queue), ArmSums()
-        live = LiveReader(settings, self._queue, known, self._arm_sums)
+        live = LiveReader(settings, self._queue, known, self._arm_sums, defaults)
         answering = Answering(self._queue, jobs, self._reader, metrics, self._open_answers)
         self._routes = (
             CompletionRoutes(settings, jobs, prompts, tokenizer, answering, bodies),
-            JobRoutes(self._queue, jobs, self._reader, tokenizer, bodies, system_fingerprint(settings)),
+            JobRoutes(self._queue, jobs, self._reader, tokenizer, bodies, system_fingerprint(settings, defaults)),
             ResponseRoutes(settings, self._queue, jobs, self._reader, answering, bodies),
             ModelRoutes(settings, jobs, prompts, bodies),
             ProbeRoutes(self._queue, jobs, metrics),
@@ -153,7 +164,23 @@ async def serve_http(settings: Settings, stop: asyncio.Event, tracing: Tracing |
     """Serve HTTP until `stop` is set, with the settings' traces unless others are given."""
     async with open_tracing(settings.tracing, "gateway", tracing) as tracing:
         folder = target_folder(settings.engine.target, settings.engine.target_revision)
-        await _serve(settings, stop, Gateway(settings, Tokenizer(folder), tracing))
+        defaults = sampling_defaults(settings.server, folder)
+        await _serve(settings, stop, Gateway(settings, Tokenizer(folder), tracing, defaults))
+
+
+def sampling_defaults(settings: ServerSettings, folder: Path) -> SamplingDefaults:
+    """Return what requests are drawn by where they do not say, of the target in a folder.
+
+    What its file asks for and specd does not do is told in one warning. Raises CheckpointError for what it cannot mean.
+    """
+    if settings.sampling_defaults == "plain":
+        return PLAIN
+    told = read_generation_config(folder)
+    if told.not_taken:
+        log.warning("generation_config_not_taken", path=str(folder / GENERATION_CONFIG), keys=told.not_taken)
+    if told.defaults != PLAIN:
+        log.info("sampling_defaults", path=str(folder / GENERATION_CONFIG), **msgspec.to_builtins(told.defaults))
+    return told.defaults
 
 
 async def _serve(settings: Settings, stop: asyncio.Event, gateway: Gateway) -> None:

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from client.wire import WORKERS_KEY, IntakeRequest, Job, child_id, worker_key
 from core.config import Settings, model_name, nearest
 from core.errors import RequestError
-from core.types import Sampling, Speculation
+from core.types import PLAIN, Sampling, SamplingDefaults, Speculation
 from service.door.admission import Admission, user_key
 from service.door.arms import Arms
 from service.door.refreshed import Refreshed
@@ -34,7 +34,8 @@ class JobMaker:
     """Holds requests to the model's limits, draws nonces and submits jobs, one for each choice.
 
     shed is told why there was no room for a request (door/admission.py); traceparent returns the span that a job at
-    hand belongs to, "" for none.
+    hand belongs to, "" for none. defaults stand for what requests leave out of sampling: a job says all of it, so that
+    it means the same wherever it is run, resumed, recorded or played again.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class JobMaker:
         known: KnownNames,
         shed: Callable[[str], None],
         traceparent: Callable[[], str] = str,
+        defaults: SamplingDefaults = PLAIN,
     ) -> None:
+        self.defaults = defaults
         self._traceparent = traceparent
         self._settings, self._prompts, self._queue, self._known = settings, prompts, queue, known
         self._arms = Arms(settings.arms)
@@ -217,7 +220,7 @@ class JobMaker:
                 param="max_tokens",
                 code="context_length_exceeded",
             )
-        return request.sampling(wanted)
+        return request.sampling(wanted, self.defaults)
 
     async def _ask_workers(self) -> list[int]:
         client = self._queue.client

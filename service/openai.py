@@ -4,14 +4,14 @@ Sampling fields have the names of OpenAI and vLLM and the bounds of `core.types.
 built is refused with a 400 that names it, unless its value asks for nothing (service/http/parse.py).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta, Struct
 
 from client.wire import HIGH, LOW, NORMAL
 from core.errors import RequestError
 from core.grammar import Grammar
-from core.types import Sampling, Speculation
+from core.types import PLAIN, Sampling, SamplingDefaults, Speculation
 from service.answers.response_format import ResponseFormat, StructuredOutputs, format_grammar
 from service.answers.tool_calls import Function, Tool, ToolChoice, call_grammar, forced_functions
 
@@ -67,6 +67,8 @@ TokenIds = Annotated[list[int], Meta(max_length=MAX_TOKEN_IDS)]
 # A day, after which Redis forgets a job that nobody finished.
 MAX_DEADLINE_MS = 86_400_000
 Alternatives = Annotated[int, Meta(ge=0, le=20)]
+
+Number = TypeVar("Number", int, float)
 
 
 class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
@@ -206,10 +208,11 @@ class SharedFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise RequestError("give response_format or structured_outputs, not both", param="structured_outputs")
         return self.structured_outputs.wanted
 
-    def shared_sampling(self, max_tokens: int, logprobs: int | None) -> Sampling:
+    def shared_sampling(self, max_tokens: int, logprobs: int | None, defaults: SamplingDefaults) -> Sampling:
         """Return the engine's form of the sampling fields; raises RequestError if they contradict each other.
 
-        logprobs is how many tokens to report beside each token's own log-probability; None reports nothing.
+        defaults stand for those of its fields that are left out. logprobs is how many tokens to report beside each
+        token's own log-probability; None reports nothing.
         """
         min_tokens = self.min_tokens or 0
         if min_tokens > max_tokens:
@@ -221,15 +224,15 @@ class SharedFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise RequestError(f"a stop text may have {MAX_STOP_BYTES} bytes of UTF-8 at most", param="stop")
         return Sampling(
             max_tokens=max_tokens,
-            temperature=_given(self.temperature, 1.0),
-            top_p=_given(self.top_p, 1.0),
+            temperature=_given(self.temperature, defaults.temperature),
+            top_p=_given(self.top_p, defaults.top_p),
             # -1 is vLLM's word for no limit.
-            top_k=max(0, self.top_k or 0),
-            min_p=self.min_p or 0.0,
+            top_k=max(0, _given(self.top_k, defaults.top_k)),
+            min_p=_given(self.min_p, defaults.min_p),
             seed=self.seed,
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
-            repetition_penalty=_given(self.repetition_penalty, 1.0),
+            repetition_penalty=_given(self.repetition_penalty, defaults.repetition_penalty),
             logit_bias=tuple(sorted((self.logit_bias or {}).items())),
             min_tokens=min_tokens,
             stop=tuple(text for text in stop if text),
@@ -251,7 +254,7 @@ class CompletionRequest(SharedFields, frozen=True, kw_only=True):
     logprobs: Alternatives | None = None
     echo: bool | None = None
 
-    def sampling(self, max_tokens: int) -> Sampling:
+    def sampling(self, max_tokens: int, defaults: SamplingDefaults = PLAIN) -> Sampling:
         """Return the engine's form of the sampling fields; raises RequestError if they contradict each other."""
         if self.echo and self.logprobs is not None:
             raise RequestError(
@@ -259,7 +262,7 @@ class CompletionRequest(SharedFields, frozen=True, kw_only=True):
                 param="echo",
                 code="unsupported_parameter",
             )
-        return self.shared_sampling(max_tokens, self.logprobs)
+        return self.shared_sampling(max_tokens, self.logprobs, defaults)
 
 
 class ChatRequest(SharedFields, frozen=True, kw_only=True):
@@ -298,11 +301,11 @@ class ChatRequest(SharedFields, frozen=True, kw_only=True):
             raise RequestError("a forced tool_choice leaves no room for another form of answer", param="tool_choice")
         return call_grammar(functions)
 
-    def sampling(self, max_tokens: int) -> Sampling:
+    def sampling(self, max_tokens: int, defaults: SamplingDefaults = PLAIN) -> Sampling:
         """Return the engine's form of the sampling fields; raises RequestError if they contradict each other."""
         if self.top_logprobs and not self.logprobs:
             raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
-        return self.shared_sampling(max_tokens, (self.top_logprobs or 0) if self.logprobs else None)
+        return self.shared_sampling(max_tokens, (self.top_logprobs or 0) if self.logprobs else None, defaults)
 
 
 class TokenizeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -324,5 +327,5 @@ class DetokenizeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     tokens: TokenIds
 
 
-def _given(value: float | None, otherwise: float) -> float:
+def _given(value: Number | None, otherwise: Number) -> Number:
     return otherwise if value is None else value

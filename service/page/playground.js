@@ -45,6 +45,7 @@ export class Playground {
     this.names = names;
     fill(byId("drafter"), `default (${choices.default_drafter})`, choices.drafters);
     fill(byId("policy"), `default (${choices.default_policy})`, choices.policies);
+    byId("temperature").placeholder = `default (${choices.sampling.temperature})`;
     byId("law").textContent =
       `Numerics ${choices.numerics}, verifier ${choices.verifier}; with a seed draws are coupled, so that the text does ` +
       "not depend on what speculates.";

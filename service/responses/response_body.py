@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from client.wire import Chunk, Final, Usage
 from core.errors import RequestError
-from core.types import FinishReason
+from core.types import FinishReason, Sampling
 from service.answers.acceptance import Acceptance
 from service.answers.job_events import failure
 from service.answers.tool_calls import call_reader
@@ -27,12 +27,13 @@ STATUSES = {
 
 
 class ResponseBody(Struct, frozen=True):
-    """The fixed part of a response, from which its bodies are made."""
+    """The fixed part of a response, from which its bodies are made; sampling is that of its job."""
 
     job_id: str
     model: str
     created: int
     asked: ResponseRequest
+    sampling: Sampling
 
     def items(self) -> ResponseItems:
         """Return the items of a response of which nothing has come yet."""
@@ -59,11 +60,11 @@ class ResponseBody(Struct, frozen=True):
             "previous_response_id": None,
             "reasoning": {"effort": None, "summary": None},
             "store": asked.is_stored,
-            "temperature": 1.0 if asked.temperature is None else asked.temperature,
+            "temperature": self.sampling.temperature,
             "text": {"format": _format(asked)},
             "tool_choice": msgspec.to_builtins(choice),
             "tools": msgspec.to_builtins(asked.tools or []),
-            "top_p": 1.0 if asked.top_p is None else asked.top_p,
+            "top_p": self.sampling.top_p,
             "truncation": "disabled",
             "usage": None,
             "user": asked.user,

@@ -38,8 +38,8 @@ class CompletionRoutes:
         answering: Answering,
         bodies: Bodies,
     ) -> None:
-        self._timeout_s, self._fingerprint = settings.server.request_timeout_s, system_fingerprint(settings)
-        self._longest_wait_s = settings.queue.max_wait_s
+        self._timeout_s, self._longest_wait_s = settings.server.request_timeout_s, settings.queue.max_wait_s
+        self._fingerprint = system_fingerprint(settings, jobs.defaults)
         self._jobs, self._prompts, self._tokenizer = jobs, prompts, tokenizer
         self._answering, self._bodies = answering, bodies
 

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from client.wire import DrafterState
 from core.config import Settings, kind_of
+from core.types import SamplingDefaults
 from service.door.speculation import KnownNames
 from service.queue import JobQueue
 from service.telemetry.arm_sums import ArmFigures, ArmSums
@@ -20,7 +21,10 @@ from service.telemetry.worker_stats import EngineCounts
 
 
 class Choices(Struct, frozen=True):
-    """What a request's `speculation` may name, what stands for nothing said, and under which law draws are made."""
+    """What a request's `speculation` may name, what stands for nothing said, and under which law draws are made.
+
+    sampling has the values of the fields of these names that a request leaves out.
+    """
 
     drafters: tuple[str, ...]
     policies: tuple[str, ...]
@@ -28,6 +32,7 @@ class Choices(Struct, frozen=True):
     default_policy: str
     verifier: str
     numerics: str
+    sampling: SamplingDefaults
 
 
 class LiveWorker(Struct, frozen=True):
@@ -70,8 +75,11 @@ class Live(Struct, frozen=True):
 class LiveReader:
     """Reads the present state, whenever it is asked for."""
 
-    def __init__(self, settings: Settings, queue: JobQueue, known: KnownNames, arms: ArmSums) -> None:
+    def __init__(
+        self, settings: Settings, queue: JobQueue, known: KnownNames, arms: ArmSums, defaults: SamplingDefaults
+    ) -> None:
         self._settings, self._queue, self._known, self._arms = settings, queue, known, arms
+        self._defaults = defaults
 
     async def read(self) -> Live:
         """Return the present state; with Redis out of reach, as much of it as is known here."""
@@ -106,6 +114,7 @@ class LiveReader:
             kind_of(settings.policy),
             settings.engine.verifier,
             settings.engine.numerics,
+            self._defaults,
         )
 
 

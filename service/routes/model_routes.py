@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from core.config import Settings, model_name
@@ -49,4 +50,10 @@ class ModelRoutes:
         return web.json_response({"prompt": await self._prompts.detokenize(asked)})
 
     def _model(self) -> dict[str, Any]:
-        return {"id": self._name, "object": "model", "created": 0, "owned_by": "specd"}
+        return {
+            "id": self._name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "specd",
+            "sampling_defaults": msgspec.to_builtins(self._jobs.defaults),
+        }

@@ -76,7 +76,7 @@ class ResponseRoutes:
         # Who does not wait for an answer does not mind that it waits.
         longest_wait_s = math.inf if asked.background else self._longest_wait_s
         jobs = await self._jobs.make(asked.chat, uuid.uuid4().hex, tenant, user_id, longest_wait_s)
-        body = ResponseBody(jobs[0].id, jobs[0].model, int(time.time()), asked)
+        body = ResponseBody(jobs[0].id, jobs[0].model, int(time.time()), asked, jobs[0].sampling)
         # What was asked is in the job; the record is for what a response says of it.
         shown = msgspec.structs.replace(asked, input="")
         record = JobRecord(True, body.created, 1, response=shown, tenant=tenant.name)
@@ -157,7 +157,7 @@ class ResponseRoutes:
         job = await self._records.find(response_id.removeprefix(ID_PREFIX), tenant_of(request))
         if job.record.response is None:
             raise missing
-        return job, ResponseBody(job.id, job.first.model, job.record.created, job.record.response)
+        return job, ResponseBody(job.id, job.first.model, job.record.created, job.record.response, job.first.sampling)
 
     async def _view(self, job: KnownJob, body: ResponseBody) -> dict[str, Any]:
         if job.state in STANDING:

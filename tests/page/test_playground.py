@@ -127,6 +127,18 @@ async def test_choices_reach_the_server_as_they_were_made(tab, settings):
     assert request.prompt_ids == (ord("a"),)
 
 
+async def test_a_temperature_left_empty_is_the_targets_own_which_the_field_shows(tab, settings, tmp_path):
+    (tmp_path / "model" / "generation_config.json").write_text('{"temperature": 0.6}')
+    engine = VariedEngine()
+    async with running(settings, engine) as service:
+        await visit(tab, service.url, max_tokens="5", prompt="a")
+        shown = await tab.until(
+            f"{field('temperature')}.placeholder.includes('(') && {field('temperature')}.placeholder"
+        )
+        await run(tab)
+    assert (shown, engine.seen[0].sampling.temperature) == ("default (0.6)", 0.6)
+
+
 async def test_a_server_with_keys_asks_for_one_and_it_is_kept_in_the_tab_alone(tab, settings, tmp_path):
     write_keys(tmp_path / "keys.toml", {"alice": ApiKey(sha256=hash_of("sk-alice"))})
     server = msgspec.structs.replace(settings.server, api_keys_file=str(tmp_path / "keys.toml"))
