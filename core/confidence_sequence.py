@@ -43,6 +43,18 @@ def evidence_of_sums(total: float, squares: float, scale: float) -> float:
     return width * total**2 / (2 * (1 + width * squares)) - math.log1p(width * squares) / 2
 
 
+def share_log_evidence(hits: int, number: int, share: float) -> float:
+    """Return the log of the evidence that draws are hits with another probability than `share`, of `hits` of `number`.
+
+    It is the likelihood ratio of a uniform mixture over all shares, a martingale from draw to draw: it passes
+    log(1 / alpha) ever with probability alpha at most. Raises ValueError unless share is above 0 and below 1.
+    """
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"share_log_evidence needs a share between 0 and 1, got {share}")
+    mixture = math.lgamma(hits + 1) + math.lgamma(number - hits + 1) - math.lgamma(number + 2)
+    return mixture - hits * math.log(share) - (number - hits) * math.log1p(-share)
+
+
 def confidence_sequence(differences: ArrayLike, scale: float, alpha: float = 0.05) -> Interval:
     """Return the mean difference with the limits between which the evidence is below 1 / alpha.
 

@@ -107,15 +107,6 @@ def binomial_tail(count: int, number: int, share: float) -> float:
     return min(1.0, math.fsum(map(math.exp, logs)))
 
 
-def binomial_p_value(count: int, number: int, share: float) -> float:
-    """Return the exact two-sided p value that each of `number` draws is a hit with probability `share`.
-
-    It is twice the smaller tail, at most 1. Raises ValueError unless share is above 0 and below 1.
-    """
-    above, below = binomial_tail(count, number, share), binomial_tail(number - count, number, 1 - share)
-    return min(1.0, 2 * above, 2 * below)
-
-
 def chi_square_tail(statistic: float, freedom: int) -> float:
     """Return P(X >= statistic) for X chi-square with `freedom` degrees; relative error below 1e-10.
 

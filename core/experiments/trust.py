@@ -4,15 +4,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
 from msgspec import Struct
 
-from core.confidence_sequence import log_evidence
+from core.confidence_sequence import log_evidence, share_log_evidence
 from core.experiments.assignment import arm_of_slot, block_of
 from core.experiments.blocks import F64, Block, log_ratios, scale_of
 from core.experiments.spec import Experiment
 from core.experiments.unit_sums import UnitRecord
-from core.statistics import binomial_p_value, chi_square_p_value
 
 # How surely something must be wrong with the experiment itself before it is stopped for it.
 TRUST_ALPHA = 1e-3
@@ -51,43 +49,54 @@ def judge_trust(
 
 def _slots_p(experiment: Experiment, records: Sequence[UnitRecord]) -> float:
     """Return the p value that arms lost units, or got requests, by their weights: the sample-ratio check."""
-    if not records:
-        return 1.0
-    weights = experiment.weights
-    if experiment.unit == "request":
-        seen = Counter[str]()
-        for record in records:
-            seen[record.arm] += record.sums.begun
-        law = np.array(list(weights.values())) / sum(weights.values())
-        return chi_square_p_value([seen[arm] for arm in weights], law)
-    lost, control = _lost(experiment, records), experiment.control_arm
-    found = [
-        binomial_p_value(lost[arm], number, weights[arm] / (weights[arm] + weights[control]))
+    weights, control = experiment.weights, experiment.control_arm
+    seen = _begun(records) if experiment.unit == "request" else _lost(experiment, records)
+    most = max(
+        _most_against(weights[arm] / (weights[arm] + weights[control]), arm, control, seen)
         for arm in experiment.treatments
-        if (number := lost[arm] + lost[control])
-    ]
-    return min(1.0, len(experiment.treatments) * min(found, default=1.0))
+    )
+    return min(1.0, len(experiment.treatments) * math.exp(-most))
 
 
-def _lost(experiment: Experiment, records: Sequence[UnitRecord]) -> Counter[str]:
-    """Return of how many units of each arm a worker wrote nothing that wrote of another one in the same block.
+def _most_against(share: float, arm: str, control: str, seen: Sequence[Counter[str]]) -> float:
+    """Return the most log evidence that there ever was against an arm's share of what it and the control had."""
+    hits = number = 0
+    most = 0.0
+    for counts in seen:
+        hits += counts[arm]
+        number += counts[arm] + counts[control]
+        most = max(most, share_log_evidence(hits, number, share))
+    return most
+
+
+def _begun(records: Sequence[UnitRecord]) -> list[Counter[str]]:
+    """Return how many requests each arm got in each slot, in turn."""
+    slots: dict[int, Counter[str]] = {}
+    for record in records:
+        slots.setdefault(record.slot, Counter())[record.arm] += record.sums.begun
+    return [slots[slot] for slot in sorted(slots)]
+
+
+def _lost(experiment: Experiment, records: Sequence[UnitRecord]) -> list[Counter[str]]:
+    """Return how many units of each arm a worker wrote nothing of that wrote of others in the block, slot by slot.
 
     Where all workers have their turns together, a unit that several of them lost is one: an outage has one arm, however
     many it hits. Of blocks in which a worker wrote nothing at all no arm lost more than its part, and of the latest
     unit not all may have written yet.
     """
-    weights, size, lost = experiment.weights, experiment.block_len, Counter[str]()
+    weights, size = experiment.weights, experiment.block_len
     have = {(record.worker, record.slot) for record in records}
-    latest = max(slot for _, slot in have)
+    latest = max((slot for _, slot in have), default=0)
     writers: dict[tuple[str, int], set[str]] = {}
     for worker, slot in have:
         owner = worker if experiment.unit == "worker" else ""
         writers.setdefault((owner, block_of(slot, weights)), set()).add(worker)
+    lost: dict[int, Counter[str]] = {}
     for (owner, block), workers in writers.items():
         for slot in range(block * size, min((block + 1) * size, latest)):
             if any((worker, slot) not in have for worker in workers):
-                lost[arm_of_slot(experiment.salt, weights, slot, owner)] += 1
-    return lost
+                lost.setdefault(slot, Counter())[arm_of_slot(experiment.salt, weights, slot, owner)] += 1
+    return [lost[slot] for slot in sorted(lost)]
 
 
 def _before_p(experiment: Experiment, pre: Sequence[Block]) -> float | None:

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from core.statistics import (
-    binomial_p_value,
     binomial_tail,
     bootstrap_interval,
     chi_square_p_value,
@@ -110,8 +109,6 @@ def test_binomial_tails_are_sums_of_the_law(number, share):
     law = [math.comb(number, k) * share**k * (1 - share) ** (number - k) for k in range(number + 1)]
     for count in (0, 1, 4, number):
         assert binomial_tail(count, number, share) == pytest.approx(sum(law[count:]), rel=1e-9)
-        both_tails = 2 * min(sum(law[count:]), sum(law[: count + 1]))
-        assert binomial_p_value(count, number, share) == pytest.approx(min(1.0, both_tails), rel=1e-9)
 
 
 def test_a_sure_draw_has_no_tail():
