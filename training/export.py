@@ -17,6 +17,9 @@ from models.qwen3 import Qwen3, Qwen3Config
 from training.chatml import END, END_OF_TEXT, token_id
 from training.tokenizer import save_tokenizer
 
+# Of who asks for none: so small a model leaves much to unlikely tokens, and one of them spoils a greeting.
+TEMPERATURE = 0.7
+
 
 def target_json(config: Qwen3Config, tokenizer: Tokenizer) -> dict[str, Any]:
     """Return config.json of a target."""
@@ -60,7 +63,7 @@ def export_target(folder: Path, network: Qwen3, tokenizer: Tokenizer) -> None:
             "eos_token_id": token_id(tokenizer, END),
             "pad_token_id": token_id(tokenizer, END_OF_TEXT),
             "do_sample": True,
-            "temperature": 1.0,
+            "temperature": TEMPERATURE,
         }
         (partial / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
 

@@ -56,9 +56,9 @@ def test_without_a_file_or_with_nothing_in_it_draws_are_plain(read, tmp_path):
     assert read(temperature=None, top_k=None, eos_token_id=2).defaults == PLAIN
 
 
-def test_the_demo_target_is_drawn_from_plainly():
+def test_the_demo_target_is_answered_at_a_lower_temperature():
     told = read_generation_config(DEMO_FOLDER / "target")
-    assert (told.defaults, told.not_taken) == (PLAIN, ())
+    assert (told.defaults, told.not_taken) == (SamplingDefaults(temperature=0.7), ())
 
 
 def test_do_sample_is_not_looked_at(read):
