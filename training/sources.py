@@ -24,7 +24,7 @@ from training.sessions import load_sessions, save_sessions, write_sessions
 from training.shards import read_shards
 
 # Chat and library text vary most, so they need most examples.
-TEXT_SHARES = {"math": 0.14, "code": 0.16, "chat": 0.2, "library": 0.5}
+TEXT_SHARES = {"math": 0.2, "code": 0.2, "chat": 0.2, "library": 0.4}
 # Tokens of real library text beside each that the target wrote.
 LIBRARY_SHARE = 0.3
 

@@ -16,7 +16,7 @@ from policies.fixed import Fixed, Off
 from policies.load_adaptive import LoadAdaptive
 from toys import make_engine, request, run, tiny_dspark, tiny_target
 
-NUM_TOKENS = 256
+NUM_TOKENS = 128
 LAWS = {"greedy": {"temperature": 0.0}, "coupled": {"temperature": 1.0, "seed": 7}}
 POLICIES = {
     "off": Off,
@@ -74,7 +74,7 @@ def assert_drafts_were_kept_and_lost(engine):
     assert not stats.fallbacks
 
 
-@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize("concurrency", [pytest.param(1, marks=pytest.mark.slow), 8])
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("drafter", ["dspark", "ngram"])
 @pytest.mark.parametrize("law", LAWS)
@@ -88,7 +88,7 @@ def test_drafter_policy_length_and_company_change_nothing(target, plain, law, dr
         assert_drafts_were_kept_and_lost(engine)
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 64])
+@pytest.mark.parametrize("chunk", [1, pytest.param(7, marks=pytest.mark.slow), 64])
 @pytest.mark.parametrize("drafter", ["dspark", "ngram"])
 @pytest.mark.parametrize("law", LAWS)
 def test_chunks_of_a_prefill_change_nothing(target, plain, law, drafter, chunk):
@@ -116,7 +116,7 @@ def test_cached_prefixes_change_nothing_whoever_computed_them(target, plain, law
 @pytest.mark.parametrize("drafter", ["dspark", "ngram"])
 @pytest.mark.parametrize("law", LAWS)
 def test_preemption_changes_nothing(target, plain, law, drafter):
-    engine = engine_with(target, drafter, kv_cache_tokens=750)
+    engine = engine_with(target, drafter, kv_cache_tokens=400)
     assert run(engine, requests(law, 8)) == plain[law]
     assert engine.scheduler.num_preemptions > 0
     assert_drafts_were_kept_and_lost(engine)

@@ -66,7 +66,7 @@ def test_aborting_one_that_waits_to_start_again_forgets_it(target):
     assert engine.memory.pool.num_free == engine.memory.pool.num_usable
 
 
-@pytest.mark.parametrize("tokens", [4096, 800])
+@pytest.mark.parametrize("tokens", [pytest.param(4096, marks=pytest.mark.slow), 800])
 def test_prefixes_are_found_as_often_with_speculation_as_without(target, tokens):
     """A system prompt, then turns of it: hits must not depend on drafts, whether or not the cache is short."""
     system = tuple((5 * j) % 32 for j in range(41))
