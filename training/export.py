@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer
 
 from models import checkpoint
+from models.generation_config import GENERATION_CONFIG
 from models.qwen3 import Qwen3, Qwen3Config
 from training.chatml import END, END_OF_TEXT, token_id
 from training.tokenizer import save_tokenizer
@@ -65,7 +66,7 @@ def export_target(folder: Path, network: Qwen3, tokenizer: Tokenizer) -> None:
             "do_sample": True,
             "temperature": TEMPERATURE,
         }
-        (partial / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
+        (partial / GENERATION_CONFIG).write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

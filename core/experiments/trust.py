@@ -50,7 +50,8 @@ def judge_trust(
 def _slots_p(experiment: Experiment, records: Sequence[UnitRecord]) -> float:
     """Return the p value that arms lost units, or got requests, by their weights: the sample-ratio check."""
     weights, control = experiment.weights, experiment.control_arm
-    seen = _begun(records) if experiment.unit == "request" else _lost(experiment, records)
+    slots = _begun(records) if experiment.unit == "request" else _lost(experiment, records)
+    seen = [slots[slot] for slot in sorted(slots)]
     most = max(
         _most_against(weights[arm] / (weights[arm] + weights[control]), arm, control, seen)
         for arm in experiment.treatments
@@ -59,7 +60,7 @@ def _slots_p(experiment: Experiment, records: Sequence[UnitRecord]) -> float:
 
 
 def _most_against(share: float, arm: str, control: str, seen: Sequence[Counter[str]]) -> float:
-    """Return the most log evidence that there ever was against an arm's share of what it and the control had."""
+    """Return the most log evidence, after any slot, against an arm's share of what it and the control had."""
     hits = number = 0
     most = 0.0
     for counts in seen:
@@ -69,16 +70,16 @@ def _most_against(share: float, arm: str, control: str, seen: Sequence[Counter[s
     return most
 
 
-def _begun(records: Sequence[UnitRecord]) -> list[Counter[str]]:
-    """Return how many requests each arm got in each slot, in turn."""
+def _begun(records: Sequence[UnitRecord]) -> dict[int, Counter[str]]:
+    """Return how many requests each arm got, by slot."""
     slots: dict[int, Counter[str]] = {}
     for record in records:
         slots.setdefault(record.slot, Counter())[record.arm] += record.sums.begun
-    return [slots[slot] for slot in sorted(slots)]
+    return slots
 
 
-def _lost(experiment: Experiment, records: Sequence[UnitRecord]) -> list[Counter[str]]:
-    """Return how many units of each arm a worker wrote nothing of that wrote of others in the block, slot by slot.
+def _lost(experiment: Experiment, records: Sequence[UnitRecord]) -> dict[int, Counter[str]]:
+    """Return of how many units of each arm a worker wrote nothing that wrote of others in the block, by slot.
 
     Where all workers have their turns together, a unit that several of them lost is one: an outage has one arm, however
     many it hits. Of blocks in which a worker wrote nothing at all no arm lost more than its part, and of the latest
@@ -96,7 +97,7 @@ def _lost(experiment: Experiment, records: Sequence[UnitRecord]) -> list[Counter
         for slot in range(block * size, min((block + 1) * size, latest)):
             if any((worker, slot) not in have for worker in workers):
                 lost.setdefault(slot, Counter())[arm_of_slot(experiment.salt, weights, slot, owner)] += 1
-    return [lost[slot] for slot in sorted(lost)]
+    return lost
 
 
 def _before_p(experiment: Experiment, pre: Sequence[Block]) -> float | None:
