@@ -31,8 +31,8 @@ PREDICTION_PACE = 0.05
 # Outcomes kept for the next plan; a plan stands for fewer steps.
 MOST_FINISHED = 64
 # Steps between two reviews of who drafts, and most that a plan stands for: one takes 0.1 to 1 ms to make, the more the
-# more sequences, whose steps are longer but of whom each matters less. It grows to that by a step a time, for at first
-# much is learnt from each. Between reviews a newcomer is treated as the last one would have been.
+# more sequences, whose steps are longer but of whom each matters less. It doubles until it is that, for at first much is
+# learnt from each. Between reviews a newcomer is treated as the last one would have been.
 REVIEW, SEQUENCES_PER_STEP = 4, 16
 IDLE_REVIEW = 16
 
@@ -228,7 +228,7 @@ class LoadAdaptive:
             # After a change there is news in every step.
             self._pause = 1
         else:
-            self._pause = min(self._pause + 1, usual)
+            self._pause = min(2 * self._pause, usual)
         # A group that had nothing to plan for a while has not seen these steps, nor has a newcomer.
         num_steps = np.where(records["is_new"], 1, min(view.step - self._reviewed_step, MOST_FINISHED)) * is_open
         self._reviewed_step = view.step

@@ -6,7 +6,7 @@ from msgspec import Struct
 from core.planning import I32, BoolArray, StepView
 
 # A batch that has changed by more than a share of one in so many is thought over.
-CHANGE = 8
+CHANGE = 4
 # Context of a slot in which nobody was.
 NOBODY = np.iinfo(np.int32).max
 

@@ -38,6 +38,8 @@ class Loop:
         self.size, self.tokens, self.seconds, self.step_index, self.next = num_sequences, 0, 0.0, 0, num_sequences
         self.request = np.arange(num_sequences) % len(recording.accepted)
         self.verified = 0
+        # Rows of the newest step beside those of decoding and drafts.
+        self.caught_up = 0
         # Out of step with each other, as arrivals are.
         self.anchor = (np.arange(num_sequences) * 37) % 200
         self.stale = np.zeros(num_sequences, dtype=np.int32)
@@ -73,7 +75,7 @@ class Loop:
         verified = admitted(plan, drafted, survival)
         self.verified += int(verified.sum())
         accepted = np.minimum(self.recording.accepted[self.request, self.anchor], verified)
-        caught_up = int(self.stale[plan.follow].sum())
+        self.caught_up = caught_up = int(self.stale[plan.follow].sum())
         seconds = self.clock.verify_s(self.size, self.size + int(verified.sum()) + caught_up)
         seconds += self.clock.draft_s(int((drafted > 0).sum()))
         self.lag[drafted > 0] = np.where(live >= 0, live, np.nan)[drafted > 0]
