@@ -25,6 +25,10 @@ class Interval(Struct, frozen=True):
     low: float
     high: float
 
+    def exp(self) -> "Interval":
+        """Return the interval of a ratio from that of its logarithm."""
+        return Interval(math.exp(self.estimate), math.exp(self.low), math.exp(self.high))
+
 
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """Return the mean of independent values with normal limits, mean -+ z * sd / sqrt(n).

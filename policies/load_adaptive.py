@@ -31,8 +31,8 @@ PREDICTION_PACE = 0.05
 # Outcomes kept for the next plan; a plan stands for fewer steps.
 MOST_FINISHED = 64
 # Steps between two reviews of who drafts, and most that a plan stands for: one takes 0.1 to 1 ms to make, the more the
-# more sequences, whose steps are longer but of whom each matters less. It doubles until it is that, for at first much is
-# learnt from each. Between reviews a newcomer is treated as the last one would have been.
+# more sequences, whose steps are longer but of whom each matters less. It doubles until it is that, for at first much
+# is learnt from each. Between reviews a newcomer is treated as the last one would have been.
 REVIEW, SEQUENCES_PER_STEP = 4, 16
 IDLE_REVIEW = 16
 

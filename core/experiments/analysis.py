@@ -21,6 +21,7 @@ from core.experiments.blocks import (
     scale_of,
     variance_of,
 )
+from core.experiments.carry_over import CarryOver, carried_over
 from core.experiments.metrics import DRIFT, METRICS
 from core.experiments.quantiles import quantile_ratios
 from core.experiments.spec import Experiment
@@ -75,7 +76,10 @@ class ArmResult(Struct, frozen=True):
 
 
 class Analysis(Struct, frozen=True):
-    """All of it; hours are those that the comparison covers, values each arm's metrics over all its blocks."""
+    """All of it; hours are those that the comparison covers, values each arm's metrics over all its blocks.
+
+    carried  by treatment, what the halves of slots say; nothing of those whose halves were not measured
+    """
 
     experiment: str
     digest: str
@@ -84,6 +88,7 @@ class Analysis(Struct, frozen=True):
     hours: float
     values: dict[str, dict[str, ArmValue]]
     arms: tuple[ArmResult, ...]
+    carried: dict[str, CarryOver]
     trust: Trust
     advice: Advice
     why: str
@@ -99,8 +104,19 @@ def analyse(experiment: Experiment, records: Iterable[UnitRecord]) -> Analysis:
     advice, why = _overall(arms, trust)
     values = {arm: arm_values(main, arm) for arm in experiment.arms}
     num_pre, num_main = (sum(one.is_whole(experiment.arms) for one in part) for part in (pre, main))
-    hours = covered_hours(experiment, main)
-    return Analysis(experiment.id, experiment.digest, num_main, num_pre, hours, values, arms, trust, advice, why)
+    return Analysis(
+        experiment=experiment.id,
+        digest=experiment.digest,
+        num_blocks=num_main,
+        num_pre_blocks=num_pre,
+        hours=covered_hours(experiment, main),
+        values=values,
+        arms=arms,
+        carried=carried_over(experiment, kept),
+        trust=trust,
+        advice=advice,
+        why=why,
+    )
 
 
 def find_end(experiment: Experiment, records: Sequence[UnitRecord]) -> str | None:
@@ -191,8 +207,8 @@ def compare(experiment: Experiment, blocks: Sequence[Block], arm: str, metric: s
         return None
     spread = float(found.plain.var())
     explained = 1 - float(found.values.var()) / spread if found.is_adjusted and spread > 0 else None
-    ratio = _exp(confidence_sequence(found.values, found.scale, alpha))
-    unadjusted = _exp(confidence_sequence(found.plain, found.plain_scale, alpha))
+    ratio = confidence_sequence(found.values, found.scale, alpha).exp()
+    unadjusted = confidence_sequence(found.plain, found.plain_scale, alpha).exp()
     known_spread = float(found.values.std(ddof=1)) if len(found.values) > 1 else None
     return Comparison(metric, len(found.values), ratio, unadjusted, explained, known_spread)
 
@@ -225,7 +241,7 @@ def _guardrail(
         return None
     before = log_ratios(experiment, pre, arm, metric)
     # Only one side is asked about, and either side is as likely to be passed by chance.
-    interval = _exp(confidence_sequence(worse, scale_of(before, experiment.stop.min_blocks, 2 * alpha), 2 * alpha))
+    interval = confidence_sequence(worse, scale_of(before, experiment.stop.min_blocks, 2 * alpha), 2 * alpha).exp()
     interval = Interval(interval.estimate, interval.low, math.inf)
     last, trip = worse[-experiment.stop.trip_blocks :], trip_of(experiment, before)
     reason = ""
@@ -304,10 +320,3 @@ def _overall(arms: Sequence[ArmResult], trust: Trust) -> tuple[Advice, str]:
     if trust.faults or breached or all(one.advice == "stop" for one in arms):
         return "stop", why
     return "keep running", why
-
-
-# --- Small parts -------------------------------------------------------------------------------------------------
-
-
-def _exp(interval: Interval) -> Interval:
-    return Interval(math.exp(interval.estimate), math.exp(interval.low), math.exp(interval.high))

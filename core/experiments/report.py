@@ -3,6 +3,7 @@
 import math
 
 from core.experiments.analysis import Analysis, ArmResult
+from core.experiments.carry_over import CarryOver
 from core.experiments.metrics import METRICS
 from core.experiments.sizing import blocks_needed
 from core.experiments.spec import INTERFERENCE, SOUND_HOURS, Experiment
@@ -14,6 +15,10 @@ FEWEST_BLOCKS = 8
 OF_SOME_HOURS = (
     "the comparison covers less than two days, and what it shows need not hold at other hours; on traffic that follows "
     "the day let it run for two or more (`stop.min_hours`)"
+)
+HOW_TO_CARRY_LESS = (
+    "either the arm before is still at work when counting begins, so make `slot.burn_in_s` longer, or the arm itself "
+    "changes during its turn, so make slots longer"
 )
 MINUTES_UP_TO_HOURS = 2.0
 EFFECTS = (0.01, 0.02, 0.03, 0.05, 0.1)
@@ -31,6 +36,9 @@ def to_markdown(experiment: Experiment, analysis: Analysis) -> str:
         lines += ["", f"**Conditional and interfering**: {INTERFERENCE}."]
     if analysis.hours < SOUND_HOURS:
         lines += ["", f"**Of {_hours(analysis.hours)}**: {OF_SOME_HOURS}."]
+    lines += [
+        line for arm, one in analysis.carried.items() if one.is_shown for line in ("", _carry_over_warning(arm, one))
+    ]
     lines += [
         "",
         "| arm | metric | ratio to control | without covariates | blocks | advice |",
@@ -82,7 +90,19 @@ def _trust_lines(analysis: Analysis) -> list[str]:
         f"- no effect before the comparison (A/A): {before}",
     ]
     lines += [f"- {metric} alike in all arms: p = {p:.2g}, at all times" for metric, p in trust.nulls.items()]
+    lines += [
+        f"- later over earlier halves of slots (carry-over), {arm}: {_shown(one.change)}; by later halves alone its "
+        f"ratio is {_shown(one.late)}"
+        for arm, one in analysis.carried.items()
+    ]
     return lines + [f"- **fault**: {fault}" for fault in trust.faults]
+
+
+def _carry_over_warning(arm: str, one: CarryOver) -> str:
+    return (
+        f"**Carry-over**: the ratio of {arm!r} is {_shown(one.change)} times as high in the later half of what is "
+        f"counted of slots: {HOW_TO_CARRY_LESS}."
+    )
 
 
 def _size_lines(experiment: Experiment, arm: ArmResult) -> list[str]:

@@ -54,6 +54,11 @@ class SlotSpec(Struct, frozen=True, forbid_unknown_fields=True):
     seconds: Seconds = 120.0
     burn_in_s: Annotated[float, Meta(ge=0.0)] = 30.0
 
+    @property
+    def middle_s(self) -> float:
+        """Seconds from its beginning to the middle of what is counted of it."""
+        return (self.burn_in_s + self.seconds) / 2
+
 
 class Asked(Protocol):
     """What of a request says whether it takes part."""

@@ -64,12 +64,25 @@ class UnitSums(Struct):
                 setattr(both, name, mine + others)
         return both
 
+    def minus(self, part: "UnitSums") -> "UnitSums":
+        """Return what is left without a part of it."""
+        rest = UnitSums()
+        for name in self.__struct_fields__:
+            mine, others = getattr(self, name), getattr(part, name)
+            if isinstance(mine, dict):
+                left = {key: count - others.get(key, 0) for key, count in mine.items()}
+                setattr(rest, name, {key: count for key, count in left.items() if count})
+            else:
+                setattr(rest, name, mine - others)
+        return rest
+
 
 class UnitRecord(Struct, frozen=True, forbid_unknown_fields=True):
     """One unit, or one worker's part of it, as it is kept.
 
     digest  of the experiment's settings, which a unit must have in common with others to be compared
     is_pre  it belongs to the time before: whatever its arm, it was served as the control
+    late    the part of the sums that is of its later half; None where that was not measured
     """
 
     experiment: str
@@ -79,6 +92,7 @@ class UnitRecord(Struct, frozen=True, forbid_unknown_fields=True):
     arm: str
     sums: UnitSums
     is_pre: bool = False
+    late: UnitSums | None = None
 
 
 def count_latency(counts: Counts, seconds: float) -> None:

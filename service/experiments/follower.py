@@ -35,11 +35,21 @@ LATE_SHARE, LATE_S = 0.05, 0.1
 
 
 class Turn:
-    """One unit of this worker's: whose it is, and its counts from the end of its burn-in; mutated by the follower."""
+    """One unit of this worker's: whose it is, and its counts; mutated by the follower.
+
+    counter  from the end of its burn-in
+    late     from the middle of what is counted: where this shows something else, burn-in was too short
+    """
 
     def __init__(self, slot: int, arm: str, *, is_pre: bool, is_whole: bool) -> None:
         self.slot, self.arm, self.is_pre, self.is_whole = slot, arm, is_pre, is_whole
         self.counter: UnitCounter | None = None
+        self.late: UnitCounter | None = None
+
+    @property
+    def counters(self) -> list[UnitCounter]:
+        """Those that have begun."""
+        return [counter for counter in (self.counter, self.late) if counter]
 
 
 class ExperimentFollower:
@@ -58,12 +68,12 @@ class ExperimentFollower:
 
     def begun(self, claim: Claim) -> None:
         """Say that a job was taken in."""
-        if (counter := self._counter) and self._takes_part(claim):
+        for counter in self._counters(claim):
             counter.begun(claim)
 
     def ended(self, claim: Claim, watch: Stopwatch, final: Final) -> None:
         """Say that a job has ended."""
-        if (counter := self._counter) and self._takes_part(claim):
+        for counter in self._counters(claim):
             counter.ended(claim, watch, final)
 
     async def follow(self) -> None:
@@ -144,9 +154,14 @@ class ExperimentFollower:
             await self._serve(standing, self._turn)
             if closed:
                 self._books.close(closed)
-        if self._turn.counter is None and self._turn.is_whole and 0 <= into_s - spec.burn_in_s <= _late_s(standing):
-            snapshot = await self._engine.counts()
-            self._turn.counter = UnitCounter(standing.experiment, partial(self._arm_of, self._turn), snapshot)
+        turn, late_s = self._turn, _late_s(standing)
+        if turn.counter is None and turn.is_whole and 0 <= into_s - spec.burn_in_s <= late_s:
+            turn.counter = await self._new_counter(standing, turn)
+        elif turn.counter and turn.late is None and 0 <= into_s - spec.middle_s <= late_s and not self._splits(turn):
+            turn.late = await self._new_counter(standing, turn)
+
+    async def _new_counter(self, standing: Standing, turn: Turn) -> UnitCounter:
+        return UnitCounter(standing.experiment, partial(self._arm_of, turn), await self._engine.counts())
 
     async def _serve(self, standing: Standing, turn: Turn) -> None:
         """Let the turn's arm plan from the next step on."""
@@ -165,10 +180,11 @@ class ExperimentFollower:
             log.warning("experiment_unit_dropped", experiment=experiment.id, slot=turn.slot, late_s=late_s)
             return None
         arms = list(experiment.arms) if experiment.unit == "request" else [turn.arm]
-        sums = turn.counter.sums(await self._engine.counts(), arms)
+        snapshot = await self._engine.counts()
+        late = turn.late.sums(snapshot, arms) if turn.late else {}
         records = [
-            UnitRecord(experiment.id, experiment.digest, self._worker, turn.slot, arm, own, turn.is_pre)
-            for arm, own in sums.items()
+            UnitRecord(experiment.id, experiment.digest, self._worker, turn.slot, arm, own, turn.is_pre, late.get(arm))
+            for arm, own in turn.counter.sums(snapshot, arms).items()
         ]
         return ClosedUnit(standing, tuple(records), turn.is_pre)
 
@@ -178,15 +194,15 @@ class ExperimentFollower:
         if self._standing is not None:
             spec = self._standing.experiment.slot
             into_s = (time.time() + self._ahead_s) % spec.seconds
-            edges = [edge for edge in (spec.burn_in_s, spec.seconds) if edge > into_s]
+            edges = [edge for edge in (spec.burn_in_s, spec.middle_s, spec.seconds) if edge > into_s]
             wait_s = min(wait_s, edges[0] - into_s)
         return max(wait_s, 0.001)
 
     # --- Whose ---------------------------------------------------------------------------------------------------
 
-    @property
-    def _counter(self) -> UnitCounter | None:
-        return self._turn.counter if self._turn else None
+    def _counters(self, claim: Claim) -> list[UnitCounter]:
+        """Return those that count a job."""
+        return self._turn.counters if self._turn and self._takes_part(claim) else []
 
     def _splits(self, turn: Turn) -> bool:
         assert self._standing is not None

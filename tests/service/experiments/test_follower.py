@@ -112,6 +112,9 @@ async def test_units_are_served_by_turns_counted_and_analysed(stage):
     others = [record.sums for record in records if record.arm == "long" or record.is_pre]
     assert all(sums.verified <= sums.rounds for sums in short)
     assert sum(sums.verified for sums in others) > sum(sums.rounds for sums in others)
+    for record in records:
+        assert record.late.tokens <= record.sums.tokens
+        assert record.late.seconds == pytest.approx(record.sums.seconds / 2, abs=0.1)
     found = analyse(experiment, records)
     assert found.num_blocks >= 2 > found.num_pre_blocks
     assert found.values["short"]["tokens_per_s"].value > 0
