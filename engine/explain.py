@@ -32,6 +32,12 @@ class RecentSteps:
         """Return what is kept, oldest first; plain decoding has nothing to tell and is left out."""
         return [describe(part, outcome) for part, outcome in self._kept if part.view is not None]
 
+    def newest(self) -> StepRecord | None:
+        """Return what was kept last; None before the first step, and for plain decoding."""
+        if not self._kept or self._kept[-1][0].view is None:
+            return None
+        return describe(*self._kept[-1])
+
 
 def describe(part: GroupPlan, outcome: StepOutcome) -> StepRecord:
     """Return one group's step in numbers; `part` has a view."""

@@ -84,7 +84,7 @@ class LiveLoop:
 
     def _see(self, num_sequences: int, context: float, seconds: float, prefill_rows: int) -> None:
         """Note a step in which somebody decodes; of one without a drafter nothing is recorded."""
-        record = next(iter(self.engine.recent.records()[-1:]), None)
+        record = self.engine.recent.newest()
         if record is None or record.step != self.engine.stats.steps:
             told = (num_sequences, 0, 0, context)
         elif record.rows == record.sampling + record.verified + prefill_rows:
