@@ -28,14 +28,13 @@ def draw_experiment(experiment: Experiment, records: Sequence[UnitRecord], path:
     stride = max(1, len(main) // MOST_POINTS)
     for arm, colour in zip(experiment.treatments, COLOURS, strict=False):
         ends = range(stride, len(main) + 1, stride)
-        looks = [(n, compare(experiment, [*pre, *main[:n]], arm, experiment.primary, alpha)) for n in ends]
-        known = [(n, look.ratio) for n, look in looks if look is not None and math.isfinite(look.ratio.high)]
+        looks = [compare(experiment, [*pre, *main[:n]], arm, experiment.primary, alpha) for n in ends]
+        # Of blocks that are there, the newest may not count yet.
+        known = {look.num_blocks: look.ratio for look in looks if look is not None and math.isfinite(look.ratio.high)}
         if known:
-            numbers = [n for n, _ in known]
-            axes.plot(numbers, [ratio.estimate for _, ratio in known], color=colour, label=arm)
-            axes.fill_between(
-                numbers, [r.low for _, r in known], [r.high for _, r in known], color=colour, alpha=0.2, linewidth=0
-            )
+            lows, highs = [ratio.low for ratio in known.values()], [ratio.high for ratio in known.values()]
+            axes.plot(list(known), [ratio.estimate for ratio in known.values()], color=colour, label=arm)
+            axes.fill_between(list(known), lows, highs, color=colour, alpha=0.2, linewidth=0)
     axes.axhline(1.0, color="black", linewidth=0.8)
     axes.axvline(experiment.stop.min_blocks, color="grey", linewidth=0.8, linestyle=":")
     axes.set_xlabel("blocks")
