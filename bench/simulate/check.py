@@ -6,7 +6,7 @@
 Both play the same requests: their texts, and how drafts fare in them, are recorded first (bench/simulate/record.py).
 Real engines run by turns, in windows of a closed loop, and the simulator says what they should have shown. What steps
 cost is what the engine profiled at start-up, corrected by the steps of half of all policies' windows, load by load and
-length by length, and how they scatter, load by load; none of those windows is compared. Policies do not see that: they
+length by length, and so is how they scatter; none of those windows is compared. Policies do not see that: they
 are shown the table that the policy of the same name had in its own engine at the end of the same load. A machine that
 does other things at the same time shows in the A/A spread: each policy's windows, one half against the other.
 """
@@ -163,11 +163,11 @@ def run_engines(
                 else:
                     steps[load] += loops[name].seen
         believed |= {(name, load): engine.costs[DRAFTER] for name, engine in engines.items() if DRAFTER in engine.costs}
-    table = corrected(profiled, [step for seen in steps.values() for step in seen])
-    (folder / "table.json").write_bytes(msgspec.json.encode(SavedTable("", table)))
-    simulations = {
-        load: simulation_of(arguments, folder, settings, deviations(table, seen)) for load, seen in steps.items()
-    }
+    simulations = {}
+    for load, seen in steps.items():
+        table = corrected(profiled, seen)
+        (folder / f"table-{load}.json").write_bytes(msgspec.json.encode(SavedTable("", table)))
+        simulations[load] = simulation_of(arguments, folder, settings, load, deviations(table, seen))
     return windows, believed, simulations
 
 
@@ -185,9 +185,12 @@ def case_of(simulation: Simulation, policy: str, load: int, believed: Mapping[Ke
 
 
 def simulation_of(
-    arguments: argparse.Namespace, folder: Path, settings: EngineSettings, scatter: Sequence[float]
+    arguments: argparse.Namespace, folder: Path, settings: EngineSettings, load: int, scatter: Sequence[float]
 ) -> Simulation:
-    """Return the simulation of what the engines do; of the scatter of steps the means of each hundredth are kept."""
+    """Return the simulation of what the engines do under one load, by the table of the steps seen under it.
+
+    Of the scatter of steps the means of each hundredth are kept.
+    """
     # Means, for the few steps that take thrice as long are a share of all time that no quantile shows.
     parts = np.array_split(np.sort(np.array(scatter)), SCATTER_PARTS)
     kept = [float(part.mean()) for part in parts if len(part)]
@@ -200,9 +203,9 @@ def simulation_of(
             kv_cache_tokens=settings.kv_cache_tokens,
             block_size=settings.block_size,
         ),
-        costs=Costs(table=str(folder / "table.json"), deviations=tuple(kept)),
+        costs=Costs(table=str(folder / f"table-{load}.json"), deviations=tuple(kept)),
         acceptance=Acceptance(recording=str(folder / "recording.safetensors")),
-        traffic=Traffic(kind="closed", loads=tuple(map(float, arguments.loads))),
+        traffic=Traffic(kind="closed", loads=(float(load),)),
     )
 
 

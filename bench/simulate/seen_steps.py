@@ -39,8 +39,15 @@ def price(table: CostTable, step: SeenStep) -> float:
 
 
 def deviations(table: CostTable, steps: Sequence[SeenStep]) -> list[float]:
-    """Return by how much steps took longer than a table says, as ratios."""
-    return [step.seconds / price(table, step) for step in steps]
+    """Return how steps scatter: by how much they took longer than others of their load and length, as ratios.
+
+    A table may be off for one kind of step; that is no scatter, and none that other kinds of step have.
+    """
+    cells: dict[Cell, list[float]] = {}
+    for step in steps:
+        cells.setdefault(_cell(table, step), []).append(step.seconds / price(table, step))
+    kept = [np.array(ratios) for ratios in cells.values() if len(ratios) >= FEWEST]
+    return [float(ratio) for ratios in kept for ratio in ratios / ratios.mean()]
 
 
 def corrected(table: CostTable, steps: Sequence[SeenStep]) -> CostTable:
@@ -68,6 +75,8 @@ def corrected(table: CostTable, steps: Sequence[SeenStep]) -> CostTable:
     whole = verify + draft[:, :, None]
     verify = np.maximum(whole * _filled(speculating)[None] - draft[:, :, None], 0.0)
     plain_s = np.array(table.plain_s) * _filled(plain)[:, 0]
+    # To follow sequences is never cheaper than not to: where it would be, what was seen are the longer drafts.
+    verify[:, :, 0] = np.maximum(verify[:, :, 0], plain_s)
     return replace(
         table,
         plain_s=tuple(map(tuple, plain_s.tolist())),

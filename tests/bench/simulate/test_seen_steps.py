@@ -86,6 +86,21 @@ def test_a_few_steps_tell_nothing():
     assert [ratio(table, 4, 3), ratio(table, 1, 0)] == pytest.approx([1.0, 1.0])
 
 
+def test_where_drafts_were_cheaper_than_thought_and_plain_steps_dearer_both_cost_what_they_took():
+    table = corrected(TABLE, [*steps_of(4, 7, 0.7), *steps_of(4, 0, 1.3, followed=False)])
+    assert ratio(table, 4, 7) == pytest.approx(0.7)
+    assert ratio(table, 4, 0, followed=False) == pytest.approx(1.3)
+
+
+def test_what_a_table_misses_of_one_kind_of_step_is_no_scatter_of_all():
+    steady = [replace(step, seconds=price(TABLE, step)) for step in steps_of(4, 7, 1.0)]
+    dear = [replace(step, seconds=2 * step.seconds) for step in steps_of(4, 3, 1.0)]
+    found = np.array(deviations(TABLE, [*steady, *dear]))
+    assert found.mean() == pytest.approx(1.0)
+    assert found.max() == pytest.approx(1.2)
+    assert deviations(TABLE, dear[:5]) == []
+
+
 def test_steps_scatter_about_the_corrected_table_by_one_on_average():
     steps = steps_of(4, 3, 2.0)
     assert np.mean(deviations(corrected(TABLE, steps), steps)) == pytest.approx(1.0)
