@@ -55,7 +55,7 @@ def corrected(table: CostTable, steps: Sequence[SeenStep]) -> CostTable:
 
     A length that was not seen at a load follows that load's others, a load that was not seen its kind's. A row of
     prefill costs what it made steps longer, for a profile of an idle engine cannot know that: under load there are
-    requests to take in as well. Factors and that price are found together, by least squares of relative deviations:
+    requests to take in as well. That price is found together with the factors, by least squares of relative deviations:
     with many sequences hardly any step is without prefill.
     """
     steps = [step for step in steps if not _is_prefill(step)]
@@ -111,8 +111,13 @@ def _fitted(table: CostTable, kept: Sequence[tuple[SeenStep, Cell]]) -> tuple[di
     is_known = bool(rows.any())
     if is_known and found[-1] < 0.0:
         found = np.append(np.linalg.lstsq(shares[:, :-1], target, rcond=None)[0], 0.0)
-    factors = {cell: max(0.0, float(found[column])) for cell, column in columns.items()}
-    return factors, float(found[-1]) * unit_s if is_known else table.prefill_row_s
+    prefill_row_s = float(found[-1]) * unit_s if is_known else table.prefill_row_s
+    # What all steps of a cell took together is what a throughput is made of: that is met exactly.
+    left_s = np.array([step.seconds for step, _ in kept]) - rows * prefill_row_s
+    index = np.array([columns[cell] for _, cell in kept])
+    totals = (np.bincount(index, weights=each) for each in (left_s, priced_s))
+    factors = np.maximum(np.divide(*totals), 0.0)
+    return {cell: float(factors[column]) for cell, column in columns.items()}, prefill_row_s
 
 
 def _cell(table: CostTable, step: SeenStep) -> Cell:

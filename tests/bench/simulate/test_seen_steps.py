@@ -92,6 +92,22 @@ def test_where_drafts_were_cheaper_than_thought_and_plain_steps_dearer_both_cost
     assert ratio(table, 4, 0, followed=False) == pytest.approx(1.3)
 
 
+def test_all_steps_of_a_kind_together_cost_what_they_took_even_where_prefill_is_not_by_the_row():
+    rng = np.random.default_rng(0)
+    steps = [
+        # Twice as many rows cost less than twice as much, and of drafts there are now more, now fewer.
+        replace(step, num_verified=drafts, prefill_rows=rows, seconds=step.seconds + 1e-4 * drafts + 1e-3 * rows**0.5)
+        for step, drafts, rows in zip(
+            steps_of(4, 3, 1.5, count=200),
+            rng.integers(8, 17, 200).tolist(),
+            rng.integers(0, 100, 200).tolist(),
+            strict=True,
+        )
+    ]
+    table = corrected(TABLE, steps)
+    assert sum(price(table, step) for step in steps) == pytest.approx(sum(step.seconds for step in steps))
+
+
 def test_what_a_table_misses_of_one_kind_of_step_is_no_scatter_of_all():
     steady = [replace(step, seconds=price(TABLE, step)) for step in steps_of(4, 7, 1.0)]
     dear = [replace(step, seconds=2 * step.seconds) for step in steps_of(4, 3, 1.0)]
