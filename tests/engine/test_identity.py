@@ -5,6 +5,8 @@ at a time, no drafter, whole prompts, nothing cached. Every cell proves that dra
 that the event it is named after happened.
 """
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -18,6 +20,7 @@ from toys import make_engine, request, run, tiny_dspark, tiny_target
 
 NUM_TOKENS = 128
 LAWS = {"greedy": {"temperature": 0.0}, "coupled": {"temperature": 1.0, "seed": 7}}
+DRAFTERS = ("dspark", "ngram")
 POLICIES = {
     "off": Off,
     "fixed-1": lambda: Fixed(1),
@@ -27,6 +30,14 @@ POLICIES = {
     "load-adaptive": LoadAdaptive,
 }
 WIDE = EngineShape(max_num_seqs=16, max_num_batched_tokens=256, kv_cache_tokens=8192, block_size=4)
+
+
+def cells(*axes):
+    """Return the product of three axes; every other cell is slow, and those that are not meet each pair of values."""
+    return [
+        pytest.param(*cell, marks=pytest.mark.slow) if sum(map(list.index, axes, cell)) % 2 else pytest.param(*cell)
+        for cell in product(*axes)
+    ]
 
 
 def shape(**changes):
@@ -75,9 +86,7 @@ def assert_drafts_were_kept_and_lost(engine):
 
 
 @pytest.mark.parametrize("concurrency", [pytest.param(1, marks=pytest.mark.slow), 8])
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("drafter", ["dspark", "ngram"])
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize(("law", "drafter", "policy"), cells([*LAWS], [*DRAFTERS], [*POLICIES]))
 def test_drafter_policy_length_and_company_change_nothing(target, plain, law, drafter, policy, concurrency):
     engine = engine_with(target, drafter, policy)
     texts = run(engine, requests(law, concurrency))
@@ -88,9 +97,7 @@ def test_drafter_policy_length_and_company_change_nothing(target, plain, law, dr
         assert_drafts_were_kept_and_lost(engine)
 
 
-@pytest.mark.parametrize("chunk", [1, pytest.param(7, marks=pytest.mark.slow), 64])
-@pytest.mark.parametrize("drafter", ["dspark", "ngram"])
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize(("law", "drafter", "chunk"), cells([*LAWS], [*DRAFTERS], [1, 7, 64]))
 def test_chunks_of_a_prefill_change_nothing(target, plain, law, drafter, chunk):
     engine = engine_with(target, drafter, max_num_batched_tokens=chunk)
     assert run(engine, requests(law, 8)) == plain[law]
@@ -99,9 +106,7 @@ def test_chunks_of_a_prefill_change_nothing(target, plain, law, drafter, chunk):
     assert engine.stats.steps >= (sum(map(len, PROMPTS)) - 8) / chunk
 
 
-@pytest.mark.parametrize("first", ["none", "dspark"])
-@pytest.mark.parametrize("drafter", ["dspark", "ngram"])
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize(("law", "drafter", "first"), cells([*LAWS], [*DRAFTERS], ["none", "dspark"]))
 def test_cached_prefixes_change_nothing_whoever_computed_them(target, plain, law, drafter, first):
     engine = engine_with(target, drafter)
     cap = {"max_drafts": 0} if first == "none" else {}
@@ -113,7 +118,7 @@ def test_cached_prefixes_change_nothing_whoever_computed_them(target, plain, law
     assert_drafts_were_kept_and_lost(engine)
 
 
-@pytest.mark.parametrize("drafter", ["dspark", "ngram"])
+@pytest.mark.parametrize("drafter", DRAFTERS)
 @pytest.mark.parametrize("law", LAWS)
 def test_preemption_changes_nothing(target, plain, law, drafter):
     engine = engine_with(target, drafter, kv_cache_tokens=400)
