@@ -10,7 +10,7 @@ from core.experiments.analysis import analyse
 from core.experiments.assignment import arm_of_slot, block_of
 from core.experiments.carry_over import carried_over
 from core.experiments.report import to_markdown
-from core.experiments.spec import make_experiment
+from core.experiments.spec import SlotSpec, make_experiment
 from core.experiments.unit_sums import UnitRecord, UnitSums, count_latency
 
 HALF_S, RATE = 30.0, 1000.0
@@ -73,6 +73,10 @@ def test_the_report_warns_of_it_and_says_what_to_do():
     told = to_markdown(experiment, analyse(experiment, clean))
     assert "**Carry-over**" not in told
     assert "later over earlier halves of slots (carry-over), treatment:" in told
+
+
+def test_the_halves_are_of_what_is_counted_and_of_equal_length():
+    assert SlotSpec(seconds=20.0, burn_in_s=8.0).middle_s == 14.0
 
 
 def test_units_whose_halves_were_not_measured_say_nothing_of_it():
