@@ -6,9 +6,9 @@
 Both play the same requests: their texts, and how drafts fare in them, are recorded first (bench/simulate/record.py).
 Real engines run by turns, in windows of a closed loop, and the simulator says what they should have shown. What steps
 cost is what the engine profiled at start-up, corrected by the steps of half of all policies' windows, load by load and
-length by length, and so is how they scatter; none of those windows is compared. Policies do not see that: they
-are shown the table that the policy of the same name had in its own engine at the end of the same load. A machine that
-does other things at the same time shows in the A/A spread: each policy's windows, one half against the other.
+length by length, and so is how they scatter; none of those windows is compared. Policies do not see that: they are
+shown the table that the policy of the same name had in its own engine at the end of the same load. A machine that does
+other things at the same time shows in the A/A spread: each policy's windows, one half against the other.
 """
 
 import argparse
@@ -246,12 +246,12 @@ def rates(rows: Sequence[Compared], which: int) -> dict[Key, float]:
 def same_order(real: Mapping[Key, float], simulated: Mapping[Key, float], load: int, bound: float) -> bool:
     """Tell whether any two policies that really differ by more than `bound` stand in the same order."""
     names = [policy for policy, at in real if at == load]
-    return all(
-        (real[a, load] > real[b, load]) == (simulated[a, load] > simulated[b, load])
-        for i, a in enumerate(names)
-        for b in names[:i]
-        if abs(real[a, load] / real[b, load] - 1) > bound
-    )
+    return all(agree(real, simulated, (a, load), (b, load), bound) for i, a in enumerate(names) for b in names[:i])
+
+
+def agree(real: Mapping[Key, float], simulated: Mapping[Key, float], one: Key, other: Key, bound: float) -> bool:
+    """Tell whether two stand in the same order, or really are as fast as each other, within the bound."""
+    return abs(real[one] / real[other] - 1) <= bound or (real[one] > real[other]) == (simulated[one] > simulated[other])
 
 
 def crossovers(found: Mapping[Key, float], loads: Sequence[int]) -> dict[str, int | None]:
@@ -270,9 +270,7 @@ def same_crossovers(real: Mapping[Key, float], simulated: Mapping[Key, float], b
     Where they really are as fast as it, within the load's bound, either side is right.
     """
     return all(
-        (rate < real[BASELINE, load]) == (simulated[policy, load] < simulated[BASELINE, load])
-        for (policy, load), rate in real.items()
-        if (BASELINE, load) in real and abs(rate / real[BASELINE, load] - 1) > bounds[load]
+        agree(real, simulated, key, (BASELINE, key[1]), bounds[key[1]]) for key in real if (BASELINE, key[1]) in real
     )
 
 

@@ -55,26 +55,22 @@ class UnitSums(Struct):
 
     def plus(self, other: "UnitSums") -> "UnitSums":
         """Return both together."""
-        both = UnitSums()
-        for name in self.__struct_fields__:
-            mine, others = getattr(self, name), getattr(other, name)
-            if isinstance(mine, dict):
-                setattr(both, name, {key: mine.get(key, 0) + others.get(key, 0) for key in sorted({*mine, *others})})
-            else:
-                setattr(both, name, mine + others)
-        return both
+        return self._combined(other, 1)
 
     def minus(self, part: "UnitSums") -> "UnitSums":
         """Return what is left without a part of it."""
-        rest = UnitSums()
+        return self._combined(part, -1)
+
+    def _combined(self, other: "UnitSums", sign: int) -> "UnitSums":
+        found = UnitSums()
         for name in self.__struct_fields__:
-            mine, others = getattr(self, name), getattr(part, name)
+            mine, others = getattr(self, name), getattr(other, name)
             if isinstance(mine, dict):
-                left = {key: count - others.get(key, 0) for key, count in mine.items()}
-                setattr(rest, name, {key: count for key, count in left.items() if count})
+                counts = {key: mine.get(key, 0) + sign * others.get(key, 0) for key in sorted({*mine, *others})}
+                setattr(found, name, {key: count for key, count in counts.items() if count})
             else:
-                setattr(rest, name, mine - others)
-        return rest
+                setattr(found, name, mine + sign * others)
+        return found
 
 
 class UnitRecord(Struct, frozen=True, forbid_unknown_fields=True):
