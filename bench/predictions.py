@@ -72,8 +72,11 @@ def measure(engine: Engine, questions: Iterator[Question], load: int, seconds: f
         while len(engine.scheduler.running) + len(engine.scheduler.waiting) < load:
             send(engine, next(questions))
         engine.step()
-        record = engine.recent.records()[-1]
-        if spent > seconds / 5 and record.sampling == record.sequences and record.predicted_step_s is not None:
+        record = engine.recent.newest()
+        # Of a step for which an older plan stood nothing is recorded.
+        if spent <= seconds / 5 or record is None or record.step != engine.stats.steps:
+            continue
+        if record.sampling == record.sequences and record.predicted_step_s is not None:
             records.append(record)
     for sequence in (*engine.scheduler.running, *engine.scheduler.waiting):
         engine.abort(sequence.request.id)

@@ -113,6 +113,8 @@ class Plan(Struct, frozen=True):
                      or what a deadline needs. They count in the budget of TopK
     weight           f32 [B] above 0; multiplies survivals where TopK puts drafts in order
     predicted_step_s, predicted_tokens   what the policy expects of the step, if it does; only exported
+    stands           steps that a plan may serve for, this one included, which neither drafts nor follows: while the
+                     same sequences decode nobody is asked meanwhile, and few of these steps are shown to `observe`
     """
 
     draft_len: I32
@@ -123,6 +125,7 @@ class Plan(Struct, frozen=True):
     weight: F32 | None = None
     predicted_step_s: float | None = None
     predicted_tokens: float | None = None
+    stands: int = 1
 
 
 class StepOutcome(Struct, frozen=True):

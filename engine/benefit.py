@@ -9,10 +9,8 @@ from dataclasses import dataclass
 
 from core.cost import CostTable
 from core.planning import StepOutcome, StepView
+from engine.looks import is_looked_at
 
-# One step of so many is looked at, as reading the table takes some 20 microseconds. Five, because policies think longer
-# in every fourth step: a multiple of that would see nothing else.
-EVERY = 5
 # Share that what is known keeps with every look: half of it is gone after 69 looks.
 KEPT = 0.99
 
@@ -29,7 +27,6 @@ class Benefit:
     spent_s: float = 0.0
     _recent_plain_s: float = 0.0
     _recent_spent_s: float = 0.0
-    _num_steps: int = 0
 
     @property
     def ratio(self) -> float | None:
@@ -38,8 +35,7 @@ class Benefit:
 
     def observe(self, view: StepView, outcome: StepOutcome) -> None:
         """Look at a finished step that the group had to itself; without a cost table nothing can be said."""
-        self._num_steps += 1
-        if view.cost is not None and len(outcome.slots) and self._num_steps % EVERY == 0:
+        if view.cost is not None and len(outcome.slots) and is_looked_at(outcome.step):
             self.count(plain_seconds(view, outcome, view.cost), outcome.step_s)
 
     def count(self, plain_s: float, spent_s: float) -> None:

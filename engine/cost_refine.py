@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from core.cost import CostTable
 from core.planning import Plan, StepOutcome, StepView
+from engine.looks import is_looked_at
 
 F64 = NDArray[np.float64]
 
-# Steps looked at: one of so many, for a look takes 50 microseconds, and all that take so long that it does not matter;
-# and looks between two tables. Seven, because policies think longer in every fourth step: a multiple of that would see
-# nothing else.
-EVERY, LONG_STEP_S, PUBLISH_EVERY = 7, 0.02, 16
+# Steps that take so long that a look does not matter are all looked at, nor does it that a policy thought in them; and
+# looks between two tables.
+LONG_STEP_S, PUBLISH_EVERY = 0.1, 16
 # Weight of a new ratio in the averages of one kind of step and of all.
 PACE, PACE_OF_ALL = 0.05, 0.02
 # Looks after which a kind of step is believed half as much as the average of all.
@@ -66,12 +66,11 @@ class CostRefinement:
         self._log_ratio = np.zeros((3, len(self._grid)))
         self._looks = np.zeros((3, len(self._grid)))
         self._log_ratio_of_all = 0.0
-        self._num_steps = self._num_looks = 0
+        self._num_looks = 0
 
     def observe(self, view: StepView, plan: Plan, outcome: StepOutcome) -> None:
         """Learn from a finished step of one group alone."""
-        self._num_steps += 1
-        if (self._num_steps % EVERY and outcome.step_s < LONG_STEP_S) or not len(outcome.slots):
+        if not (is_looked_at(outcome.step) or outcome.step_s >= LONG_STEP_S) or not len(outcome.slots):
             return
         other_rows = outcome.prefill_rows + outcome.catch_up_rows
         if other_rows > MOST_OTHER_ROWS * outcome.rows:

@@ -381,7 +381,7 @@ class Engine:
         if proposal.draft.tokens.shape[1]:
             self.stats.soft_accepts += float(verdict.verdict.soft_labels.sum())
         for part in plan.parts:
-            if part.view is None:
+            if not plan.teaches(part, facts.step):
                 part.group.count_plain(num_judged(plan, part, verdict))
         self._uncounted += teach(plan, proposal, verdict, facts)
         if not self.runs_apart:

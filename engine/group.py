@@ -139,7 +139,7 @@ class PolicyGroup:
         self._survival_lag[slots[drafted]] = np.where(asked, seen, np.nan)
 
     def count_plain(self, num_rounds: int) -> None:
-        """Count rounds without any drafter: there is nothing to learn from them."""
+        """Count plain rounds from which nothing is learnt: without a drafter, or of a plan that stands."""
         self._stats.rounds += num_rounds
         self.counts.rounds += num_rounds
 
@@ -210,6 +210,8 @@ def check_plan(plan: Plan, width: int) -> None:
     """Raise EngineError if a policy says what no rule or calibration of ours means."""
     if not isinstance(plan.rule, Rule):
         raise EngineError(f"a plan's rule must be one of core.planning.Rule, got {plan.rule!r}")
+    if not isinstance(plan.stands, int) or plan.stands < 1:
+        raise EngineError(f"a plan stands for 1 step or more, got {plan.stands!r}")
     for name in ("predicted_step_s", "predicted_tokens"):
         if not isinstance(getattr(plan, name), float | None):
             raise EngineError(f"a plan's {name} must be a float or None, got {getattr(plan, name)!r}")

@@ -35,8 +35,8 @@ def step_facts(step: int, step_s: float, batch: Batch, plan: StepPlan, rows: Ste
 def outcomes(
     plan: StepPlan, draft: Draft, survival: Tensor, verdict: Round, facts: StepFacts
 ) -> Iterator[tuple[GroupPlan, StepOutcome]]:
-    """Yield the part of every group that has a drafter; draft and survival [B, G] cover the whole batch."""
-    if plan.is_plain:
+    """Yield the part of every group that is to learn of the step; draft and survival [B, G] cover the whole batch."""
+    if not any(plan.teaches(part, facts.step) for part in plan.parts):
         return
     index = verdict.index.numpy(force=True)
     group_of = plan.group[index]
@@ -45,7 +45,7 @@ def outcomes(
         each.numpy(force=True) for each in (draft.evidence, survival, draft.lengths, verdict.verdict.soft_labels)
     )
     for number, part in enumerate(plan.parts):
-        if part.view is None:
+        if not plan.teaches(part, facts.step):
             continue
         mine = slice(None) if len(plan.parts) == 1 else np.flatnonzero(group_of == number)
         judged, width = index[mine], part.group.speculator.spec.max_drafts

@@ -1,13 +1,17 @@
-"""The plans of all groups of a step, made one after the other and put together for the batch."""
+"""The plans of all groups of a step, made one after the other and put together for the batch.
+
+Where nobody drafts and nobody is followed there is nothing to decide from step to step. Such a plan may stand for
+several, in which no policy is asked, so that a drafter that does not pay costs next to nothing.
+"""
 
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
-from msgspec.structs import replace
+from msgspec import structs
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,11 +23,12 @@ from engine.blocks import BlockPool
 from engine.catch_up import CatchUp, CatchUpBudget
 from engine.device import upload
 from engine.group import Others, Places, PolicyGroup
+from engine.looks import is_looked_at
 from engine.scheduler import Batch
 from engine.sequence import GroupKey, Sequence
 from engine.speculator import Speculator
 from kernels.survival import survival as survival_of
-from policies.base import decode_plainly
+from policies.base import FOR_GOOD, decode_plainly
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +50,32 @@ class GroupPlan:
 class StepPlan:
     """What the step will do, decided before any of its drafts exists.
 
-    sequences   those of the batch
+    sequences   those of the batch; keys  their groups'
     draft_len   i32 [B]; drafts to ask for
     follow      bool [B]; whose own final rows go to their drafter
     group       i64 [B]; index into parts
     catch_up    computed rows that drafters have missed and now get, in batch order
+    stands      steps that it may serve for, this one included; is_repeated  it served for the step before
     """
 
     sequences: tuple[Sequence, ...]
+    keys: list[GroupKey]
     parts: tuple[GroupPlan, ...]
     draft_len: I32
     follow: BoolArray
     group: NDArray[np.int64]
     catch_up: tuple[CatchUp, ...]
+    stands: int = 1
+    is_repeated: bool = False
 
-    @property
-    def is_plain(self) -> bool:
-        """Tell whether nobody was asked: a plan for the same sequences would be the same, whatever the load."""
-        return all(part.view is None for part in self.parts)
+    def serves(self, sequences: tuple[Sequence, ...], keys: list[GroupKey]) -> bool:
+        """Tell whether it can serve for the next step, of these sequences in the groups of these keys."""
+        # Sequences may have come to be planned by others since.
+        return self.stands > 1 and sequences == self.sequences and keys == self.keys
+
+    def teaches(self, part: GroupPlan, step: int) -> bool:
+        """Tell whether a group's part of this step, the engine's `step`-th, is shown to policy and cost table."""
+        return part.view is not None and (not self.is_repeated or is_looked_at(step))
 
     @property
     def predicted_step_s(self) -> float | None:
@@ -152,11 +165,9 @@ def plan_step(
     before  the last step's plan; while nobody has to be asked it goes on
     """
     keys = [sequence.group for sequence in batch.sequences]
+    if before is not None and before.serves(batch.sequences, keys):
+        return replace(before, stands=before.stands - 1, is_repeated=True)
     present = set(keys)
-    is_same = before is not None and before.is_plain and before.sequences == batch.sequences
-    # Sequences may have come to be planned by others since.
-    if before is not None and is_same and present == {part.group.key for part in before.parts}:
-        return before
     size = len(batch.sequences)
     parts: list[GroupPlan] = []
     draft_len = np.zeros(size, dtype=np.int32)
@@ -177,16 +188,18 @@ def plan_step(
         members = np.arange(size) if len(present) == 1 else np.flatnonzero([name == key for name in keys])
         group_of[members] = len(parts)
         if group.speculator.drafter is None:
-            parts.append(GroupPlan(group, members, group.slots(batch, members), decode_plainly(len(members))))
+            parts.append(GroupPlan(group, members, group.slots(batch, members), decode_plainly(len(members), FOR_GOOD)))
             continue
-        view = group.view(batch, members, replace(around, planned_rows=planned_rows), load.costs.get(key[0]))
+        view = group.view(batch, members, structs.replace(around, planned_rows=planned_rows), load.costs.get(key[0]))
         plan = group.plan(view)
         draft_len[members] = plan.draft_len
         follow[members] = plan.follow & ((view.stale_rows == 0) | budget.catch_up(batch, members, plan.follow, group))
         parts.append(GroupPlan(group, members, view.slots, plan, view))
         planned_rows = int(draft_len.sum()) + budget.num_rows
     catch_up = tuple(sorted(budget.chosen, key=lambda c: c.place))
-    return StepPlan(batch.sequences, tuple(parts), draft_len, follow, group_of, catch_up)
+    is_plain = not (draft_len.any() or any(part.plan.follow.any() for part in parts))
+    stands = min(part.plan.stands for part in parts) if is_plain else 1
+    return StepPlan(batch.sequences, keys, tuple(parts), draft_len, follow, group_of, catch_up, stands)
 
 
 def live_survival(plan: StepPlan, draft: Draft) -> Tensor:

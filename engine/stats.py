@@ -48,6 +48,8 @@ class RoundCounts:
     def count_rounds(self, drafted: I32, verified: I32, accepted: I32) -> None:
         """Count the verdicts of one step, an entry per sequence."""
         self.rounds += len(verified)
+        if not drafted.any():
+            return
         self.drafted += int(drafted.sum())
         self.verified += int(verified.sum())
         self.accepted += int(accepted.sum())

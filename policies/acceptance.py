@@ -33,15 +33,15 @@ class AcceptanceRecord:
         self.hazard = np.full(width, OPTIMISM)
         self.prior, self.scale = np.cumprod(self.hazard), np.ones(width)
 
-    def count(self, outcomes: list[StepOutcome]) -> None:
-        """Learn how often a draft was accepted given that all before it were."""
+    def count(self, outcomes: list[StepOutcome], num_steps: int) -> None:
+        """Learn how often a draft was accepted given that all before it were, from what num_steps steps have shown."""
         width = len(self._trials)
         accepted = np.concatenate([outcome.accepted for outcome in outcomes])
         is_full = accepted == np.concatenate([outcome.verified for outcome in outcomes])
         full = np.bincount(accepted[is_full], minlength=width + 1)
         reached = np.bincount(accepted, minlength=width + 1)[::-1].cumsum()[::-1]
-        self._trials *= KEPT_PRIOR ** len(outcomes)
-        self._hits *= KEPT_PRIOR ** len(outcomes)
+        self._trials *= KEPT_PRIOR**num_steps
+        self._hits *= KEPT_PRIOR**num_steps
         # Reached place j, and place j was verified.
         self._trials += reached[:width] - full[:width]
         self._hits += reached[1 : width + 1]

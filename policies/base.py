@@ -3,11 +3,15 @@
 A policy sees neither drafters nor models, only a StepView of facts fixed before this step's drafts exist.
 """
 
+import sys
+
 import numpy as np
 
 from core.planning import FixedLength, Plan, Rule, StepView
 
 NOTHING = FixedLength(0)
+# Steps that a plan stands for which nothing will ever change.
+FOR_GOOD = sys.maxsize
 
 
 def draft_all(view: StepView, rule: Rule) -> Plan:
@@ -20,6 +24,6 @@ def draft_nothing(view: StepView) -> Plan:
     return decode_plainly(len(view.slots))
 
 
-def decode_plainly(size: int) -> Plan:
-    """Return the plan of that many sequences that do not speculate."""
-    return Plan(np.zeros(size, dtype=np.int32), NOTHING, np.zeros(size, dtype=np.bool_))
+def decode_plainly(size: int, stands: int = 1) -> Plan:
+    """Return the plan of that many sequences that do not speculate, for `stands` steps."""
+    return Plan(np.zeros(size, dtype=np.int32), NOTHING, np.zeros(size, dtype=np.bool_), stands=stands)

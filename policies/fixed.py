@@ -3,7 +3,7 @@
 import numpy as np
 
 from core.planning import FixedLength, Plan, StepOutcome, StepView
-from policies.base import draft_all, draft_nothing
+from policies.base import FOR_GOOD, decode_plainly, draft_all
 
 
 class Off:
@@ -13,7 +13,7 @@ class Off:
 
     def plan(self, view: StepView) -> Plan:
         """Draft nothing and keep no drafter state."""
-        return draft_nothing(view)
+        return decode_plainly(len(view.slots), FOR_GOOD)
 
     def observe(self, outcome: StepOutcome) -> None:
         """Learn nothing."""

@@ -75,8 +75,9 @@ class LoadAdaptive:
         self._standing: StandingPlan | None = None
         self._ranking = Ranking(np.zeros((0, 0)))
         self._budget, self._budget_for = (TopK(0), Budget(0, 0.0, 0.0)), (0, 0.0, -1)
-        # When the last plan was made, and the last review: of how many sequences, and whether any was worth it.
-        self._planned_step = self._reviewed_step = self._num_reviewed = 0
+        # When the last plan was made, the last review (of how many sequences, and whether any was worth it), and which
+        # finished step was the last to be learnt from.
+        self._planned_step = self._reviewed_step = self._learnt_step = self._num_reviewed = 0
         self._some_draft = False
         self._pause = REVIEW
 
@@ -104,7 +105,10 @@ class LoadAdaptive:
         if self._pressure.rests(view):
             return self._rest(view)
         prices = self._prices.at(view.cost, view)
-        return self._go_on(view, prices) or self._think(view, prices)
+        plan = self._go_on(view, prices) or self._think(view, prices)
+        if self._standing is None or plan.draft_len.any():
+            return plan
+        return replace(plan, stands=self._standing.steps_left(view.step))
 
     def expected(self, view: StepView) -> F64:
         """Return the chances [B, G] that each draft of a sequence survives, as far as steps have shown."""
@@ -175,7 +179,9 @@ class LoadAdaptive:
         self._finished.clear()
         if not finished:
             return
-        self._record.count(finished)
+        num_steps = min(finished[-1].step - self._learnt_step, MOST_FINISHED)
+        self._record.count(finished, num_steps)
+        self._learnt_step = finished[-1].step
         if not finished[-1].verified.any():
             return
         newest = finished[-1]

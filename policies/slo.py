@@ -57,7 +57,7 @@ class Slo:
         wanted = self._floor[view.slots]
         weight, budget = self._weight[view.slots], min(plan.rule.budget, self._most)
         if not wanted.any():
-            return replace(plan, rule=TopK(budget), weight=weight)
+            return replace(plan, rule=TopK(budget), weight=weight, stands=1)
         floor = np.minimum(wanted, view.gamma_max)
         # What was predicted is the step of the best plan for tokens per second.
         return replace(
@@ -69,6 +69,7 @@ class Slo:
             weight=weight,
             predicted_step_s=None,
             predicted_tokens=None,
+            stands=1,
         )
 
     def observe(self, outcome: StepOutcome) -> None:

@@ -27,23 +27,29 @@ class StandingPlan:
     """
 
     def __init__(self, view: StepView, follow: BoolArray, some_draft: bool, num_steps: int) -> None:
-        self._steps_left, self._some_draft, self._num_planned = num_steps - 1, some_draft, len(view.slots)
+        self._end, self._some_draft, self._num_planned = view.step + num_steps, some_draft, len(view.slots)
+        self._last_step = view.step
         self._longest_step = view.survival_lag.shape[1] + 1
         num_slots = int(view.slots.max()) + 1
         self._context = np.full(num_slots, NOBODY, dtype=np.int32)
         self._follow = np.zeros(num_slots, dtype=np.bool_)
         self._context[view.slots], self._follow[view.slots] = view.context_len, follow
 
+    def steps_left(self, step: int) -> int:
+        """Return for how many steps it stands from `step` on, that one included."""
+        return self._end - step
+
     def again(self, view: StepView) -> Again | None:
         """Return the plan for one more step, or None if it must be thought over."""
         slots, size = view.slots, len(view.slots)
-        if not self._steps_left or abs(size - self._num_planned) * CHANGE > self._num_planned:
+        if view.step >= self._end or abs(size - self._num_planned) * CHANGE > self._num_planned:
             return None
         if int(slots.max()) >= len(self._context):
             return None
         step = view.context_len - self._context[slots]
-        # Past its prompt a sequence grows by its drafts and one.
-        is_new = (step <= 0) | (view.samples & (step > self._longest_step))
+        # Past its prompt a sequence grows by its drafts and one, and by one where nobody was asked.
+        longest_step = max(self._longest_step, view.step - self._last_step)
+        is_new = (step <= 0) | (view.samples & (step > longest_step))
         new_slots = slots[is_new]
         follow = self._follow[slots]
         if len(new_slots):
@@ -51,5 +57,5 @@ class StandingPlan:
                 return None
             follow[is_new] = self._follow[new_slots] = self._some_draft
         self._context[slots] = view.context_len
-        self._steps_left -= 1
+        self._last_step = view.step
         return Again(np.where(follow, view.gamma_max, np.int32(0)), follow, new_slots)

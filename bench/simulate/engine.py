@@ -241,7 +241,7 @@ class SimulatedEngine:
         facts = StepFacts(self.stats.steps + 1, seconds, rows, work.prefill_rows, work.catch_up_rows)
         self.stats.count_step(seconds, work.catch_up_rows, plan.predicted_step_s)
         self.stats.count_tokens(work.prefill_rows, sum(map(len, verdict.emitted)))
-        if plan.is_plain:
+        if not plan.teaches(plan.parts[0], facts.step):
             self.group.count_plain(len(verdict.emitted))
         for part, outcome in outcomes(plan, *proposal, verdict, facts):
             self.group.observe(part.plan, outcome, outcome, part.view)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from core.planning import EarlyStop, FixedLength, StepOutcome, Threshold, TopK
-from engine.benefit import EVERY, Benefit, plain_seconds
+from engine.benefit import Benefit, plain_seconds
 from engine.budget import allowed_drafts, expected_accepts
+from engine.looks import EVERY
 from policies.base import draft_all
 from policies.fixed import Fixed
 from tests.policies.cases import G, linear_table, view
@@ -14,12 +15,12 @@ from toys import SHAPE, make_engine, request, tiny_dspark, tiny_target
 TABLE = linear_table(base=4.0, sequence=0.1, row=0.1)
 
 
-def outcome(accepted, *, verified=None, step_s=0.006, prefill_rows=0, survival=0.5):
+def outcome(accepted, *, step=1, verified=None, step_s=0.006, prefill_rows=0, survival=0.5):
     size = len(accepted)
     verified = np.full(size, 3, dtype=np.int32) if verified is None else np.array(verified, dtype=np.int32)
     filled = np.full((size, G), survival, dtype=np.float32)
     return StepOutcome(
-        step=1,
+        step=step,
         slots=np.arange(size, dtype=np.int32),
         drafted=verified,
         verified=verified,
@@ -46,8 +47,8 @@ def test_tokens_are_priced_at_the_plain_steps_that_would_have_brought_them():
 @pytest.mark.parametrize(("step_s", "pays"), [(0.0072, 2.0), (0.0144, 1.0), (0.0288, 0.5)])
 def test_the_benefit_is_tokens_per_second_now_over_those_of_plain_steps(step_s, pays):
     benefit = Benefit()
-    for _ in range(3 * EVERY):
-        benefit.observe(view(4, cost=TABLE), outcome([2, 2, 2, 2], step_s=step_s))
+    for step in range(3 * EVERY):
+        benefit.observe(view(4, cost=TABLE), outcome([2, 2, 2, 2], step=step, step_s=step_s))
     assert benefit.ratio == pytest.approx(pays)
     assert (benefit.plain_s, benefit.spent_s) == (pytest.approx(3 * 3 * 0.0048), pytest.approx(3 * step_s))
 
@@ -63,8 +64,8 @@ def test_what_was_long_ago_is_forgotten_by_the_ratio_but_not_by_the_sums():
 
 def test_without_a_cost_table_nothing_is_said():
     benefit = Benefit()
-    for _ in range(2 * EVERY):
-        benefit.observe(view(4), outcome([2, 2, 2, 2]))
+    for step in range(2 * EVERY):
+        benefit.observe(view(4), outcome([2, 2, 2, 2], step=step))
     assert (benefit.ratio, benefit.plain_s) == (None, 0.0)
 
 

@@ -76,4 +76,4 @@ def test_the_bound_is_what_the_rules_can_admit_at_most(rule, floor, expected):
     draft_len = np.array([4, 3, 1], dtype=np.int32)
     follow = np.ones(3, dtype=np.bool_)
     part = GroupPlan(None, np.arange(3), np.arange(3, dtype=np.int32), Plan(draft_len, rule, follow, floor=floor))
-    assert most_admitted(StepPlan((), (part,), draft_len, follow, np.zeros(3, dtype=np.int64), ())) == expected
+    assert most_admitted(StepPlan((), [], (part,), draft_len, follow, np.zeros(3, dtype=np.int64), ())) == expected

@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 
 from core.planning import Plan, StepOutcome, TopK
-from engine.cost_refine import EVERY, PUBLISH_EVERY, CostRefinement
+from engine.cost_refine import PUBLISH_EVERY, CostRefinement
+from engine.looks import EVERY
 from tests.policies.cases import G, linear_table, view
 
 TABLE = linear_table()
 
 
-def outcome(size, verified, step_s, *, prefill_rows=0, catch_up_rows=0):
+def outcome(size, verified, step_s, step, *, prefill_rows=0, catch_up_rows=0):
     lengths = np.full(size, verified, dtype=np.int32)
     return StepOutcome(
-        step=1,
+        step=step,
         slots=np.arange(size, dtype=np.int32),
         drafted=lengths,
         verified=lengths,
@@ -35,8 +36,8 @@ def play(costs, size, verified, slower, steps=EVERY * PUBLISH_EVERY * 8, **other
     plan = Plan(np.full(size, verified, dtype=np.int32), TopK(size * verified), follow)
     seen = view(size)
     seconds = float(TABLE.step_s(size, size if verified else 0, size * verified, 12))
-    for _ in range(steps):
-        costs.observe(seen, plan, outcome(size, verified, seconds * slower, **others))
+    for step in range(steps):
+        costs.observe(seen, plan, outcome(size, verified, seconds * slower, step, **others))
 
 
 def ratio(costs, size, verified):

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from core.planning import FixedLength, StepOutcome, TopK
-from policies.load_adaptive import LoadAdaptive
+from policies.load_adaptive import IDLE_REVIEW, LoadAdaptive
 from tests.policies.cases import G, Rounds, chances, linear_table, view
 
 CHEAP = linear_table(row=0.001)
@@ -44,6 +44,13 @@ def test_where_rows_are_dear_nothing_is_drafted_and_nobody_followed(size):
     plan = settle(DEAR, chances(*[0.9] * size)).next()
     assert not plan.draft_len.any()
     assert not plan.follow.any()
+
+
+def test_it_is_not_asked_in_every_step_where_nothing_pays():
+    stood = [plan.stands for plan in settle(DEAR, chances(*[0.9] * 4)).play(IDLE_REVIEW)]
+    # Until the next review, whenever it is asked.
+    assert sorted(stood) == list(range(1, IDLE_REVIEW + 1))
+    assert {plan.stands for plan in settle(CHEAP, chances(*[0.9] * 4)).play(IDLE_REVIEW)} == {1}
 
 
 def test_rising_load_shortens_drafts_and_then_ends_them():

@@ -56,6 +56,13 @@ def test_one_that_does_not_draft_is_caught_up_for_its_deadline():
     assert plans[-1].floor[0] > 0
 
 
+def test_deadlines_are_looked_at_in_every_step_even_where_nothing_pays():
+    dear = linear_table(base=0.1, row=5.0)
+    for deadline_s, stands in ((NONE, True), (1e4, False)):
+        rounds, _ = played([0.1] * 4, [deadline_s] + [NONE] * 3, table=dear)
+        assert any(plan.stands > 1 for plan in rounds.play(16)) is stands
+
+
 def test_a_deadline_that_is_past_asks_for_nothing():
     _, plan = played([0.9] * 2, [-1.0, NONE])
     assert plan.floor is None

@@ -18,6 +18,17 @@ def test_it_holds_for_as_long_as_it_was_made_for():
     assert all(plan.follow.all() and (plan.draft_len == G).all() for plan in plans[:3])
 
 
+def test_nobody_need_have_been_asked_in_between():
+    kept = standing(follow=False, some_draft=False)
+    assert kept.steps_left(2) == 3
+    # By four steps further, each of one token.
+    assert kept.again(view(2, step=4, context_len=np.array([15, 15], np.int32))) is not None
+    long = StandingPlan(view(2, step=1), np.zeros(2, dtype=np.bool_), False, 4 * G)
+    grown = view(2, step=1).context_len + 2 * G
+    assert long.again(view(2, step=1 + 2 * G, context_len=grown)) is not None
+    assert long.again(view(2, step=2 + 2 * G, context_len=grown + 2 * G)) is None
+
+
 def test_drafts_stay_within_what_fits():
     assert standing().again(view(2, step=2, gamma_max=np.array([2, G], np.int32))).draft_len.tolist() == [2, G]
 
