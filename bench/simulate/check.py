@@ -6,8 +6,10 @@
 Both play the same requests: their texts, and how drafts fare in them, are recorded first (bench/simulate/record.py).
 Real engines run by turns, in windows of a closed loop, and the simulator says what they should have shown. What steps
 cost is what the engine profiled at start-up, corrected by the steps of half of all policies' windows, load by load and
-length by length, and so is how they scatter; none of those windows is compared. Policies do not see that: they are
-shown the table that the policy of the same name had in its own engine at the end of the same load. A machine that does
+length by length, and so is how they scatter; none of those windows is compared. What a policy itself takes is the one
+part of a step that differs between policies: it is not in those tables, but is added to each step of that policy.
+Policies do not see that: they are shown the table that the policy of the same name had in its own engine at the end of
+the same load. A machine that does
 other things at the same time shows in the A/A spread: each policy's windows, one half against the other.
 """
 
@@ -88,9 +90,9 @@ def main() -> None:
     torch.set_num_threads(1)
     console = Console(highlight=False)
     with tempfile.TemporaryDirectory(prefix="specd-check-") as folder:
-        windows, believed, simulations = run_engines(arguments, Path(folder), console)
+        windows, known, simulations = run_engines(arguments, Path(folder), console)
         outcomes = {
-            (policy, load): play(case_of(simulations[load], policy, load, believed, Path(folder)))
+            (policy, load): play(case_of(simulations[load], policy, load, known, Path(folder)))
             for load in arguments.loads
             for policy in arguments.policies
         }
@@ -124,14 +126,21 @@ def main() -> None:
 Key = tuple[str, int]
 
 
+class Known(Struct, frozen=True):
+    """What a policy's own engine tells of it, by policy and load.
+
+    believed  what the engine thought by then that steps cost; no entry for one without a drafter
+    plan_s    seconds that the policy took, of a step
+    """
+
+    believed: dict[Key, CostTable]
+    plan_s: dict[Key, float]
+
+
 def run_engines(
     arguments: argparse.Namespace, folder: Path, console: Console
-) -> tuple[dict[Key, list[Window]], dict[Key, CostTable], dict[int, Simulation]]:
-    """Record, warm up and measure.
-
-    Returns windows by policy and load, what each engine with a drafter thought by then that steps cost, and by load the
-    simulation of the same.
-    """
+) -> tuple[dict[Key, list[Window]], Known, dict[int, Simulation]]:
+    """Record, warm up and measure; returns windows by policy and load, and by load the simulation of the same."""
     # Requests with a seed are verified so whatever is configured; what steps cost is to be measured on the same.
     settings = EngineSettings(max_num_seqs=max(arguments.loads), prefix_cache=False, verifier="coupled")
     modes = make_modes(arguments.policies, DRAFTER, settings)
@@ -144,7 +153,7 @@ def run_engines(
     loops = {name: LiveLoop(engine, questions, 1.0) for name, engine in engines.items()}
     profiled = engines[ADAPTIVE].costs[DRAFTER]
     windows: dict[Key, list[Window]] = {}
-    believed: dict[Key, CostTable] = {}
+    known = Known({}, {})
     steps: dict[int, list[SeenStep]] = {load: [] for load in arguments.loads}
     for load in arguments.loads:
         console.print(f"{load} at once")
@@ -153,30 +162,39 @@ def run_engines(
             loop.measure(max(WARM_UP_S, arguments.window))
         # Half of the windows say what steps cost, the others are compared. A machine is not as fast at all times, so
         # they are short and many, and every one to compare has one that prices it within a few seconds.
+        plan_s: dict[str, list[float]] = {name: [] for name in loops}
         for turn in range(2 * arguments.rounds):
             direction, is_compared = TURNS[turn % len(TURNS)]
             for name in list(loops)[::direction]:
                 loops[name].seen.clear()
+                loops[name].plan_s.clear()
                 window = loops[name].measure(arguments.window)
                 if is_compared:
                     windows.setdefault((name, load), []).append(window)
                 else:
                     steps[load] += loops[name].seen
-        believed |= {(name, load): engine.costs[DRAFTER] for name, engine in engines.items() if DRAFTER in engine.costs}
+                    plan_s[name] += loops[name].plan_s
+        for name, engine in engines.items():
+            known.plan_s[name, load] = float(np.mean(plan_s[name]))
+            if DRAFTER in engine.costs:
+                known.believed[name, load] = engine.costs[DRAFTER]
     simulations = {}
     for load, seen in steps.items():
         table = corrected(profiled, seen)
         (folder / f"table-{load}.json").write_bytes(msgspec.json.encode(SavedTable("", table)))
         simulations[load] = simulation_of(arguments, folder, settings, load, deviations(table, seen))
-    return windows, believed, simulations
+    return windows, known, simulations
 
 
-def case_of(simulation: Simulation, policy: str, load: int, believed: Mapping[Key, CostTable], folder: Path) -> Case:
+def case_of(simulation: Simulation, policy: str, load: int, known: Known, folder: Path) -> Case:
     """Return the case of a policy under a load, in which it sees what its engine thought that steps cost.
 
-    The steps themselves cost what they were measured to. A policy whose engine had no table needs none.
+    The steps themselves cost what they were measured to, and the time that the policy takes. A policy whose engine had
+    no table needs none.
     """
-    table = believed.get((policy, load))
+    costs = replace(simulation.costs, overhead_s=known.plan_s[policy, load])
+    simulation = replace(simulation, costs=costs)
+    table = known.believed.get((policy, load))
     if table is None:
         return Case(simulation, policy, load, 1)
     shown = folder / f"shown-{policy.replace('/', '-')}-{load}.json"

@@ -17,12 +17,14 @@ from engine.engine import Engine
 class LiveLoop:
     """One engine with its clients; its time stands still while another one is measured.
 
-    seen  its steps, but for those in which a drafter caught up
+    seen    its steps, but for those in which a drafter caught up, without the time that the policy took
+    plan_s  by step, all of them: seconds that the policy took
     """
 
     def __init__(self, engine: Engine, questions: Sequence[Question], temperature: float) -> None:
         self.engine, self._questions, self._temperature = engine, questions, temperature
         self.seen: list[SeenStep] = []
+        self.plan_s: list[float] = []
         self._clock_s, self._num_sent, self._clients = 0.0, 0, 0
         self._answers: dict[str, Answer] = {}
 
@@ -69,14 +71,16 @@ class LiveLoop:
 
     def _step(self, window: Window) -> None:
         stats = self.engine.stats
-        worked, emitted = stats.step_tokens.total, stats.emitted
+        worked, emitted, planned_s = stats.step_tokens.total, stats.emitted, stats.seconds["plan"]
         context = float(np.mean([one.num_computed for one in self.engine.scheduler.running] or [0]))
         started = time.perf_counter()
         emissions = self.engine.step()
         seconds = time.perf_counter() - started
         self._clock_s += seconds
         prefill_rows = round(stats.step_tokens.total - worked) - (stats.emitted - emitted)
-        self._see(len(emissions), context, seconds, prefill_rows)
+        plan_s = stats.seconds["plan"] - planned_s
+        self.plan_s.append(plan_s)
+        self._see(len(emissions), context, seconds - plan_s, prefill_rows)
         for emission in emissions:
             self._answers[emission.request_id].arrive(window, self._clock_s, len(emission.token_ids))
             if emission.finish_reason is not None:

@@ -5,7 +5,7 @@ import pytest
 from msgspec.structs import replace
 
 from bench.simulate.case import play
-from bench.simulate.check import case_of
+from bench.simulate.check import Known, case_of
 from bench.simulate.machine import StepWork, make_pricing
 from bench.simulate.settings import Costs
 from core.errors import ConfigError
@@ -40,12 +40,24 @@ def test_a_slower_machine_is_slower_in_both(costs):
 def test_a_policy_that_is_wrong_about_its_machine_decides_wrongly(costs, tmp_path):
     wanted = simulation(loads=(2.0,), costs=replace(costs, shown=None), seconds=2.0)
     knowing, believing = (
-        play(case_of(wanted, "load_adaptive", 2, believed, tmp_path))
+        play(case_of(wanted, "load_adaptive", 2, Known(believed, {("load_adaptive", 2): 0.0}), tmp_path))
         for believed in ({}, {("load_adaptive", 2): RUINOUS})
     )
     assert knowing.verify_length > 1.0
     assert believing.verify_length < 0.1
     assert believing.tokens_per_s < knowing.tokens_per_s
+
+
+def test_the_time_that_a_policy_takes_is_of_its_own_steps(costs, tmp_path):
+    wanted = simulation(loads=(2.0,), costs=replace(costs, shown=None), seconds=4.0)
+    took = {("fixed:1", 2): PLAIN_S, ("fixed:2", 2): 0.0}
+    rates, free = (
+        {key: play(case_of(wanted, key[0], 2, Known({}, each), tmp_path)).tokens_per_s for key in took}
+        for each in (took, dict.fromkeys(took, 0.0))
+    )
+    assert rates["fixed:2", 2] == free["fixed:2", 2]
+    step_s = PLAIN_S + FOLLOW_S + 0.002
+    assert rates["fixed:1", 2] / free["fixed:1", 2] == pytest.approx(step_s / (step_s + PLAIN_S), rel=0.1)
 
 
 def test_a_believed_table_that_cannot_be_read_is_named(costs, tmp_path):
