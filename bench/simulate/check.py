@@ -15,6 +15,7 @@ other things at the same time shows in the A/A spread: each policy's windows, on
 
 import argparse
 import os
+import random
 import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -47,9 +48,6 @@ from engine.cost_cache import SavedTable
 
 RESULTS = Path(__file__).parents[1] / "results" / "simulator_check.json"
 POLICIES = (BASELINE, "fixed:1", "fixed:3", "fixed:7", "load_adaptive")
-# In which direction policies take turns, and whether the window is one to compare. A pair of these is in the middle of
-# two others: a machine that becomes faster or slower all the time is as fast in both.
-TURNS = ((1, False), (1, True), (-1, True), (-1, False))
 # Of every engine's first window under a load, which is not looked at.
 WARM_UP_S = 1.5
 ADAPTIVE, DRAFTER = "load_adaptive", "dspark"
@@ -78,9 +76,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Hold the simulator against the real engine.")
     parser.add_argument("--loads", nargs="+", type=int, default=[1, 4, 8, 16, 32])
     parser.add_argument("--policies", nargs="+", default=list(POLICIES))
-    parser.add_argument("--window", type=float, default=0.5, help="seconds of a window (default %(default)s)")
+    parser.add_argument("--window", type=float, default=0.25, help="seconds of a window (default %(default)s)")
     parser.add_argument(
-        "--rounds", type=int, default=16, help="windows of each policy and load to compare, even (default %(default)s)"
+        "--rounds", type=int, default=32, help="windows of each policy and load to compare, even (default %(default)s)"
     )
     parser.add_argument("--requests", type=int, default=30, help="to record (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=60.0, help="virtual, of each case (default %(default)s)")
@@ -97,7 +95,7 @@ def main() -> None:
             for policy in arguments.policies
         }
     spread = aa_spread(windows, arguments.loads)
-    rows = [compare(key, windows[key], outcomes[key]) for key in windows]
+    rows = [compare(key, windows[key], outcomes[key]) for key in outcomes]
     console.print(compared_table(rows, spread))
     real, simulated = rates(rows, 0), rates(rows, 1)
     bounds = {load: max(MOST_OFF, 2 * spread[load]) for load in arguments.loads}
@@ -153,7 +151,7 @@ def run_engines(
     loops = {name: LiveLoop(engine, questions, 1.0) for name, engine in engines.items()}
     profiled = engines[ADAPTIVE].costs[DRAFTER]
     windows: dict[Key, list[Window]] = {}
-    known = Known({}, {})
+    known, chance = Known({}, {}), random.Random(0)  # noqa: S311, for the order of windows
     steps: dict[int, list[SeenStep]] = {load: [] for load in arguments.loads}
     for load in arguments.loads:
         console.print(f"{load} at once")
@@ -161,19 +159,19 @@ def run_engines(
             loop.start(load)
             loop.measure(max(WARM_UP_S, arguments.window))
         # Half of the windows say what steps cost, the others are compared. A machine is not as fast at all times, so
-        # they are short and many, and every one to compare has one that prices it within a few seconds.
+        # they are short and many, and every one to compare is beside one that prices it, before or after by chance.
         plan_s: dict[str, list[float]] = {name: [] for name in loops}
-        for turn in range(2 * arguments.rounds):
-            direction, is_compared = TURNS[turn % len(TURNS)]
-            for name in list(loops)[::direction]:
-                loops[name].seen.clear()
-                loops[name].plan_s.clear()
-                window = loops[name].measure(arguments.window)
-                if is_compared:
-                    windows.setdefault((name, load), []).append(window)
-                else:
-                    steps[load] += loops[name].seen
-                    plan_s[name] += loops[name].plan_s
+        for _ in range(arguments.rounds):
+            for name in chance.sample(list(loops), len(loops)):
+                for is_compared in chance.sample((False, True), 2):
+                    loops[name].seen.clear()
+                    loops[name].plan_s.clear()
+                    window = loops[name].measure(arguments.window)
+                    if is_compared:
+                        windows.setdefault((name, load), []).append(window)
+                    else:
+                        steps[load] += loops[name].seen
+                        plan_s[name] += loops[name].plan_s
         for name, engine in engines.items():
             known.plan_s[name, load] = float(np.mean(plan_s[name]))
             if DRAFTER in engine.costs:
