@@ -1,8 +1,11 @@
 """Where drafts did not pay and nobody drafts any more, it is found out at little cost if they would by now."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from policies.acceptance import AcceptanceRecord
 from policies.load_adaptive import LoadAdaptive
 from policies.slot_memory import SlotMemory
 from policies.trials import Trials
@@ -21,13 +24,17 @@ class Traffic:
     def __init__(self, chance, table=TABLE):
         self.rounds = Rounds(LoadAdaptive(), table, chances(*[chance] * SIZE))
         self.written = np.arange(SIZE) * ANSWER // SIZE
+        # Rows that the drafters of those who are followed had not seen, step by step.
+        self.missed = []
 
     def play(self, num_steps, chance):
         """Returns by step how many sequences drafted."""
         rounds, drafting = self.rounds, []
         for _ in range(num_steps):
-            before = rounds.accepted.copy()
-            drafting.append(int(np.count_nonzero(rounds.next().draft_len)))
+            before, stale = rounds.accepted.copy(), rounds.stale.copy()
+            plan = rounds.next()
+            drafting.append(int(np.count_nonzero(plan.draft_len)))
+            self.missed += stale[plan.follow].tolist()
             self.written += 1 + rounds.accepted - before
             for slot in np.flatnonzero(self.written >= ANSWER):
                 rounds.survival[slot] = chances(chance)[0]
@@ -63,6 +70,13 @@ def test_few_steps_of_one_sequence_each_are_what_it_takes(idle):
     assert drafting.max() == 1
 
 
+def test_a_newcomer_is_tried_as_it_comes_before_its_drafter_has_anything_to_catch_up_with(idle):
+    idle.missed.clear()
+    idle.play(3000, 0.4)
+    assert idle.missed
+    assert not any(idle.missed)
+
+
 def test_traffic_that_has_become_better_is_soon_drafted_for(idle):
     drafting = idle.play(1500, 0.95)
     assert np.count_nonzero(drafting[-100:] == SIZE) > 50
@@ -76,6 +90,25 @@ def test_what_drafts_were_worth_is_not_forgotten_where_none_are_verified(idle):
     policy._trials.someone_drafts(10**9)
     assert not idle.play(3000, 0.4).any()
     assert policy.expected(idle.rounds.seen())[:, 0].max() == pytest.approx(before, abs=1e-9)
+
+
+def counted(record, num_rounds, accepted):
+    """The first hazard of a record that has seen so many rounds of one step each, with that many of 7 accepted."""
+    for _ in range(num_rounds):
+        plan = np.full(1, G, np.int32)
+        record.count([SimpleNamespace(verified=plan, accepted=np.full(1, accepted, np.int32))])
+    return record.hazard[0]
+
+
+def test_few_rounds_change_a_record_that_is_in_doubt():
+    sure, doubted = AcceptanceRecord(G), AcceptanceRecord(G)
+    for record in (sure, doubted):
+        assert counted(record, 1000, 0) < 0.02
+    before = doubted.hazard[0]
+    doubted.doubt()
+    assert counted(doubted, 1, 0) < before + 0.05
+    assert counted(sure, 20, G) < 0.12
+    assert counted(doubted, 20, G) > 0.25
 
 
 def test_nothing_is_tried_where_not_even_perfect_drafts_would_pay():
