@@ -29,11 +29,14 @@ class RecentSteps:
         return self._kept[-1][0] if self._kept else None
 
     def records(self) -> list[StepRecord]:
-        """Return what is kept, oldest first; plain decoding has nothing to tell and is left out."""
+        """Return what is kept, oldest first.
+
+        Plain decoding has nothing to tell and is left out, as are most steps that an older plan stood for.
+        """
         return [describe(part, outcome) for part, outcome in self._kept if part.view is not None]
 
     def newest(self) -> StepRecord | None:
-        """Return what was kept last; None before the first step, and for plain decoding."""
+        """Return what was kept last, of whichever step (`records`); None if nothing was, or plain decoding."""
         if not self._kept or self._kept[-1][0].view is None:
             return None
         return describe(*self._kept[-1])

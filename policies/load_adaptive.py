@@ -43,6 +43,11 @@ def confidence(view: StepView) -> F32:
     return view.survival_lag
 
 
+def everybody(view: StepView) -> int:
+    """Return the number of sequences in the step, those of other groups included."""
+    return len(view.slots) + view.extra_sequences
+
+
 class LoadAdaptive:
     """Plan for the greatest expected tokens per second; where no plan beats plain decoding, do not speculate at all.
 
@@ -212,7 +217,7 @@ class LoadAdaptive:
         width = view.survival_lag.shape[1]
         rooms = room(records, view, width)
         is_open = rooms > 0
-        num_sequences = len(view.slots) + view.extra_sequences
+        num_sequences = everybody(view)
         base_s = prices.plain_s(num_sequences)
         share_s = base_s / num_sequences
         catch_up_s = view.stale_rows.astype(np.float64) * prices.catch_up_row_s
@@ -241,22 +246,21 @@ class LoadAdaptive:
         decide(records, is_worth, gain * num_steps, num_steps)
         self._probe(records, prices, is_open & view.samples, catch_up_s, share_s)
         if records["is_on"].any():
-            self._trials.someone_drafts(view.step)
+            self._trials.wait_from(view.step)
         else:
             self._try(view, records, prices, is_open, catch_up_s)
 
     def _may_try(self, view: StepView, prices: StepPrices) -> bool:
         """Tell whether nobody has drafted for so long that a newcomer may be tried."""
-        num_sequences = len(view.slots) + view.extra_sequences
-        return not self._some_draft and self._trials.are_due(view.step, prices, num_sequences)
+        return not self._some_draft and self._trials.are_due(view.step, prices, everybody(view))
 
     def _try(self, view: StepView, records: Records, prices: StepPrices, is_open: BoolArray, catch_up_s: F64) -> None:
         """Let one sequence draft that has shown nothing, where perfect drafts of all would pay."""
-        num_sequences = len(view.slots) + view.extra_sequences
+        num_sequences = everybody(view)
         tried = self._trials.choose(view.step, prices, num_sequences, records, is_open, catch_up_s)
         if tried is None:
             return
-        self._trials.someone_drafts(view.step)
+        self._trials.wait_from(view.step)
         perfect, charge_s = np.ones((len(records), view.survival_lag.shape[1])), np.zeros(len(records))
         base_s = prices.plain_s(num_sequences)
         if choose_drafting(prices, num_sequences, base_s, perfect, charge_s)[0].any():

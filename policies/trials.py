@@ -18,13 +18,13 @@ LEAST_STEPS = 3
 
 
 class Trials:
-    """When to try again; knows since which step nobody has drafted."""
+    """When to try again; knows since which step nobody has drafted, nor was tried."""
 
     def __init__(self) -> None:
         self._since: int | None = None
 
-    def someone_drafts(self, step: int) -> None:
-        """Note that nothing need be tried: those who draft tell what drafts come to."""
+    def wait_from(self, step: int) -> None:
+        """Begin the wait anew: somebody drafts, and tells what drafts come to, or a trial was looked into."""
         self._since = step
 
     def are_due(self, step: int, prices: StepPrices, num_sequences: int) -> bool:

@@ -8,9 +8,9 @@ Real engines run by turns, in windows of a closed loop, and the simulator says w
 cost is what the engine profiled at start-up, corrected by the steps of half of all policies' windows, load by load and
 length by length, and so is how they scatter; none of those windows is compared. What a policy itself takes is the one
 part of a step that differs between policies: it is not in those tables, but is added to each step of that policy.
-Policies do not see that: they are shown the table that the policy of the same name had in its own engine at the end of
-the same load. A machine that does
-other things at the same time shows in the A/A spread: each policy's windows, one half against the other.
+Policies do not see these prices: they are shown the table that the policy of the same name had in its own engine at the
+end of the same load. A machine that does other things at the same time shows in the A/A spread: each policy's windows,
+one half against the other.
 """
 
 import argparse
@@ -138,7 +138,10 @@ class Known(Struct, frozen=True):
 def run_engines(
     arguments: argparse.Namespace, folder: Path, console: Console
 ) -> tuple[dict[Key, list[Window]], Known, dict[int, Simulation]]:
-    """Record, warm up and measure; returns windows by policy and load, and by load the simulation of the same."""
+    """Record, warm up and measure.
+
+    Returns windows by policy and load, what the engines tell of their policies, and by load the simulation of the same.
+    """
     # Requests with a seed are verified so whatever is configured; what steps cost is to be measured on the same.
     settings = EngineSettings(max_num_seqs=max(arguments.loads), prefix_cache=False, verifier="coupled")
     modes = make_modes(arguments.policies, DRAFTER, settings)

@@ -87,7 +87,7 @@ def test_traffic_that_has_become_better_is_soon_drafted_for(idle):
 def test_what_drafts_were_worth_is_not_forgotten_where_none_are_verified(idle):
     policy = idle.rounds.policy
     before = policy.expected(idle.rounds.seen())[:, 0].max()
-    policy._trials.someone_drafts(10**9)
+    policy._trials.wait_from(10**9)
     assert not idle.play(3000, 0.4).any()
     assert policy.expected(idle.rounds.seen())[:, 0].max() == pytest.approx(before, abs=1e-9)
 
@@ -123,7 +123,7 @@ def choose(num_steps, catch_up_s, num_shown):
     records = SlotMemory(G, 32).meet(view(2), np.ones(G), 1)
     records["num_shown"] = num_shown
     trials = Trials()
-    trials.someone_drafts(0)
+    trials.wait_from(0)
     return trials.choose(num_steps, prices, 2, records, np.ones(2, np.bool_), np.array(catch_up_s))
 
 
