@@ -1,6 +1,6 @@
 """What all sequences together have taught about acceptance: how long drafts live, and how far confidence is to trust.
 
-Everything here comes from finished steps, and fades as more of them verify drafts.
+Everything here comes from finished steps and fades, so that what was learnt long ago is tried anew.
 """
 
 import numpy as np
@@ -10,15 +10,13 @@ from core.planning import F32, I32, StepOutcome
 
 F64 = NDArray[np.float64]
 
-# Per step that verifies: half of the confidences' record is forgotten in 70, half of what newcomers may expect in 230.
+# Per step: half of the confidences' record is forgotten in 70 steps, half of what newcomers may expect in 230.
 KEPT = 0.99
 KEPT_PRIOR = 0.997
 # An unknown drafter is taken to be good until rounds have shown otherwise: a draft that is not tried teaches nothing.
 OPTIMISM = 0.9
 OPTIMISM_ROUNDS = 4.0
 TRUST_DRAFTS = 8.0
-# So many that optimism does not come back by doubt.
-DOUBTED_ROUNDS = 64.0
 
 
 class AcceptanceRecord:
@@ -35,28 +33,20 @@ class AcceptanceRecord:
         self.hazard = np.full(width, OPTIMISM)
         self.prior, self.scale = np.cumprod(self.hazard), np.ones(width)
 
-    def count(self, outcomes: list[StepOutcome]) -> None:
-        """Learn how often a draft was accepted given that all before it were."""
+    def count(self, outcomes: list[StepOutcome], num_steps: int) -> None:
+        """Learn how often a draft was accepted given that all before it were, from what num_steps steps have shown."""
         width = len(self._trials)
         accepted = np.concatenate([outcome.accepted for outcome in outcomes])
         is_full = accepted == np.concatenate([outcome.verified for outcome in outcomes])
         full = np.bincount(accepted[is_full], minlength=width + 1)
         reached = np.bincount(accepted, minlength=width + 1)[::-1].cumsum()[::-1]
-        # Where nothing is verified nothing is forgotten: else the optimism of the beginning would come back.
-        kept = KEPT_PRIOR ** sum(bool(outcome.verified.any()) for outcome in outcomes)
-        self._trials *= kept
-        self._hits *= kept
+        self._trials *= KEPT_PRIOR**num_steps
+        self._hits *= KEPT_PRIOR**num_steps
         # Reached place j, and place j was verified.
         self._trials += reached[:width] - full[:width]
         self._hits += reached[1 : width + 1]
         self.hazard = (self._hits + OPTIMISM_ROUNDS * OPTIMISM) / (self._trials + OPTIMISM_ROUNDS)
         self.prior = np.cumprod(self.hazard, dtype=np.float64)
-
-    def doubt(self) -> None:
-        """Let what was counted weigh as much as DOUBTED_ROUNDS at most, so that few rounds can change it."""
-        kept = min(1.0, DOUBTED_ROUNDS / max(self._trials[0], 1.0))
-        self._trials *= kept
-        self._hits *= kept
 
     def compare(self, predicted: F32, verified: I32, accepted: I32) -> tuple[F64, F64]:
         """Learn from drafts verified [b] and accepted [b] of rounds whose survival [b, G] was predicted.

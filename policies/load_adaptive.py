@@ -21,9 +21,8 @@ from policies.pressure import MemoryPressure
 from policies.prices import PriceList, Step, price
 from policies.probes import Probes
 from policies.search import F64, Budget, Ranking, choose_drafting
-from policies.slot_memory import PATIENCE, Records, SlotMemory, decide, room, start_probe, start_trial, take_in, trust
+from policies.slot_memory import PATIENCE, Records, SlotMemory, decide, room, start_probe, take_in, trust
 from policies.standing_plan import CHANGE, StandingPlan
-from policies.trials import Trials
 
 log = structlog.get_logger()
 
@@ -41,11 +40,6 @@ IDLE_REVIEW = 16
 def confidence(view: StepView) -> F32:
     """Return what the drafter itself said of the drafts of earlier steps."""
     return view.survival_lag
-
-
-def everybody(view: StepView) -> int:
-    """Return the number of sequences in the step, those of other groups included."""
-    return len(view.slots) + view.extra_sequences
 
 
 class LoadAdaptive:
@@ -76,13 +70,14 @@ class LoadAdaptive:
         self._catch_up_row_s = self._predicted_s = 0.0
         self._prediction = 1.0
         self._has_warned = False
-        self._probes, self._trials = Probes(), Trials()
+        self._probes = Probes()
         # What stands until the next plan is made: who is followed, what their drafts are worth, how much is verified.
         self._standing: StandingPlan | None = None
         self._ranking = Ranking(np.zeros((0, 0)))
         self._budget, self._budget_for = (TopK(0), Budget(0, 0.0, 0.0)), (0, 0.0, -1)
-        # When the last plan was made, and the last review: of how many sequences, and whether any was worth it.
-        self._planned_step = self._reviewed_step = self._num_reviewed = 0
+        # When the last plan was made, the last review (of how many sequences, and whether any was worth it), and which
+        # finished step was the last to be learnt from.
+        self._planned_step = self._reviewed_step = self._learnt_step = self._num_reviewed = 0
         self._some_draft = False
         self._pause = REVIEW
 
@@ -128,8 +123,6 @@ class LoadAdaptive:
         if abs(num_drafting - num_ranked) * CHANGE > num_ranked:
             return None
         if len(again.new_slots):
-            if self._may_try(view, prices):
-                return None
             self._memory.forget(again.new_slots)
         return self._admit(price(prices, view, again.follow), again.draft_len, again.follow, num_drafting)
 
@@ -143,7 +136,7 @@ class LoadAdaptive:
         if is_time:
             self._learn(view, records)
         departure = take_in(records, view, self._record.scale, min(max(num_steps, 1), REVIEW))
-        if self._has_changed(records) or is_time or (records["is_new"].any() and self._may_try(view, prices)):
+        if self._has_changed(records) or is_time:
             self._choose(view, records, prices)
         drafts = records["is_on"] & (view.gamma_max > 0)
         records["was_asked"] = drafts
@@ -186,7 +179,9 @@ class LoadAdaptive:
         self._finished.clear()
         if not finished:
             return
-        self._record.count(finished)
+        num_steps = min(finished[-1].step - self._learnt_step, MOST_FINISHED)
+        self._record.count(finished, num_steps)
+        self._learnt_step = finished[-1].step
         if not finished[-1].verified.any():
             return
         newest = finished[-1]
@@ -217,7 +212,7 @@ class LoadAdaptive:
         width = view.survival_lag.shape[1]
         rooms = room(records, view, width)
         is_open = rooms > 0
-        num_sequences = everybody(view)
+        num_sequences = len(view.slots) + view.extra_sequences
         base_s = prices.plain_s(num_sequences)
         share_s = base_s / num_sequences
         catch_up_s = view.stale_rows.astype(np.float64) * prices.catch_up_row_s
@@ -245,28 +240,6 @@ class LoadAdaptive:
         self._reviewed_step = view.step
         decide(records, is_worth, gain * num_steps, num_steps)
         self._probe(records, prices, is_open & view.samples, catch_up_s, share_s)
-        if records["is_on"].any():
-            self._trials.wait_from(view.step)
-        else:
-            self._try(view, records, prices, is_open, catch_up_s)
-
-    def _may_try(self, view: StepView, prices: StepPrices) -> bool:
-        """Tell whether nobody has drafted for so long that a newcomer may be tried."""
-        return not self._some_draft and self._trials.are_due(view.step, prices, everybody(view))
-
-    def _try(self, view: StepView, records: Records, prices: StepPrices, is_open: BoolArray, catch_up_s: F64) -> None:
-        """Let one sequence draft that has shown nothing, where perfect drafts of all would pay."""
-        num_sequences = everybody(view)
-        tried = self._trials.choose(view.step, prices, num_sequences, records, is_open, catch_up_s)
-        if tried is None:
-            return
-        self._trials.wait_from(view.step)
-        perfect, charge_s = np.ones((len(records), view.survival_lag.shape[1])), np.zeros(len(records))
-        base_s = prices.plain_s(num_sequences)
-        if choose_drafting(prices, num_sequences, base_s, perfect, charge_s)[0].any():
-            start_trial(records, tried)
-            self._record.doubt()
-            self._pause = 1
 
     def _probe(
         self, records: Records, prices: StepPrices, may_probe: BoolArray, catch_up_s: F64, share_s: float

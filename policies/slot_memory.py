@@ -145,8 +145,7 @@ def decide(records: Records, is_worth: BoolArray, gain: F64, num_steps: NDArray[
     gain, in tokens, is what drafting would win or lose in the num_steps since the last decision; num_steps is 0 for
     those about whom there was nothing to decide, and they stay as they are.
     """
-    loss = np.where(records["is_probing"], 0.0, np.maximum(LEAST_LOSS * num_steps, -gain))
-    records["doubt"] = np.where(is_worth, 0.0, records["doubt"] + loss)
+    records["doubt"] = np.where(is_worth, 0.0, records["doubt"] + np.maximum(LEAST_LOSS * num_steps, -gain))
     stays = (records["doubt"] < PATIENCE) & (records["num_shown"] > 0)
     stays |= records["is_probing"] | (num_steps == 0)
     records["is_on"] = (is_worth | (records["is_on"] & stays)) & ~records["is_capped"]
@@ -160,9 +159,3 @@ def start_probe(records: Records, is_due: BoolArray) -> None:
     records["doubt"][is_due] = PATIENCE
     records["wait"][is_due] *= 2
     records["num_shown"][is_due] = 0
-
-
-def start_trial(records: Records, place: int) -> None:
-    """Turn a sequence on that has shown nothing, until it has lost a token by what it shows."""
-    records["is_on"][place] = records["is_probing"][place] = True
-    records["doubt"][place] = PATIENCE - 1.0
