@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 
 TESTS = Path(__file__).parent
 # Folders whose tests are about real processes, sockets and clocks; all others get one try.
-REAL_TIME = {"bench", "cli", "client", "faults", "page", "security", "service"}
+REAL_TIME = {"bench", "cli", "client", "faults", "page", "redis_capacity", "security", "service"}
 
 
 @pytest.fixture(autouse=True)

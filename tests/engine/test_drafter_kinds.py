@@ -9,6 +9,7 @@ from core.types import Numerics, Sampling, Speculation
 from drafters.ngram import NGram
 from engine.build import build_engine
 from engine.engine import Engine
+from every_other import every_other
 from models.folders import target_folder
 from policies.confidence import Confidence
 from policies.fixed import Fixed, Off
@@ -18,7 +19,7 @@ from toys import SHAPE, make_engine, request, run, tiny_target
 
 LAWS = {"greedy": {"temperature": 0.0}, "coupled": {"temperature": 1.0, "seed": 7}}
 PROMPTS = [tuple((5 * i + j * j) % VOCAB_SIZE for j in range(4 + 3 * i)) for i in range(8)]
-NUM_TOKENS = 96
+NUM_TOKENS = 64
 # Blocks for all of it, prompts in many chunks, drafts over many blocks.
 WIDE = replace(SHAPE, kv_cache_tokens=2048)
 
@@ -45,8 +46,7 @@ def plain(target):
     return texts
 
 
-@pytest.mark.parametrize("kind", MAKERS)
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize(("law", "kind"), every_other([*LAWS], [*MAKERS]))
 def test_no_kind_of_drafter_changes_a_text(target, plain, law, kind):
     engine = make_engine(target, MAKERS[kind](target), Fixed(4), WIDE)
     assert run(engine, requests(law)) == plain[law]

@@ -8,12 +8,13 @@ import torch
 from drafters.ngram import NGram
 from engine import engine as engine_module
 from equality import assert_same_texts
+from every_other import every_other
 from models import paged
 from policies.confidence import Confidence
 from policies.fixed import Fixed, Off
 from toys import SHAPE, make_engine, request, run, tiny_dspark, tiny_target
 
-NUM_TOKENS = 256
+NUM_TOKENS = 128
 
 
 def random_prompt(index):
@@ -48,9 +49,7 @@ def plain(target):
     return run(make_engine(target, None, Off(), SHAPE, ()), greedy(16))
 
 
-@pytest.mark.parametrize("concurrency", [1, 16])
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("drafter", ["dspark", "ngram"])
+@pytest.mark.parametrize(("drafter", "policy", "concurrency"), every_other(["dspark", "ngram"], [*POLICIES], [1, 16]))
 def test_greedy_text_is_the_same_with_and_without_speculation(target, plain, drafter, policy, concurrency):
     engine = make_engine(target, make_drafter(drafter, target), POLICIES[policy](), SHAPE, ())
     assert_same_texts(target, PROMPTS, run(engine, greedy(concurrency)), plain)

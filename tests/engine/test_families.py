@@ -8,8 +8,9 @@ and from whichever prefix it came there.
 
 The product is drafters x families x agreements x laws, with a cache of many blocks, in which a prefix is found, and for
 drafters with KV again with few blocks, in which sequences are preempted. All of it is marked `slow`; what is not is a
-subset of it that meets every drafter with every family once, each kind of agreement and law with every drafter and
-with every family, and preemption in every family. Planted bugs show that the cells can fail.
+subset of it that meets every class of drafters with every family once, each kind of agreement and law with every class
+and with every family, other settings of a class with two families, and preemption in every family. Planted bugs show
+that the cells can fail.
 """
 
 from dataclasses import replace
@@ -53,6 +54,8 @@ DRAFTERS = {
     "suffix": lambda *_: Suffix(max_drafts=6),
     "draft_model": lambda target, similar: DraftModel("draft_model", similar, target.shape.vocab_size),
 }
+# Of the same classes as others are, and met by two families, one greedily and one not.
+VARIANTS = ("dspark_gated", "dspark_rnn", "dflash_fill_in", "dflash_window", "eagle3_reduced")
 WITH_KV = [name for name in DRAFTERS if name not in ("ngram", "suffix")]
 
 # Fewer slots than requests: who comes last finds a prefix. Small blocks and chunks: texts cross many of both.
@@ -173,6 +176,7 @@ DIAGONAL = [
     (family, drafter, AGREEMENTS[(f + d) % 3], list(LAWS)[(f + d) % 2])
     for f, family in enumerate(FAMILIES)
     for d, drafter in enumerate(DRAFTERS)
+    if drafter not in VARIANTS or (f + d) % len(FAMILIES) in (2, 3)
 ]
 # In the order of the families, a drafter with KV each.
 PREEMPTED = [
@@ -205,8 +209,9 @@ def test_so_they_are_where_blocks_run_out(families, family, drafter, agreement, 
 def test_what_is_not_slow_meets_every_pair():
     for one in range(4):
         for other in range(one):
-            pairs = {(cell[one], cell[other]) for cell in ALL}
-            assert {(cell[one], cell[other]) for cell in DIAGONAL} == pairs
+            pairs = {(cell[one], cell[other]) for cell in ALL if cell[1] not in VARIANTS}
+            assert {(cell[one], cell[other]) for cell in DIAGONAL} >= pairs
+    assert {(cell[1], cell[3]) for cell in DIAGONAL} == {(cell[1], cell[3]) for cell in ALL}
 
 
 @pytest.mark.parametrize("law", LAWS)

@@ -22,6 +22,7 @@ from drafters.ngram import NGram
 from engine.engine import Engine
 from engine.shape import EngineShape
 from equality import dense_causal
+from every_other import every_other
 from models.folders import target_folder
 from models.tokenizer import Tokenizer
 from policies.fixed import Fixed, Off
@@ -112,9 +113,7 @@ def law_of_texts(target, sampling):
     return texts
 
 
-@pytest.mark.parametrize("verifier", VERIFIERS)
-@pytest.mark.parametrize("speculation", SPECULATION)
-@pytest.mark.parametrize("feature", LAWS)
+@pytest.mark.parametrize(("feature", "speculation", "verifier"), every_other([*LAWS], SPECULATION, VERIFIERS))
 def test_the_law_is_what_was_asked_for(target, feature, speculation, verifier):
     options = LAWS[feature] | {"max_tokens": LENGTH + 1}
     engine = make(target, speculation)

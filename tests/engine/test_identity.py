@@ -5,20 +5,19 @@ at a time, no drafter, whole prompts, nothing cached. Every cell proves that dra
 that the event it is named after happened.
 """
 
-from itertools import product
-
 import pytest
 import torch
 
 from core.types import Numerics
 from drafters.ngram import NGram
 from engine.shape import EngineShape
+from every_other import every_other
 from policies.confidence import Confidence
 from policies.fixed import Fixed, Off
 from policies.load_adaptive import LoadAdaptive
 from toys import make_engine, request, run, tiny_dspark, tiny_target
 
-NUM_TOKENS = 128
+NUM_TOKENS = 96
 LAWS = {"greedy": {"temperature": 0.0}, "coupled": {"temperature": 1.0, "seed": 7}}
 DRAFTERS = ("dspark", "ngram")
 POLICIES = {
@@ -30,14 +29,6 @@ POLICIES = {
     "load-adaptive": LoadAdaptive,
 }
 WIDE = EngineShape(max_num_seqs=16, max_num_batched_tokens=256, kv_cache_tokens=8192, block_size=4)
-
-
-def cells(*axes):
-    """Return the product of three axes; every other cell is slow, and those that are not meet each pair of values."""
-    return [
-        pytest.param(*cell, marks=pytest.mark.slow) if sum(map(list.index, axes, cell)) % 2 else pytest.param(*cell)
-        for cell in product(*axes)
-    ]
 
 
 def shape(**changes):
@@ -86,7 +77,7 @@ def assert_drafts_were_kept_and_lost(engine):
 
 
 @pytest.mark.parametrize("concurrency", [pytest.param(1, marks=pytest.mark.slow), 8])
-@pytest.mark.parametrize(("law", "drafter", "policy"), cells([*LAWS], [*DRAFTERS], [*POLICIES]))
+@pytest.mark.parametrize(("law", "drafter", "policy"), every_other([*LAWS], [*DRAFTERS], [*POLICIES]))
 def test_drafter_policy_length_and_company_change_nothing(target, plain, law, drafter, policy, concurrency):
     engine = engine_with(target, drafter, policy)
     texts = run(engine, requests(law, concurrency))
@@ -97,7 +88,7 @@ def test_drafter_policy_length_and_company_change_nothing(target, plain, law, dr
         assert_drafts_were_kept_and_lost(engine)
 
 
-@pytest.mark.parametrize(("law", "drafter", "chunk"), cells([*LAWS], [*DRAFTERS], [1, 7, 64]))
+@pytest.mark.parametrize(("law", "drafter", "chunk"), every_other([*LAWS], [*DRAFTERS], [1, 7, 64]))
 def test_chunks_of_a_prefill_change_nothing(target, plain, law, drafter, chunk):
     engine = engine_with(target, drafter, max_num_batched_tokens=chunk)
     assert run(engine, requests(law, 8)) == plain[law]
@@ -106,7 +97,7 @@ def test_chunks_of_a_prefill_change_nothing(target, plain, law, drafter, chunk):
     assert engine.stats.steps >= (sum(map(len, PROMPTS)) - 8) / chunk
 
 
-@pytest.mark.parametrize(("law", "drafter", "first"), cells([*LAWS], [*DRAFTERS], ["none", "dspark"]))
+@pytest.mark.parametrize(("law", "drafter", "first"), every_other([*LAWS], [*DRAFTERS], ["none", "dspark"]))
 def test_cached_prefixes_change_nothing_whoever_computed_them(target, plain, law, drafter, first):
     engine = engine_with(target, drafter)
     cap = {"max_drafts": 0} if first == "none" else {}

@@ -129,7 +129,7 @@ def test_a_policy_sees_each_step_before_it_plans_the_next():
     assert [call for call, *_ in device] == ["plan", "observe"] * (len(device) // 2)
 
 
-@pytest.mark.parametrize("law", [{}, {"seed": 5}], ids=["sampled", "seeded"])
+@pytest.mark.parametrize("law", [pytest.param({}, marks=pytest.mark.slow), {"seed": 5}], ids=["sampled", "seeded"])
 def test_preemption_a_cached_prefix_and_an_abort_change_no_text(law):
     def act(engine):
         texts = [run(engine, requests("01", max_tokens=26, **law))]
