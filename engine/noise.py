@@ -83,20 +83,22 @@ def draw_noise(
         return RoundNoise(draft, verdict, coupled, None, is_coupled)
     if device.type != "cpu" or takes_triton(coupled):
         return RoundNoise(draft, verdict, coupled, name_noise(sequences, at.anchors, device), is_coupled)
-    places = np.flatnonzero(is_coupled)
-    num_places = int(draft_len[places].max()) + 1
-    requests = [sequences[b].request for b in places.tolist()]
+    # One number for every token of the vocabulary is dear: none are made where nobody drafts that far.
+    num_draws = np.where(is_coupled, draft_len + 1, 0)
+    index, place = np.nonzero(np.arange(width + 1) < num_draws[:, None])
+    requests = [sequences[b].request for b in index.tolist()]
     noise = gumbel_noise(
         np.array([request.coupled_key for request in requests], dtype=np.uint64),
-        at.anchors[places, None] + 1 + np.arange(num_places),
+        (at.anchors[index] + 1 + place)[:, None],
         np.array([request.n_index for request in requests], dtype=np.int64),
         vocab_size,
         device,
     )
-    if len(places) == len(sequences) and num_places == width + 1:
-        return RoundNoise(draft, verdict, coupled, noise, is_coupled)
-    gumbel = torch.zeros(len(sequences), width + 1, vocab_size, device=device)
-    gumbel[upload(places, device), :num_places] = noise
+    shape = (len(sequences), width + 1, vocab_size)
+    if len(index) == shape[0] * shape[1]:
+        return RoundNoise(draft, verdict, coupled, noise.view(shape), is_coupled)
+    gumbel = torch.zeros(shape, device=device)
+    gumbel[upload(index, device), upload(place, device)] = noise[:, 0]
     return RoundNoise(draft, verdict, coupled, gumbel, is_coupled)
 
 

@@ -75,7 +75,8 @@ class StepPlan:
 
     def teaches(self, part: GroupPlan, step: int) -> bool:
         """Tell whether a group's part of this step, the engine's `step`-th, is shown to policy and cost table."""
-        return part.view is not None and (not self.is_repeated or is_looked_at(step))
+        is_one_of_many = self.is_repeated or self.stands > 1
+        return part.view is not None and (not is_one_of_many or is_looked_at(step))
 
     @property
     def predicted_step_s(self) -> float | None:

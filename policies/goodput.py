@@ -49,7 +49,10 @@ class Goodput:
             self._set_lengths(view, plan, plan.rule)
         else:
             self._lengths[new_slots] = self._typical
-        return replace(plan, draft_len=np.minimum(plan.draft_len, self._lengths[view.slots]))
+        lengths = self._lengths[view.slots]
+        # What is verified to learn from it is drafted to its end.
+        lengths = lengths if plan.floor is None else np.maximum(lengths, plan.floor)
+        return replace(plan, draft_len=np.minimum(plan.draft_len, lengths))
 
     def observe(self, outcome: StepOutcome) -> None:
         """Learn what was accepted, and what steps take."""

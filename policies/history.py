@@ -50,7 +50,7 @@ class AcceptanceHistory:
         judged = outcome.verified > 0
         if not judged.any():
             return
-        self._pooled.count([outcome], 1)
+        self._pooled.count([outcome])
         slots, verified, accepted = outcome.slots[judged], outcome.verified[judged], outcome.accepted[judged]
         known = slots < len(self._trials)
         self._count_slots(slots[known], verified[known], accepted[known])

@@ -23,6 +23,7 @@ from policies.probes import Probes
 from policies.search import F64, Budget, Ranking, choose_drafting
 from policies.slot_memory import PATIENCE, Records, SlotMemory, decide, room, start_probe, take_in, trust
 from policies.standing_plan import CHANGE, StandingPlan
+from policies.trials import ENOUGH_DRAFTS, FEW_DRAFTS, Trials, end_trial, start_trial
 
 log = structlog.get_logger()
 
@@ -34,12 +35,17 @@ MOST_FINISHED = 64
 # more sequences, whose steps are longer but of whom each matters less. It doubles until it is that, for at first much
 # is learnt from each. Between reviews a newcomer is treated as the last one would have been.
 REVIEW, SEQUENCES_PER_STEP = 4, 16
-IDLE_REVIEW = 16
+IDLE_REVIEW = 32
 
 
 def confidence(view: StepView) -> F32:
     """Return what the drafter itself said of the drafts of earlier steps."""
     return view.survival_lag
+
+
+def everybody(view: StepView) -> int:
+    """Return the number of sequences in the step, those of other groups included."""
+    return len(view.slots) + view.extra_sequences
 
 
 class LoadAdaptive:
@@ -70,14 +76,13 @@ class LoadAdaptive:
         self._catch_up_row_s = self._predicted_s = 0.0
         self._prediction = 1.0
         self._has_warned = False
-        self._probes = Probes()
+        self._probes, self._trials = Probes(), Trials()
         # What stands until the next plan is made: who is followed, what their drafts are worth, how much is verified.
         self._standing: StandingPlan | None = None
         self._ranking = Ranking(np.zeros((0, 0)))
         self._budget, self._budget_for = (TopK(0), Budget(0, 0.0, 0.0)), (0, 0.0, -1)
-        # When the last plan was made, the last review (of how many sequences, and whether any was worth it), and which
-        # finished step was the last to be learnt from.
-        self._planned_step = self._reviewed_step = self._learnt_step = self._num_reviewed = 0
+        # When the last plan was made, and the last review: of how many sequences, and whether any was worth it.
+        self._planned_step = self._reviewed_step = self._num_reviewed = 0
         self._some_draft = False
         self._pause = REVIEW
 
@@ -123,6 +128,8 @@ class LoadAdaptive:
         if abs(num_drafting - num_ranked) * CHANGE > num_ranked:
             return None
         if len(again.new_slots):
+            if self._may_try(view, prices):
+                return None
             self._memory.forget(again.new_slots)
         return self._admit(price(prices, view, again.follow), again.draft_len, again.follow, num_drafting)
 
@@ -136,7 +143,7 @@ class LoadAdaptive:
         if is_time:
             self._learn(view, records)
         departure = take_in(records, view, self._record.scale, min(max(num_steps, 1), REVIEW))
-        if self._has_changed(records) or is_time:
+        if self._has_changed(records) or is_time or (records["is_new"].any() and self._may_try(view, prices)):
             self._choose(view, records, prices)
         drafts = records["is_on"] & (view.gamma_max > 0)
         records["was_asked"] = drafts
@@ -147,7 +154,9 @@ class LoadAdaptive:
         # A probe is for one draft, or for a few where there are too many sequences for one of them to matter.
         is_settled = np.count_nonzero(records["is_probing"]) * CHANGE <= len(records)
         self._standing = StandingPlan(view, follow, self._some_draft, self._pause) if is_settled else None
-        return self._admit(price(prices, view, follow), draft_len, follow, self._ranking.num_drafting)
+        plan = self._admit(price(prices, view, follow), draft_len, follow, self._ranking.num_drafting)
+        is_tried = records["is_tried"] & drafts
+        return replace(plan, floor=np.where(is_tried, draft_len, np.int32(0))) if is_tried.any() else plan
 
     def _rest(self, view: StepView) -> Plan:
         """Draft nothing for want of memory, and keep drafters up: they take none of their own."""
@@ -179,9 +188,7 @@ class LoadAdaptive:
         self._finished.clear()
         if not finished:
             return
-        num_steps = min(finished[-1].step - self._learnt_step, MOST_FINISHED)
-        self._record.count(finished, num_steps)
-        self._learnt_step = finished[-1].step
+        self._record.count(finished)
         if not finished[-1].verified.any():
             return
         newest = finished[-1]
@@ -212,19 +219,25 @@ class LoadAdaptive:
         width = view.survival_lag.shape[1]
         rooms = room(records, view, width)
         is_open = rooms > 0
-        num_sequences = len(view.slots) + view.extra_sequences
+        num_sequences = everybody(view)
         base_s = prices.plain_s(num_sequences)
         share_s = base_s / num_sequences
         catch_up_s = view.stale_rows.astype(np.float64) * prices.catch_up_row_s
         is_on = records["is_on"]
         charge_s = share_s * self._hysteresis * np.where(is_on, 0.5, 1.0) + catch_up_s / self._horizon
         is_worth, gain = np.zeros(len(rooms), dtype=np.bool_), np.zeros(len(rooms))
+        is_tried = records["is_tried"]
         if is_open.any():
             places = np.arange(width) < rooms[is_open, None]
-            survival = np.where(places, records["survival"][is_open], 0.0)
-            is_worth[is_open], gain[is_open] = choose_drafting(
-                prices, num_sequences, base_s, survival, charge_s[is_open]
-            )
+
+            def choose(survival: F64) -> tuple[BoolArray, F64]:
+                return choose_drafting(
+                    prices, num_sequences, base_s, np.where(places, survival, 0.0), charge_s[is_open]
+                )
+
+            if is_tried.any():
+                self._look_into_trial(records, lambda shown: bool(choose(shown)[0].any()))
+            is_worth[is_open], gain[is_open] = choose(records["survival"][is_open])
         self._num_reviewed, self._some_draft = len(rooms), bool(is_worth.any())
         # Where nobody is near to drafting there is little to review.
         usual = max(REVIEW, len(rooms) // SEQUENCES_PER_STEP)
@@ -240,6 +253,49 @@ class LoadAdaptive:
         self._reviewed_step = view.step
         decide(records, is_worth, gain * num_steps, num_steps)
         self._probe(records, prices, is_open & view.samples, catch_up_s, share_s)
+        if records["is_tried"].any():
+            self._pause = 1
+        is_idle = not records["is_on"].any()
+        if self._trials.is_idle and self._some_draft:
+            self._record.doubt()
+        self._trials.see(view.step, is_idle=is_idle)
+        if is_idle:
+            self._try(view, records, prices, is_open, catch_up_s)
+
+    def _may_try(self, view: StepView, prices: StepPrices) -> bool:
+        """Tell whether nobody has drafted for so long that a newcomer may be tried."""
+        width = view.survival_lag.shape[1]
+        return not self._some_draft and self._trials.are_due(view.step, prices, everybody(view), width)
+
+    def _try(self, view: StepView, records: Records, prices: StepPrices, is_open: BoolArray, catch_up_s: F64) -> None:
+        """Let one sequence draft that has shown nothing, where perfect drafts of all would pay."""
+        num_sequences = everybody(view)
+        tried = self._trials.choose(view.step, prices, num_sequences, records, is_open, catch_up_s)
+        if tried is None:
+            return
+        self._trials.wait()
+        perfect, charge_s = np.ones((len(records), view.survival_lag.shape[1])), np.zeros(len(records))
+        base_s = prices.plain_s(num_sequences)
+        if choose_drafting(prices, num_sequences, base_s, perfect, charge_s)[0].any():
+            start_trial(records, tried)
+            self._pause = 1
+
+    def _look_into_trial(self, records: Records, would_pay: Callable[[F64], bool]) -> None:
+        """End a trial that has shown enough; where the drafts of all would pay if they were like these, all are tried.
+
+        Who has shown drafts of its own is judged by those.
+        """
+        place = int(records["is_tried"].argmax())
+        num_shown, shown = int(records["num_shown"][place]), records["survival"][place].copy()
+        if num_shown < FEW_DRAFTS:
+            return
+        pays = would_pay(shown)
+        if pays and num_shown < ENOUGH_DRAFTS:
+            return
+        end_trial(records)
+        if pays:
+            self._record.begin_anew(shown, num_shown)
+            records["survival"][records["num_shown"] == 0] = self._record.prior
 
     def _probe(
         self, records: Records, prices: StepPrices, may_probe: BoolArray, catch_up_s: F64, share_s: float

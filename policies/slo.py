@@ -58,7 +58,7 @@ class Slo:
         weight, budget = self._weight[view.slots], min(plan.rule.budget, self._most)
         if not wanted.any():
             return replace(plan, rule=TopK(budget), weight=weight, stands=1)
-        floor = np.minimum(wanted, view.gamma_max)
+        floor = np.minimum(wanted if plan.floor is None else np.maximum(wanted, plan.floor), view.gamma_max)
         # What was predicted is the step of the best plan for tokens per second.
         return replace(
             plan,

@@ -32,6 +32,7 @@ class SlotMemory:
     num_shown    drafts that the average is made of, 0 for the prior alone
     is_on        the sequence drafts, or is being caught up so that it can
     is_probing   it is on for one draft only
+    is_tried     it is on until its drafts have shown whether those of all would pay
     doubt        tokens lost by drafting since it was last worth it
     steps_off    steps since it stopped; `wait` is how many of them there are before the next probe
     was_asked    it was asked to draft in the step before
@@ -40,7 +41,7 @@ class SlotMemory:
 
     def __init__(self, width: int, probe_after: int) -> None:
         self.width, self._probe_after = width, probe_after
-        flags = ("is_on", "is_probing", "was_asked", "has_shown", "has_room", "is_capped", "is_new")
+        flags = ("is_on", "is_probing", "is_tried", "was_asked", "has_shown", "has_room", "is_capped", "is_new")
         fields: list[Any] = [
             ("survival", np.float64, (width,)),
             *((name, np.int64) for name in ("context", "num_sampled", "num_shown", "steps_off", "wait")),
@@ -128,7 +129,9 @@ def take_in(records: Records, view: StepView, scale: F64, num_steps: int) -> F64
     records["is_probing"] &= ~fresh
     records["num_shown"] += fresh
     # One survival for several steps tells more than one of a single step and less than all of them would.
-    weight = fresh * np.maximum(PACE * num_steps**0.5, 1.0 / (records["num_shown"] + PRIOR_ROUNDS))
+    # On trial it is what is shown that counts, whatever was expected.
+    prior_rounds = np.where(records["is_tried"], 0.0, PRIOR_ROUNDS)
+    weight = fresh * np.maximum(PACE * num_steps**0.5, 1.0 / np.maximum(records["num_shown"] + prior_rounds, 1.0))
     own_scale = (records["observed"] + TRUST_DRAFTS) / (records["predicted"] + TRUST_DRAFTS)
     surprise = view.survival_lag * (scale * own_scale[:, None])
     np.minimum(surprise, 1.0, out=surprise)
@@ -147,8 +150,9 @@ def decide(records: Records, is_worth: BoolArray, gain: F64, num_steps: NDArray[
     """
     records["doubt"] = np.where(is_worth, 0.0, records["doubt"] + np.maximum(LEAST_LOSS * num_steps, -gain))
     stays = (records["doubt"] < PATIENCE) & (records["num_shown"] > 0)
-    stays |= records["is_probing"] | (num_steps == 0)
+    stays |= records["is_probing"] | records["is_tried"] | (num_steps == 0)
     records["is_on"] = (is_worth | (records["is_on"] & stays)) & ~records["is_capped"]
+    records["is_tried"] &= records["is_on"]
     records["steps_off"] = np.where(records["is_on"], 0, records["steps_off"] + num_steps)
 
 
