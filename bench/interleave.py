@@ -19,11 +19,15 @@ Measured = dict[Load, dict[str, list[Window]]]
 
 
 class Schedule(Struct, frozen=True):
-    """How long: `rounds` windows of `window_s` per target and load, after one of `warm_up_s` that is thrown away."""
+    """How long: `rounds` windows of `window_s` per target and load, after one of `warm_up_s` that is thrown away.
+
+    settle_s  what each target serves of the first load before that, so that policies have learnt what it is
+    """
 
     rounds: int
     window_s: float
     warm_up_s: float
+    settle_s: float = 0.0
 
 
 def fit_schedule(minutes: float, window_s: float, num_targets: int, num_loads: int, overhead: float = 1.0) -> Schedule:
@@ -51,7 +55,7 @@ def measure(
         questions = [Questions(pool, num_asked, load) for _ in targets]
         for target, own in zip(targets, questions, strict=True):
             target.start(load, own)
-            target.measure(schedule.warm_up_s)
+            target.measure(schedule.warm_up_s + (schedule.settle_s if load is loads[0] else 0.0))
         windows: dict[str, list[Window]] = {target.name: [] for target in targets}
         for _ in range(schedule.rounds):
             for target in rng.sample(list(targets), len(targets)):

@@ -1,10 +1,15 @@
 """`specd bench` from its flags to its files, on the demo pair; and what it refuses."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
+from rich.console import Console
 
-from bench.command import open_targets
+from bench import command
+from bench.command import fit_builds, open_targets
+from bench.interleave import Schedule, fit_schedule
+from bench.load import Load
 from bench.modes import make_modes
 from cli.main import main
 from cli.parser import make_parser
@@ -42,6 +47,42 @@ def test_speculation_verifies_drafts_and_off_none(report):
     assert by_mode["fixed:3", 1]["accepted_length"] > 2
     assert len(by_mode["fixed:3", 1]["rates"]) == 4
     assert by_mode["fixed:3", 1]["ratio"]["low"] > 0
+
+
+@pytest.mark.parametrize(
+    ("minutes", "num_builds", "rounds"),
+    [
+        (8.0, 4, 17),  # two minutes each: 9 s of them to settle in, 18 windows for each of two loads and modes
+        (2.0, 2, 7),
+        (1.0, 1, 9),  # half of it is too short for four rounds beside settling
+    ],
+)
+def test_engines_are_built_anew_where_there_is_time(minutes, num_builds, rounds):
+    schedule, builds = fit_builds(fit_schedule(minutes, 1.5, 2, 2), minutes, 1.5, 2, 2)
+    assert (builds, schedule.rounds, schedule.window_s) == (num_builds, rounds, 1.5)
+    assert schedule.settle_s == (4.5 if builds > 1 else 0.0)
+
+
+def test_every_mode_is_built_first_in_its_turn_and_all_windows_count(monkeypatch):
+    opened = []
+
+    @contextmanager
+    def opens(modes, arguments):
+        opened.append([mode.name for mode in modes])
+        yield list(modes)
+
+    def measure(targets, loads, pool, schedule, seed, report):
+        return {load: {target.name: [f"{target.name} of {seed}"] for target in targets} for load in loads}
+
+    monkeypatch.setattr(command, "open_targets", opens)
+    monkeypatch.setattr(command, "measure", measure)
+    arguments = make_parser().parse_args(["bench", "--seed", "5"])
+    modes, load = make_modes(["off", "fixed:3"], "dspark", EngineSettings()), Load(1, 1.0)
+    measured = {load: {mode.name: [] for mode in modes}}
+    for build in range(2):
+        command.add_build(measured, modes, build, Schedule(1, 1.0, 1.0), arguments, Console())
+    assert opened == [["off", "fixed:3"], ["fixed:3", "off"]]
+    assert measured == {load: {"off": ["off of 5", "off of 6"], "fixed:3": ["fixed:3 of 5", "fixed:3 of 6"]}}
 
 
 def test_a_wrong_mode_ends_before_anything_is_loaded(capsys):
