@@ -3,8 +3,8 @@
 Where it runs decides what a window costs: an engine in this process is paused between its windows, a server begins each
 with a ramp. The report says which it was.
 
-Of two equal engines in one process one is faster by one to four percent for as long as both live, by the order they were
-built in. Where there is time, engines in this process are therefore built anew, each mode as the first one in its turn.
+Of two equal engines in one process one is faster by one to four percent for as long as both live, by the order they
+were built in. Where there is time, engines in this process are built anew, each mode as the first one in its turn.
 """
 
 import argparse

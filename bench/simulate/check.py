@@ -1,4 +1,4 @@
-"""The simulator held against the real engine on the demo pair: one command, nine minutes of a quiet machine.
+"""The simulator held against the real engine on the demo pair: one command, twelve minutes of a quiet machine.
 
     python -m bench.simulate.check                 # five loads, five policies
     python -m bench.simulate.check --loads 1 8 --rounds 4 --requests 9
@@ -9,11 +9,13 @@ cost is what the engine profiled at start-up, corrected by the steps of half of 
 length by length, and so is how they scatter; none of those windows is compared. What a policy itself takes is the one
 part of a step that differs between policies: it is not in those tables, but is added to each step of that policy.
 Policies do not see these prices: they are shown the table that the policy of the same name had in its own engine at the
-end of the same load. A machine that does other things at the same time shows in the A/A spread: each policy's windows,
-one half against the other.
+end of the same load. Of equal engines one may be faster by one to four percent for as long as it lives, so all are
+built anew four times, in another order each time. A machine that does other things at the same time shows in the A/A
+spread: each policy's windows, one half against the other.
 """
 
 import argparse
+import gc
 import os
 import random
 import tempfile
@@ -31,7 +33,7 @@ from rich.table import Table
 
 from bench.logs import show_warnings_only
 from bench.modes import BASELINE, make_modes
-from bench.prompt_pool import PromptPool
+from bench.prompt_pool import PromptPool, Question
 from bench.report import describe_run, write_json
 from bench.simulate.case import Case, play
 from bench.simulate.live import LiveLoop
@@ -45,12 +47,15 @@ from core.cost import CostTable
 from core.errors import SpecdError
 from engine.build import build_engine
 from engine.cost_cache import SavedTable
+from engine.engine import Engine
 
 RESULTS = Path(__file__).parents[1] / "results" / "simulator_check.json"
 POLICIES = (BASELINE, "fixed:1", "fixed:3", "fixed:7", "load_adaptive")
 # Of every engine's first window under a load, which is not looked at.
 WARM_UP_S = 1.5
 ADAPTIVE, DRAFTER = "load_adaptive", "dspark"
+# How often all engines are built.
+BUILDS = 4
 # How far the simulator may be off, or twice the A/A spread if that is more; and at the 95th percentile.
 MOST_OFF, MOST_P95_OFF = 0.05, 0.15
 # Of how many values the scatter of steps is made.
@@ -80,6 +85,7 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=int, default=32, help="windows of each policy and load to compare, even (default %(default)s)"
     )
+    parser.add_argument("--builds", type=int, default=BUILDS, help="share the rounds (default %(default)s)")
     parser.add_argument("--requests", type=int, default=30, help="to record (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=60.0, help="virtual, of each case (default %(default)s)")
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -135,6 +141,18 @@ class Known(Struct, frozen=True):
     plan_s: dict[Key, float]
 
 
+class Shown(Struct):
+    """What engines have shown so far, of all builds: windows to compare, and what prices them.
+
+    steps by load; plan_s, the seconds that policies took of each step, and what was believed last, by policy and load
+    """
+
+    windows: dict[Key, list[Window]]
+    steps: dict[int, list[SeenStep]]
+    plan_s: dict[Key, list[float]]
+    believed: dict[Key, CostTable]
+
+
 def run_engines(
     arguments: argparse.Namespace, folder: Path, console: Console
 ) -> tuple[dict[Key, list[Window]], Known, dict[int, Simulation]]:
@@ -146,16 +164,42 @@ def run_engines(
     settings = EngineSettings(max_num_seqs=max(arguments.loads), prefix_cache=False, verifier="coupled")
     modes = make_modes(arguments.policies, DRAFTER, settings)
     questions = list(islice(PromptPool(DOMAINS, 0).asked_from(0), arguments.requests))
-    engines = {mode.name: build_engine(mode.settings) for mode in modes}
-    if ADAPTIVE not in engines:
+    if ADAPTIVE not in arguments.policies:
         raise SpecdError(f"the check needs {ADAPTIVE!r} among its policies: its engine tells what steps cost")
-    console.print(f"recording {len(questions)} requests")
-    write_recording(folder / "recording.safetensors", record(engines[ADAPTIVE], DRAFTER, questions, 1.0))
+    shown = Shown({}, {load: [] for load in arguments.loads}, {}, {})
+    chance = random.Random(0)  # noqa: S311, for the order of windows
+    profiled = None
+    for build in range(arguments.builds):
+        first = build % len(modes)
+        engines = {mode.name: build_engine(mode.settings) for mode in (*modes[first:], *modes[:first])}
+        if profiled is None:
+            console.print(f"recording {len(questions)} requests")
+            write_recording(folder / "recording.safetensors", record(engines[ADAPTIVE], DRAFTER, questions, 1.0))
+            profiled = engines[ADAPTIVE].costs[DRAFTER]
+        run_build(engines, questions, arguments, chance, shown, console)
+        # Engines hold each other in circles, and the next ones shall have their room.
+        del engines
+        gc.collect()
+    assert profiled is not None
+    known = Known(shown.believed, {key: float(np.mean(seconds)) for key, seconds in shown.plan_s.items()})
+    simulations = {}
+    for load, seen in shown.steps.items():
+        table = corrected(profiled, seen)
+        (folder / f"table-{load}.json").write_bytes(msgspec.json.encode(SavedTable("", table)))
+        simulations[load] = simulation_of(arguments, folder, settings, load, deviations(table, seen))
+    return shown.windows, known, simulations
+
+
+def run_build(
+    engines: Mapping[str, Engine],
+    questions: Sequence[Question],
+    arguments: argparse.Namespace,
+    chance: random.Random,
+    shown: Shown,
+    console: Console,
+) -> None:
+    """Warm the engines of one build up and measure their share of the rounds, load by load."""
     loops = {name: LiveLoop(engine, questions, 1.0) for name, engine in engines.items()}
-    profiled = engines[ADAPTIVE].costs[DRAFTER]
-    windows: dict[Key, list[Window]] = {}
-    known, chance = Known({}, {}), random.Random(0)  # noqa: S311, for the order of windows
-    steps: dict[int, list[SeenStep]] = {load: [] for load in arguments.loads}
     for load in arguments.loads:
         console.print(f"{load} at once")
         for loop in loops.values():
@@ -163,28 +207,20 @@ def run_engines(
             loop.measure(max(WARM_UP_S, arguments.window))
         # Half of the windows say what steps cost, the others are compared. A machine is not as fast at all times, so
         # they are short and many, and every one to compare is beside one that prices it, before or after by chance.
-        plan_s: dict[str, list[float]] = {name: [] for name in loops}
-        for _ in range(arguments.rounds):
+        for _ in range(max(1, arguments.rounds // arguments.builds)):
             for name in chance.sample(list(loops), len(loops)):
                 for is_compared in chance.sample((False, True), 2):
                     loops[name].seen.clear()
                     loops[name].plan_s.clear()
                     window = loops[name].measure(arguments.window)
                     if is_compared:
-                        windows.setdefault((name, load), []).append(window)
+                        shown.windows.setdefault((name, load), []).append(window)
                     else:
-                        steps[load] += loops[name].seen
-                        plan_s[name] += loops[name].plan_s
+                        shown.steps[load] += loops[name].seen
+                        shown.plan_s.setdefault((name, load), []).extend(loops[name].plan_s)
         for name, engine in engines.items():
-            known.plan_s[name, load] = float(np.mean(plan_s[name]))
             if DRAFTER in engine.costs:
-                known.believed[name, load] = engine.costs[DRAFTER]
-    simulations = {}
-    for load, seen in steps.items():
-        table = corrected(profiled, seen)
-        (folder / f"table-{load}.json").write_bytes(msgspec.json.encode(SavedTable("", table)))
-        simulations[load] = simulation_of(arguments, folder, settings, load, deviations(table, seen))
-    return windows, known, simulations
+                shown.believed[name, load] = engine.costs[DRAFTER]
 
 
 def case_of(simulation: Simulation, policy: str, load: int, known: Known, folder: Path) -> Case:
