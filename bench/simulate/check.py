@@ -1,4 +1,4 @@
-"""The simulator held against the real engine on the demo pair: one command, twelve minutes of a quiet machine.
+"""The simulator held against the real engine on the demo pair: one command, eleven minutes of a quiet machine.
 
     python -m bench.simulate.check                 # five loads, five policies
     python -m bench.simulate.check --loads 1 8 --rounds 4 --requests 9
