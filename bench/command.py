@@ -24,7 +24,7 @@ from bench.interleave import Measured, Schedule, fit_schedule, measure
 from bench.load import Load, Target
 from bench.local_server import local_servers
 from bench.logs import show_warnings_only
-from bench.modes import BASELINE, Mode, make_modes
+from bench.modes import BASELINE, Mode, make_modes, turned
 from bench.openai_stream import Connection, served_model
 from bench.over_http import RAMP_SHARE, ServerTarget
 from bench.prompt_pool import PromptPool
@@ -106,9 +106,9 @@ def add_build(
     console: Console,
 ) -> None:
     """Open the targets of one build, another one first in each, and add the windows that they are measured in."""
-    first, seed = build % len(modes), arguments.seed + build
+    seed = arguments.seed + build
     pool = PromptPool(arguments.domains, seed)
-    with open_targets([*modes[first:], *modes[:first]], arguments) as targets:
+    with open_targets(turned(modes, build), arguments) as targets:
         for load, by_mode in measure(targets, list(measured), pool, schedule, seed, console.print).items():
             for name, windows in by_mode.items():
                 measured[load][name] += windows

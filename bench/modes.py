@@ -34,6 +34,12 @@ def make_modes(names: Sequence[str], drafter: str, engine: EngineSettings) -> li
     return [Mode(name, mode_settings(name, drafter, engine)) for name in names]
 
 
+def turned(modes: Sequence[Mode], build: int) -> list[Mode]:
+    """Return the modes in the order of one build among several: each is the first one in its turn."""
+    first = build % len(modes)
+    return [*modes[first:], *modes[:first]]
+
+
 def mode_settings(name: str, drafter: str, engine: EngineSettings) -> Settings:
     """Return the settings that a mode stands for; raises ConfigError if it is none."""
     written, has_drafter, own_drafter = name.partition("@")

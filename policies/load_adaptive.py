@@ -226,7 +226,6 @@ class LoadAdaptive:
         is_on = records["is_on"]
         charge_s = share_s * self._hysteresis * np.where(is_on, 0.5, 1.0) + catch_up_s / self._horizon
         is_worth, gain = np.zeros(len(rooms), dtype=np.bool_), np.zeros(len(rooms))
-        is_tried = records["is_tried"]
         if is_open.any():
             places = np.arange(width) < rooms[is_open, None]
 
@@ -235,7 +234,7 @@ class LoadAdaptive:
                     prices, num_sequences, base_s, np.where(places, survival, 0.0), charge_s[is_open]
                 )
 
-            if is_tried.any():
+            if records["is_tried"].any():
                 self._look_into_trial(records, lambda shown: bool(choose(shown)[0].any()))
             is_worth[is_open], gain[is_open] = choose(records["survival"][is_open])
         self._num_reviewed, self._some_draft = len(rooms), bool(is_worth.any())

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.logs import show_warnings_only
-from bench.modes import BASELINE, make_modes
+from bench.modes import BASELINE, make_modes, turned
 from bench.prompt_pool import PromptPool, Question
 from bench.report import describe_run, write_json
 from bench.simulate.case import Case, play
@@ -170,8 +170,7 @@ def run_engines(
     chance = random.Random(0)  # noqa: S311, for the order of windows
     profiled = None
     for build in range(arguments.builds):
-        first = build % len(modes)
-        engines = {mode.name: build_engine(mode.settings) for mode in (*modes[first:], *modes[:first])}
+        engines = {mode.name: build_engine(mode.settings) for mode in turned(modes, build)}
         if profiled is None:
             console.print(f"recording {len(questions)} requests")
             write_recording(folder / "recording.safetensors", record(engines[ADAPTIVE], DRAFTER, questions, 1.0))

@@ -7,8 +7,8 @@ import pytest
 
 from policies.acceptance import AcceptanceRecord
 from policies.load_adaptive import LoadAdaptive
-from policies.slot_memory import SlotMemory
-from policies.trials import Trials
+from policies.slot_memory import SlotMemory, decide
+from policies.trials import Trials, start_trial
 from tests.policies.cases import G, Rounds, chances, linear_table, view
 
 # Eight plain sequences take 7.2 ms a step, and a row 0.2; drafting for one costs 2.1 ms, for all 2.8. DEAR is a drafter
@@ -89,6 +89,34 @@ def test_traffic_that_has_become_better_is_soon_drafted_for(table):
     assert np.count_nonzero(drafting[-100:] == SIZE) > 50
     # One trial of those that have come since, and the wait for it, which its price tells.
     assert int((drafting >= SIZE // 2).argmax()) < 1000
+
+
+def test_all_that_have_shown_nothing_draft_as_soon_as_a_trial_has_shown_that_it_pays():
+    traffic = Traffic(0.4, DEAR)
+    traffic.play(600, 0.4)
+    drafting = traffic.play(1500, 0.95)
+    # Four drafts, and a step in which all catch up; those that came with the last of the poor traffic had their turn.
+    began = int((drafting == SIZE).argmax())
+    assert began > 0
+    assert np.count_nonzero(drafting[began - 6 : began] > 1) <= 1
+
+
+def on_trial(**facts):
+    """One sequence that is on trial, after a review in which it was not worth drafting for."""
+    records = SlotMemory(G, 32).meet(view(1), np.ones(G), 1)
+    start_trial(records, 0)
+    for name, value in facts.items():
+        records[name] = value
+    decide(records, np.zeros(1, np.bool_), np.full(1, -10.0), np.ones(1, np.int64))
+    return bool(records["is_on"][0]), bool(records["is_tried"][0])
+
+
+def test_a_trial_goes_on_though_nothing_was_shown_yet_and_whatever_it_loses():
+    assert on_trial() == (True, True)
+
+
+def test_who_must_not_draft_is_not_on_trial_any_more():
+    assert on_trial(is_capped=True) == (False, False)
 
 
 def test_drafts_on_trial_are_verified_in_full(idle):
